@@ -1,0 +1,1 @@
+"""Subcommands of `tlg`, one module each; imported at start-up, so heavy imports stay inside functions."""
