@@ -1,0 +1,152 @@
+"""A dataset on disk in VOC layout: images, label maps, split lists and pseudo masks by class.
+
+    JPEGImages/<id>.jpg   SegmentationClassAug/<id>.png (pixel = class + 1, 0 background, 255 ignored)
+    splits/{trn,val}/fold{0..3}.txt with rows `<id>__<class from 1>`, each fold listing its *own* classes
+    PseudoMasks/<id>--<class from 0>.png, or PseudoMasks/<id>.png, with the same pixel values
+"""
+
+from __future__ import annotations
+
+from functools import cached_property, lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from ..episodes import Row
+from ..errors import TLGError
+from .classes import class_names, fold_classes
+from .images import read_image, read_mask
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+
+
+class SegmentationFolder:
+    """Read access to one dataset folder; nothing is loaded before it is asked for.
+
+    root: the folder; dataset: "mini", "pascal" or "coco" (class names and folds); masks: folder of pseudo
+    masks, by default root/PseudoMasks. Raises TLGError naming what is missing.
+    """
+
+    def __init__(self, root: str | Path, dataset: str = "mini", masks: str | Path = ""):
+        self.root, self.dataset = Path(root), dataset
+        self.classes: tuple[str, ...] = class_names(dataset)
+        self.masks = Path(masks) if masks else self.root / "PseudoMasks"
+        for name in ("JPEGImages", "SegmentationClassAug"):
+            if not (self.root / name).is_dir():
+                raise TLGError(f"no folder {self.root / name}: give a dataset in VOC layout with --data, or make "
+                               f"one with `tlg data {dataset if dataset != 'pascal' else 'voc'}`", code=3)
+
+    # --- lists
+    @cached_property
+    def image_ids(self) -> list[str]:
+        return sorted(p.stem for p in (self.root / "JPEGImages").iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+
+    def fold_classes(self, fold: int) -> tuple[int, ...]:
+        return fold_classes(self.dataset, fold)
+
+    def rows(self, split: str, fold: int) -> list[Row]:
+        """Rows (image_id, class_id from 0) of the fold's own classes in split "trn" or "val"."""
+        return list(self._splits[split, fold])
+
+    @cached_property
+    def _splits(self) -> dict[tuple[str, int], list[Row]]:
+        from .splits import build_splits, read_split
+
+        folder = self.root / "splits"
+        if not folder.is_dir():
+            built = build_splits(self.root, self.dataset)
+            return {(split, fold): built[split][fold] for split in ("trn", "val") for fold in range(4)}
+        return {
+            (split, fold): read_split(folder / split / f"fold{fold}.txt", self.dataset)
+            for split in ("trn", "val") for fold in range(4)
+        }
+
+    def training_rows(self, fold: int, both_splits: bool = False) -> list[Row]:
+        """Training rows for test fold ``fold``: the other folds' rows, without images that show a novel class.
+
+        An image that also holds a held-out class would teach that class as background (DESIGN 3.3).
+        both_splits adds the val rows of the other folds, for folders too small to do without.
+        """
+        novel = {c + 1 for c in self.fold_classes(fold)}
+        splits = ("trn", "val") if both_splits else ("trn",)
+        rows = [row for f in range(4) if f != fold for split in splits for row in self.rows(split, f)]
+        presence = {image: novel.isdisjoint(self.classes_in(image)) for image in {image for image, _ in rows}}
+        return [row for row in rows if presence[row[0]]]
+
+    def base_rows(self, fold: int) -> list[Row]:
+        """Validation rows of the *base* classes, for choices that must not look at the test classes."""
+        return [row for f in range(4) if f != fold for row in self.rows("val", f)]
+
+    def test_rows(self, fold: int, both_splits: bool = False) -> list[Row]:
+        return self.rows("val", fold) + (self.rows("trn", fold) if both_splits else [])
+
+    @cached_property
+    def _class_index(self) -> dict[str, dict[int, int]]:
+        from .splits import class_index
+
+        return class_index(self.root)
+
+    def classes_in(self, image_id: str) -> set[int]:
+        """Label values (class + 1) present in the image."""
+        return {int(value) for value in self._class_index.get(image_id, {})} - {0, 255}
+
+    # --- pixels
+    def image_path(self, image_id: str) -> Path:
+        for suffix in IMAGE_SUFFIXES:
+            path = self.root / "JPEGImages" / f"{image_id}{suffix}"
+            if path.is_file():
+                return path
+        raise TLGError(f"no image {image_id} in {self.root / 'JPEGImages'}: named in a split list; restore it or "
+                       "drop the row (tlg data verify)", code=3)
+
+    def image(self, image_id: str) -> np.ndarray:
+        """uint8 RGB [H, W, 3]."""
+        return read_image(self.image_path(image_id))
+
+    def label(self, image_id: str) -> np.ndarray:
+        """uint8 [H, W]: class + 1, 0 background, 255 ignored."""
+        return read_mask(self.root / "SegmentationClassAug" / f"{image_id}.png")
+
+    def mask(self, image_id: str, class_id: int) -> np.ndarray:
+        """True mask of one class, uint8 {0, 1, 255} [H, W]."""
+        return one_class(self.label(image_id), class_id)
+
+    def pseudo_mask_path(self, image_id: str, class_id: int) -> Path:
+        path = self.masks / f"{image_id}--{class_id}.png"
+        whole = self.masks / f"{image_id}.png"
+        if path.is_file() or not whole.is_file():
+            return path
+        return whole
+
+    def pseudo_mask(self, image_id: str, class_id: int) -> np.ndarray:
+        """Pseudo mask of one class, uint8 {0, 1, 255} [H, W]."""
+        path = self.pseudo_mask_path(image_id, class_id)
+        if not path.is_file():
+            raise TLGError(f"no pseudo mask {path}: make it with `tlg masks make --data {self.root}`", code=3)
+        return one_class(read_mask(path), class_id)
+
+    def confidence(self, image_id: str, class_id: int) -> np.ndarray:
+        """Foreground confidence of the mask generator, float32 0..1 [H, W]; the hard mask where none is kept."""
+        path = Path(f"{self.masks}_conf") / f"{image_id}--{class_id}.png"
+        if path.is_file():
+            return read_mask(path).astype(np.float32) / 255
+        mask = self.pseudo_mask(image_id, class_id)
+        return np.where(mask == 255, 0.5, mask).astype(np.float32)
+
+    def missing_masks(self, rows: list[Row]) -> list[Row]:
+        """Rows without a pseudo mask; looked up in one directory listing."""
+        present = {p.stem for p in self.masks.iterdir()} if self.masks.is_dir() else set()
+        return [(i, c) for i, c in rows if f"{i}--{c}" not in present and i not in present]
+
+
+def one_class(label: np.ndarray, class_id: int) -> np.ndarray:
+    """Label map [H, W] (class + 1) to a mask {0, 1, 255} [H, W] of one class."""
+    mask = (label == class_id + 1).astype(np.uint8)
+    mask[label == 255] = 255
+    return mask
+
+
+@lru_cache(maxsize=8)
+def open_folder(root: str, dataset: str, masks: str) -> SegmentationFolder:
+    """The folder object for these arguments, shared so that lists are read once per process."""
+    return SegmentationFolder(root, dataset, masks)

@@ -1,0 +1,174 @@
+"""Episodes: one query and K supports of one class, drawn from split rows by hashing, so everywhere the same.
+
+A row is ``(image_id, class_id)``. The draw uses SHA-256 of a text, not a random generator: the list depends
+on (dataset, fold, seed) and the position alone, on every machine and in every version of Python and NumPy.
+The supports for K shots are the first K of those for more shots, so 1-shot and 5-shot can be compared in pairs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from .errors import TLGError
+from .paths import write_json
+
+Row = tuple[str, int]
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One task: segment class ``class_id`` (0-based) in ``query``, given ``support`` images of that class.
+
+    ``support_class`` differs from ``class_id`` only in the wrong-support control (DESIGN 3.3).
+    """
+
+    query: str
+    support: tuple[str, ...]
+    class_id: int
+    support_class: int = -1
+
+    def __post_init__(self):
+        if self.support_class < 0:
+            object.__setattr__(self, "support_class", self.class_id)
+
+
+def _draw(key: str, below: int) -> int:
+    """A number in 0..below-1 from the hash of ``key``; 64 bits make the modulo bias vanish."""
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") % below
+
+
+def _choose(key: str, candidates: list[str], count: int) -> tuple[str, ...]:
+    """``count`` of ``candidates`` by a partial Fisher-Yates shuffle; with repeats only where they run out."""
+    pool, chosen = list(candidates), []
+    for position in range(count):
+        if not pool:
+            pool = list(candidates)
+        chosen.append(pool.pop(_draw(f"{key}/{position}", len(pool))))
+    return tuple(chosen)
+
+
+def images_by_class(rows: list[Row]) -> dict[int, list[str]]:
+    """Sorted image ids of each class that the rows name."""
+    found: dict[int, set[str]] = defaultdict(set)
+    for image, class_id in rows:
+        found[class_id].add(image)
+    return {class_id: sorted(images) for class_id, images in sorted(found.items())}
+
+
+def _need(by_class: dict[int, list[str]], names: tuple[str, ...] | None) -> None:
+    for class_id, images in by_class.items():
+        if len(images) < 2:
+            name = names[class_id] if names else f"number {class_id}"
+            raise TLGError(
+                f"class '{name}' has {len(images)} image in the list: an episode needs a query and another image; "
+                "add images of the class or drop its row", code=3)
+
+
+def test_episodes(rows: list[Row], *, dataset: str, fold: int, shots: int, seed: int, count: int,
+                  names: tuple[str, ...] | None = None) -> list[Episode]:
+    """Test list of DESIGN section 2: query i is row i (wrapping round), supports never the query.
+
+    Raises TLGError when there are no rows, or naming the class that has a single image.
+    """
+    if not rows:
+        raise TLGError(f"fold {fold} of {dataset} has no test rows: check the split lists (tlg data verify)", code=3)
+    by_class = images_by_class(rows)
+    _need(by_class, names)
+    episodes = []
+    for i in range(count):
+        image, class_id = rows[i % len(rows)]
+        others = [other for other in by_class[class_id] if other != image]
+        episodes.append(Episode(image, _choose(f"{dataset}/{fold}/{seed}/{i}", others, shots), class_id))
+    return episodes
+
+
+test_episodes.__test__ = False  # pytest: a function of the library, not a test
+
+
+def wrong_support(episodes: list[Episode], rows: list[Row], seed: int) -> list[Episode]:
+    """The same queries with supports of another class of the list: how much does the support matter?"""
+    by_class = images_by_class(rows)
+    if len(by_class) < 2:
+        raise TLGError("the wrong-support control needs at least two test classes in the fold", code=3)
+    changed = []
+    for i, episode in enumerate(episodes):
+        classes = [c for c in by_class if c != episode.class_id]
+        other = classes[_draw(f"wrong/{seed}/{i}/class", len(classes))]
+        images = [image for image in by_class[other] if image != episode.query] or by_class[other]
+        chosen = _choose(f"wrong/{seed}/{i}", images, len(episode.support))
+        changed.append(Episode(episode.query, chosen, episode.class_id, support_class=other))
+    return changed
+
+
+class TrainingSampler:
+    """Training episodes by step: ``sampler.batch(step)`` needs no state, so a resumed run draws the same.
+
+    Every row is the query once per pass in a shuffled order; the support is another image of its class.
+    """
+
+    def __init__(self, rows: list[Row], *, batch: int, seed: int, shots: int = 1,
+                 names: tuple[str, ...] | None = None):
+        if not rows:
+            raise TLGError("no training rows: check the split lists of the other folds (tlg data verify)", code=3)
+        self.by_class = images_by_class(rows)
+        lonely = {c for c, images in self.by_class.items() if len(images) < 2}
+        self.rows = [row for row in rows if row[1] not in lonely]
+        if not self.rows:
+            _need(self.by_class, names)
+        self.batch_size, self.seed, self.shots = batch, seed, shots
+        self._order: tuple[int, np.ndarray] | None = None
+
+    def _row(self, position: int) -> Row:
+        turn, index = divmod(position, len(self.rows))
+        if self._order is None or self._order[0] != turn:
+            keys = [hashlib.sha256(f"train/{self.seed}/{turn}/{i}".encode()).digest() for i in range(len(self.rows))]
+            self._order = (turn, np.array(sorted(range(len(keys)), key=keys.__getitem__)))
+        return self.rows[self._order[1][index]]
+
+    def batch(self, step: int) -> list[Episode]:
+        """The episodes of optimizer step ``step`` (from 0)."""
+        episodes = []
+        for position in range(step * self.batch_size, (step + 1) * self.batch_size):
+            image, class_id = self._row(position)
+            others = [other for other in self.by_class[class_id] if other != image]
+            episodes.append(Episode(image, _choose(f"train/{self.seed}/{position}", others, self.shots), class_id))
+        return episodes
+
+
+def save_episodes(path: str | Path, episodes: list[Episode]) -> None:
+    """Write the list as JSON: query, support, class_id and, in the control, support_class."""
+    write_json(path, [
+        {"query": e.query, "support": list(e.support), "class_id": e.class_id, "support_class": e.support_class}
+        for e in episodes
+    ])
+
+
+def load_episodes(path: str | Path, classes: int = 80) -> list[Episode]:
+    """Read and check a saved list; raises TLGError naming the file and the entry."""
+    try:
+        entries = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise TLGError(f"cannot read episodes {path}: {error}", code=3) from None
+    if not isinstance(entries, list):
+        raise TLGError(f"{path}: expected a list of episodes", code=3)
+    episodes = []
+    for i, entry in enumerate(entries):
+        ok = (
+            isinstance(entry, dict) and isinstance(entry.get("query"), str)
+            and isinstance(entry.get("support"), list) and entry["support"]
+            and all(isinstance(s, str) for s in entry["support"])
+            and all(isinstance(entry.get(k, 0), int) and not isinstance(entry.get(k, 0), bool)
+                    and 0 <= entry.get(k, 0) < classes for k in ("class_id", "support_class"))
+            and "class_id" in entry
+        )
+        if not ok:
+            raise TLGError(f"{path}: entry {i} is not an episode (query, support, class_id 0..{classes - 1})", code=3)
+        episodes.append(Episode(entry["query"], tuple(entry["support"]), entry["class_id"],
+                                entry.get("support_class", -1)))
+    return episodes

@@ -1,0 +1,32 @@
+"""Progress of long work: a bar on a terminal, about ten plain lines elsewhere, nothing when told to be quiet."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from tqdm import tqdm
+
+T = TypeVar("T")
+
+
+def track(items: Iterable[T], total: int | None = None, label: str = "", unit: str = "it",
+          show: bool = True, start: int = 0) -> Iterator[T]:
+    """Yield ``items``, telling how far they are. ``start`` counts work done by an earlier, resumed run."""
+    if total is None:
+        total = len(items) + start if hasattr(items, "__len__") else None
+    if not show:
+        yield from items
+        return
+    if sys.stderr.isatty():
+        yield from tqdm(items, total=total, initial=start, desc=label, unit=unit, leave=False)
+        return
+    began, next_share = time.perf_counter(), 0.1
+    for done, item in enumerate(items, start + 1):
+        yield item
+        if total and done / total >= next_share - 1e-9:
+            seconds = time.perf_counter() - began
+            print(f"{label}: {done}/{total} {unit}, {seconds:.0f} s", flush=True)
+            next_share = (int(10 * done / total) + 1) / 10
