@@ -1,0 +1,81 @@
+"""Training losses: the release's cross-entropy, and what the field knows against noisy targets.
+
+With ``supervision="image"`` the targets are pseudo masks. Treating them as true teaches the network their
+mistakes, so ``noisy_targets`` names a remedy:
+
+- ``confidence``: cross-entropy weighted by |2 p - 1|, p the generator's confidence, so that unsure pixels
+  count little (the idea of confidence-weighted pseudo labels, e.g. Zou et al., PseudoSeg, ICLR 2021);
+- ``soft``: the generator's soft map p is the target (soft CAM targets);
+- ``bootstrap``: target 0.6 x mask + 0.4 x the network's own detached prediction (Reed et al., ICLR 2015 workshop);
+- ``size``: cross-entropy outside unsure pixels, plus a penalty when the predicted foreground share leaves
+  0.5 to 1.5 times the mask's (size constraints: Kervadec et al., Medical Image Analysis 2019).
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .config import Config
+from .metrics import IGNORE
+
+BOOTSTRAP_SHARE = 0.4
+UNSURE = 0.25  # confidences within this of 0.5 are unsure
+
+
+def cross_entropy(logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Mean over images of the mean over pixels, so that a batch split over devices has the same loss.
+
+    logits [B, 2, H, W]; target long {0, 1, 255} [B, H, W] or float 0..1 [B, H, W]; weight [B, H, W] or None.
+    """
+    if target.is_floating_point():
+        losses = -(torch.stack([1 - target, target], 1) * logits.log_softmax(1)).sum(1)  # [B, H, W]
+        counted = torch.ones_like(losses)
+    else:
+        losses = F.cross_entropy(logits, target, ignore_index=IGNORE, reduction="none")
+        counted = (target != IGNORE).float()
+    if weight is not None:
+        counted = counted * weight
+    return ((losses * counted).sum((1, 2)) / counted.sum((1, 2)).clamp_min(1.0)).mean()
+
+
+def prepare_target(target: Tensor, config: Config) -> Tensor:
+    """255 counts as background in the release, and is ignored with ``ignore_255``."""
+    return target if config.ignore_255 else torch.where(target == IGNORE, torch.zeros_like(target), target)
+
+
+def query_loss(logits: Tensor, target: Tensor, confidence: Tensor, config: Config) -> Tensor:
+    """Loss of the query prediction under the configured supervision; confidence float 0..1 [B, H, W]."""
+    target = prepare_target(target, config)
+    if config.supervision == "pixel" or config.noisy_targets == "none":
+        return cross_entropy(logits, target)
+    if config.noisy_targets == "confidence":
+        return cross_entropy(logits, target, (2 * confidence - 1).abs())
+    if config.noisy_targets == "soft":
+        return cross_entropy(logits, confidence)
+    foreground = logits.softmax(1)[:, 1]
+    if config.noisy_targets == "bootstrap":
+        mixed = (1 - BOOTSTRAP_SHARE) * (target == 1).float() + BOOTSTRAP_SHARE * foreground.detach()
+        return cross_entropy(logits, mixed, (target != IGNORE).float())
+    unsure = (confidence - 0.5).abs() < UNSURE
+    outside = cross_entropy(logits, torch.where(unsure, torch.full_like(target, IGNORE), target))
+    share, wanted = foreground.mean((1, 2)), (target == 1).float().mean((1, 2))
+    excess = (share - 1.5 * wanted).clamp_min(0) + (0.5 * wanted - share).clamp_min(0)
+    return outside + 10 * excess.square().mean()
+
+
+def l2_of_everything(parameters) -> Tensor:
+    """Sum of un-squared L2 norms, the release's extra term on a single GPU (DESIGN 3.1)."""
+    return torch.stack([p.norm() for p in parameters]).sum()
+
+
+def total_loss(output, batch, config: Config, parameters) -> Tensor:
+    """1.4 x query + 0.6 x support cross-entropy by default, plus ``l2_all`` x the norms of all parameters."""
+    loss = config.query_loss * query_loss(output.query_logits, batch.query_target, batch.query_confidence, config)
+    if output.support_logits is not None:
+        target = prepare_target(batch.support_target[:, 0], config)
+        loss = loss + config.support_loss * cross_entropy(output.support_logits, target)
+    if config.l2_all:
+        loss = loss + config.l2_all * l2_of_everything(parameters)
+    return loss
