@@ -1,0 +1,90 @@
+"""Predictions without training, to stand beside every result (DESIGN 3.3): masks, prototypes and their fusions.
+
+A predictor maps an EpisodeBatch to foreground probabilities float [B, K, H, W], one map per shot.
+Prototypes are masked means of unit-length features, as in PANet (Wang et al., ICCV 2019); the probability is
+sigmoid(20 x (cosine to the foreground mean - cosine to the background mean)).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .data.batches import EpisodeBatch
+
+Predictor = Callable[[EpisodeBatch], Tensor]
+SHARPNESS = 20.0
+
+
+def query_mask_alone(batch: EpisodeBatch) -> Tensor:
+    """Baseline 1: the query's pseudo mask is the answer."""
+    return batch.query_mask.expand(-1, len(batch.support), -1, -1)  # [B, K, H, W]
+
+
+def deep_features(maps: list[Tensor], levels) -> Tensor:
+    """Unit-length features of the last layer of the two coarse levels, on the middle grid: [B, C3 + C4, h, w]."""
+    middle, deep = maps[levels[1][-1]], maps[levels[2][-1]]
+    deep = F.interpolate(deep, middle.shape[-2:], mode="bilinear", align_corners=False)
+    return F.normalize(torch.cat([F.normalize(middle, dim=1), F.normalize(deep, dim=1)], 1), dim=1)
+
+
+def prototype_probability(features: Tensor, mask: Tensor, query: Tensor) -> Tensor:
+    """Foreground probability of every query position.
+
+    features [B, C, h, w] and mask float 0..1 [B, 1, H, W] of the example; query [B, C, h, w]. Returns [B, h, w].
+    """
+    weight = F.interpolate(mask, features.shape[-2:], mode="area")  # [B, 1, h, w]
+
+    def similarity(w: Tensor) -> Tensor:
+        mean = (features * w).sum((2, 3)) / w.sum((2, 3)).clamp_min(1e-6)  # [B, C]
+        return torch.einsum("bc,bchw->bhw", F.normalize(mean, dim=1), query)
+
+    return torch.sigmoid(SHARPNESS * (similarity(weight) - similarity(1 - weight)))
+
+
+def _enlarge(probability: Tensor, size) -> Tensor:
+    return F.interpolate(probability[:, None], size, mode="bilinear", align_corners=False)[:, 0]
+
+
+def prototype(levels) -> Predictor:
+    """Baseline 2: cosine prototypes from the masked support features, one map per shot."""
+
+    def predict(batch: EpisodeBatch) -> Tensor:
+        query = deep_features(batch.query, levels)
+        size = batch.query_mask.shape[-2:]
+        maps = [
+            _enlarge(prototype_probability(deep_features(s, levels), batch.support_mask[:, k], query), size)
+            for k, s in enumerate(batch.support)
+        ]
+        return torch.stack(maps, 1)  # [B, K, H, W]
+
+    return predict
+
+
+def self_prototype(levels) -> Predictor:
+    """Prototypes from the query's own pseudo mask: what the query's features say of its mask."""
+
+    def predict(batch: EpisodeBatch) -> Tensor:
+        query = deep_features(batch.query, levels)
+        own = _enlarge(prototype_probability(query, batch.query_mask, query), batch.query_mask.shape[-2:])
+        return own[:, None].expand(-1, len(batch.support), -1, -1)  # [B, K, H, W]
+
+    return predict
+
+
+def fusions(levels) -> dict[str, Predictor]:
+    """Baseline 6: three training-free fusions; the best of them per fold stands in the table."""
+    support, own = prototype(levels), self_prototype(levels)
+    return {
+        "mask + support prototype": lambda batch: (query_mask_alone(batch) + support(batch)) / 2,
+        "mask + self prototype": lambda batch: (query_mask_alone(batch) + own(batch)) / 2,
+        "mask + both prototypes": lambda batch: (query_mask_alone(batch) + support(batch) + own(batch)) / 3,
+    }
+
+
+def training_free(levels) -> dict[str, Predictor]:
+    """All training-free rows by the name they carry in tables."""
+    return {"query pseudo mask": query_mask_alone, "prototype": prototype(levels), **fusions(levels)}

@@ -1,0 +1,95 @@
+"""Scoring a predictor on a list of episodes: counts per episode and threshold, from which every figure follows.
+
+Keeping the counts of each episode lets two settings be compared in pairs, and lets a threshold be chosen on
+base classes and applied to test classes without predicting again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .baselines import Predictor
+from .data.batches import BatchMaker, EpisodeBatch
+from .episodes import Episode
+from .errors import TLGError
+from .metrics import Scores, intersection_union, scores, vote
+from .paths import atomic
+from .progress import track
+
+THRESHOLDS = tuple(round(0.1 + 0.05 * i, 2) for i in range(17))  # 0.1 .. 0.9
+
+
+@dataclass
+class Counts:
+    """Per-episode counts: intersection and union int64 [T, E, 2] (background, foreground) at T thresholds;
+    agreement int64 [E, 2]: intersection and union of the prediction (first threshold) with the query's pseudo mask.
+    """
+
+    thresholds: tuple[float, ...]
+    intersection: np.ndarray
+    union: np.ndarray
+    agreement: np.ndarray
+    class_ids: np.ndarray
+
+    def scores(self, position: int = 0) -> Scores:
+        return scores(self.intersection[position], self.union[position], self.class_ids)
+
+    def mask_agreement(self) -> float:
+        """IoU in percent of the predictions with the query pseudo masks: 100 means a copy."""
+        return 100.0 * float(self.agreement[:, 0].sum() / max(1, self.agreement[:, 1].sum()))
+
+    def best_threshold(self) -> float:
+        """The threshold with the highest mIoU of these episodes (the lower of equals)."""
+        return self.thresholds[int(np.argmax([self.scores(t).miou for t in range(len(self.thresholds))]))]
+
+    def save(self, path: str | Path) -> None:
+        with atomic(path) as file:
+            np.savez_compressed(file, thresholds=self.thresholds, intersection=self.intersection, union=self.union,
+                                agreement=self.agreement, class_ids=self.class_ids)
+
+    @staticmethod
+    def load(path: str | Path) -> "Counts":
+        try:
+            with np.load(path, allow_pickle=False) as f:
+                return Counts(tuple(float(t) for t in f["thresholds"]), f["intersection"], f["union"],
+                              f["agreement"], f["class_ids"])
+        except (OSError, ValueError, KeyError, EOFError) as error:
+            raise TLGError(f"cannot read counts {path} ({error}): delete it and evaluate again", code=3) from None
+
+
+def network_predictor(model) -> Predictor:
+    """Foreground probabilities of a trained network, float [B, K, H, W]."""
+    from .model import shot_probabilities
+
+    return lambda batch: shot_probabilities(model, batch.query, batch.support, batch.query_mask,
+                                            batch.support_mask, batch.class_ids)
+
+
+def predict(predictor: Predictor, batch: EpisodeBatch, threshold: float = 0.5) -> Tensor:
+    """Final masks bool [B, H, W]: each shot at the threshold, then the vote over shots."""
+    return vote(predictor(batch) >= threshold)
+
+
+@torch.inference_mode()
+def count_episodes(predictor: Predictor, episodes: list[Episode], make: BatchMaker,
+                   thresholds: tuple[float, ...] = (0.5,), batch_size: int = 16, label: str = "",
+                   progress: bool = False) -> Counts:
+    """Run the predictor over the episodes, in order, and count. A label is needed where progress is shown."""
+    inter, union, agree = [], [], []
+    starts = range(0, len(episodes), batch_size)
+    for start in track(starts, label=label, unit="batches", show=progress):
+        batch = make(episodes[start : start + batch_size])
+        probabilities = predictor(batch)  # [B, K, H, W]
+        masks = torch.stack([vote(probabilities >= t) for t in thresholds])  # [T, B, H, W]
+        i, u = intersection_union(masks, batch.truth)
+        inter.append(i.cpu().numpy())
+        union.append(u.cpu().numpy())
+        i, u = intersection_union(masks[0], batch.query_mask[:, 0].long())
+        agree.append(torch.stack([i[:, 1], u[:, 1]], 1).cpu().numpy())
+    return Counts(tuple(thresholds), np.concatenate(inter, 1), np.concatenate(union, 1), np.concatenate(agree),
+                  np.array([e.class_id for e in episodes]))

@@ -1,0 +1,180 @@
+"""What a config needs before anything can be trained or scored: data, backbone, features, text, episodes.
+
+Opening an experiment does every check of the inputs first (folder, lists, pseudo masks, shots), so bad input
+stops before long work.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from .config import Config
+from .data.batches import BatchMaker
+from .data.features import FeatureStore
+from .data.folder import SegmentationFolder, open_folder
+from .episodes import Episode, TrainingSampler, test_episodes, wrong_support
+from .errors import TLGError
+from .paths import PACKAGE, data_home
+
+_OPEN: dict[tuple, "Experiment"] = {}
+SMALL_TEST_LIST = 200  # rows; below this a fold tests on both of its lists and trains on both of the others'
+
+
+@dataclass
+class Experiment:
+    """Everything that does not depend on the network: shared by all runs on the same inputs."""
+
+    data: SegmentationFolder
+    backbone: torch.nn.Module
+    store: FeatureStore
+    text: object  # TextVectors, or None without HC
+    device: torch.device
+
+    def batches(self, config: Config) -> BatchMaker:
+        return BatchMaker(config, self.data, self.store)
+
+    def both_splits(self, config: Config) -> bool:
+        """Small subsets of Pascal use both lists of each fold, so that no class is starved (said in results)."""
+        return config.dataset == "pascal" and len(self.data.rows("val", config.fold)) < SMALL_TEST_LIST
+
+    def sampler(self, config: Config) -> TrainingSampler:
+        rows = self.data.training_rows(config.fold, self.both_splits(config))
+        return TrainingSampler(rows, batch=config.batch, seed=config.seed, names=self.data.classes)
+
+    def test_episodes(self, config: Config, count: int | None = None) -> list[Episode]:
+        rows = self.data.test_rows(config.fold, self.both_splits(config))
+        return test_episodes(rows, dataset=config.dataset, fold=config.fold, shots=config.shots, seed=config.seed,
+                             count=count or config.eval_episodes, names=self.data.classes)
+
+    def wrong_support(self, config: Config) -> list[Episode]:
+        rows = self.data.test_rows(config.fold, self.both_splits(config))
+        return wrong_support(self.test_episodes(config), rows, config.seed)
+
+    def base_episodes(self, config: Config, count: int) -> list[Episode]:
+        """Episodes of base classes, evenly spread over them, for choices that must not see test classes."""
+        rows = self.data.base_rows(config.fold)
+        spread = [rows[(i * 7919) % len(rows)] for i in range(len(rows))] if len(rows) % 7919 else rows
+        return test_episodes(spread, dataset=config.dataset, fold=config.fold, shots=config.shots, seed=config.seed,
+                             count=count, names=self.data.classes)
+
+
+def pick_device(name: str) -> torch.device:
+    """ "auto" takes CUDA where there is one; a device that is not there is refused."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise TLGError(f"device '{name}' cannot be used here ({str(error).splitlines()[0]}): try --set device=cpu")
+    return device
+
+
+def data_root(config: Config) -> Path:
+    """The dataset's folder: the one named, or where `tlg data` puts it (VOC2012, COCO2014, mini)."""
+    if config.data:
+        return Path(config.data).expanduser().resolve()
+    return data_home() / {"mini": "mini", "pascal": "voc", "coco": "coco"}[config.dataset]
+
+
+def open_data(config: Config) -> SegmentationFolder:
+    """The dataset; `mini` is generated, and its pseudo masks are made, when they are not there yet."""
+    root = data_root(config)
+    if config.dataset == "mini" and not config.data:
+        from .data.mini import ensure_mini
+
+        ensure_mini(root)
+    data = open_folder(str(root), config.dataset, config.masks)
+    if config.dataset == "mini" and not config.masks:
+        from .masks.generate import ensure_masks
+
+        ensure_masks(data)
+    return data
+
+
+def open_experiment(config: Config, progress: bool = True) -> Experiment:
+    """Open, check and share the inputs of ``config``. Raises TLGError before any long work."""
+    from .backbones import load_backbone
+    from .text_prior import text_vectors
+
+    device = pick_device(config.device)
+    key = (config.data, config.masks, config.dataset, config.backbone, config.backbone_weights, config.clip,
+           config.clip_weights, config.image_size, config.cache_features, config.use_hc, str(device),
+           os.environ.get("TLG_HOME"))
+    if key in _OPEN:
+        experiment = _OPEN[key]
+        check_rows(config, experiment)
+        return experiment
+    data = open_data(config)
+    experiment = Experiment(data, None, None, None, device)
+    check_rows(config, experiment)
+    experiment.backbone = load_backbone(config).to(device)
+    experiment.store = FeatureStore(data, experiment.backbone, config.image_size, mode=config.cache_features,
+                                    device=device, progress=progress)
+    if config.use_hc:
+        from .clips import load_clip
+        from .masks.prompts import load_prompts
+
+        experiment.text = text_vectors(load_clip(config.clip, config.clip_weights), load_prompts(config.dataset))
+    _OPEN[key] = experiment
+    return experiment
+
+
+def check_rows(config: Config, experiment: Experiment) -> None:
+    """Lists are not empty, classes have enough images, every listed image has a file and a pseudo mask."""
+    data, both = experiment.data, experiment.both_splits(config)
+    experiment.test_episodes(config, count=1)
+    rows = data.training_rows(config.fold, both) + data.test_rows(config.fold, both) + data.base_rows(config.fold)
+    TrainingSampler(rows, batch=1, seed=0, names=data.classes)
+    known = set(data.image_ids)
+    lost = [image for image, _ in rows if image not in known]
+    if lost:
+        data.image_path(lost[0])
+    missing = data.missing_masks(rows)
+    if missing:
+        image, class_id = missing[0]
+        raise TLGError(f"{len(missing)} of {len(rows)} rows have no pseudo mask in {data.masks} (first: {image}, "
+                       f"class '{data.classes[class_id]}'): make them with `tlg masks make --data {data.root}`", code=3)
+
+
+def data_digest(config: Config, experiment: Experiment) -> str:
+    """Changes when the lists, an image, a mask or a pseudo mask used by the run changes in name or size."""
+    data, both = experiment.data, experiment.both_splits(config)
+    rows = sorted(set(data.training_rows(config.fold, both) + data.test_rows(config.fold, both)))
+    running = hashlib.sha256()
+    for image, class_id in rows:
+        sizes = [path.stat().st_size if path.is_file() else -1 for path in (
+            data.image_path(image), data.root / "SegmentationClassAug" / f"{image}.png",
+            data.pseudo_mask_path(image, class_id))]
+        running.update(f"{image}/{class_id}/{sizes}\n".encode())
+    return running.hexdigest()[:16]
+
+
+def environment() -> dict[str, str | int]:
+    """Versions, device and commit, stamped on every result."""
+    import platform
+
+    import open_clip
+    import timm
+    import torchvision
+
+    from . import __version__
+
+    try:
+        commit = subprocess.run(["git", "-C", str(PACKAGE.parent), "rev-parse", "--short=12", "HEAD"],
+                                capture_output=True, text=True, timeout=10).stdout.strip() or "unknown"
+    except (OSError, subprocess.SubprocessError):
+        commit = "unknown"
+    cuda = torch.cuda.is_available()
+    return {
+        "tlg_lib": __version__, "torch": torch.__version__, "torchvision": torchvision.__version__,
+        "timm": timm.__version__, "open_clip": open_clip.__version__, "python": platform.python_version(),
+        "device": torch.cuda.get_device_name(0) if cuda else "CPU", "cores": os.cpu_count() or 1,
+        "commit": commit,
+    }

@@ -1,0 +1,253 @@
+"""A study: the rows of one results table, trained and scored on the same episodes, folds and seeds.
+
+Every row is a change to one base config. Jobs are independent and resumable: each has a folder
+``<study>/jobs/<row>-fold<f>-seed<s>``; several run side by side on the CPU, one thread each, which for these
+small tensors is faster than several threads for one. Records are long-form, one figure set per line.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from .config import Config, config_from_dict, make_config
+from .errors import TLGError
+from .paths import write_json
+
+TRAINING_FREE = "training-free"
+BASE_EPISODES = 200  # base-class episodes on which a threshold is chosen
+
+
+@dataclass(frozen=True)
+class Row:
+    """One trained line of the table. full: also 5 shots, the wrong-support control and the best epoch."""
+
+    name: str
+    label: str
+    overrides: tuple[tuple[str, object], ...] = ()
+    full: bool = False
+
+
+def table_rows(config: Config) -> tuple[Row, ...]:
+    """The trained rows that stand beside each other in every study (DESIGN 3.3)."""
+    image = {"supervision": "image", "noisy_targets": config.noisy_targets}
+    if config.supervision == "pixel":
+        image["noisy_targets"] = IMAGE_NOISY_TARGETS
+    pixel = {"supervision": "pixel", "noisy_targets": "none"}
+    rows = [
+        Row("corrected-pixel", "TLG corrected, pixel labels", _items(pixel), True),
+        Row("corrected-image", "TLG corrected, image labels", _items(image), True),
+        Row("corrected-nomask", "TLG corrected, pixel labels, no query mask", _items({**pixel, "query_mask": "none"})),
+        Row("hsnet-pixel", "4D encoder alone, pixel labels", _items({**pixel, "variant": "hsnet"})),
+        Row("released-pixel", "TLG as released, pixel labels", _items({**pixel, "variant": "released"})),
+    ]
+    return tuple(rows)
+
+
+IMAGE_NOISY_TARGETS = "none"  # what `image` supervision uses by default; the measured choice (docs/ladder.md)
+
+
+def _items(values: dict) -> tuple[tuple[str, object], ...]:
+    return tuple(sorted(values.items()))
+
+
+def row_config(config: Config, row: Row, fold: int, seed: int) -> Config:
+    """The row's config: the study's, the row's variant switches and overrides, this fold and seed."""
+    overrides = dict(row.overrides)
+    if overrides.get("variant", config.variant) != config.variant:
+        reference = make_config(config.preset, variant=config.variant).to_dict()
+        changed = {k: v for k, v in config.to_dict().items() if v != reference[k] or k in ("fold", "seed")}
+        changed.pop("variant", None)
+        return make_config(config.preset, **{**changed, **overrides, "fold": fold, "seed": seed})
+    return config.replace(**{**overrides, "fold": fold, "seed": seed})
+
+
+class Study:
+    """Train and score ``rows`` (by default the table's) on ``folds`` and ``seeds`` below ``folder``."""
+
+    def __init__(self, folder: str | Path, config: Config, folds=(0, 1, 2, 3), seeds=(0,),
+                 rows: tuple[Row, ...] | None = None, shots=(1, 5)):
+        self.folder, self.config = Path(folder), config
+        self.folds, self.seeds, self.shots = tuple(folds), tuple(seeds), tuple(shots)
+        self.rows = tuple(rows) if rows is not None else table_rows(config)
+
+    def job_folder(self, row: str, fold: int, seed: int) -> Path:
+        return self.folder / "jobs" / f"{row}-fold{fold}-seed{seed}"
+
+    def _cells(self):
+        return [(row, fold, seed) for seed in self.seeds for fold in self.folds for row in self.rows]
+
+    def train(self, workers: int = 0, progress: bool = True) -> list[dict]:
+        """Train every row that is not finished; returns one summary per job, in order."""
+        jobs = [
+            (f"{row.label}, fold {fold}, seed {seed}", train_job,
+             (row_config(self.config, row, fold, seed).to_dict(), str(self.job_folder(row.name, fold, seed))))
+            for row, fold, seed in self._cells()
+        ]
+        self._prepare(progress)
+        return run_jobs(jobs, workers or default_workers(self.config), "trained", progress)
+
+    def evaluate(self, workers: int = 0, progress: bool = True) -> list[dict]:
+        """Score every trained row and the training-free ones; returns long-form records."""
+        jobs = []
+        for seed in self.seeds:
+            for fold in self.folds:
+                config = self.config.replace(fold=fold, seed=seed)
+                folder = self.job_folder(TRAINING_FREE, fold, seed)
+                jobs.append((f"training-free rows, fold {fold}, seed {seed}", evaluate_training_free,
+                             (config.to_dict(), str(folder), self.shots)))
+        for row, fold, seed in self._cells():
+            config = row_config(self.config, row, fold, seed)
+            jobs.append((f"{row.label}, fold {fold}, seed {seed}", evaluate_trained,
+                         (config.to_dict(), str(self.job_folder(row.name, fold, seed)), row.name, row.label,
+                          self.shots if row.full else (self.shots[0],), row.full)))
+        self._prepare(progress)
+        results = run_jobs(jobs, workers or default_workers(self.config), "scored", progress)
+        return [record for records in results for record in records]
+
+    def _prepare(self, progress: bool) -> None:
+        """Make data, masks and the feature cache once, before several processes would want them."""
+        from .experiment import open_experiment
+
+        for fold in self.folds:
+            open_experiment(self.config.replace(fold=fold), progress)
+
+
+def default_workers(config: Config) -> int:
+    """CPU: one process per core (at most 8). GPU: one, as it is shared."""
+    from .experiment import pick_device
+
+    return 1 if pick_device(config.device).type != "cpu" else max(1, min(8, os.cpu_count() or 1))
+
+
+def run_jobs(jobs: list[tuple[str, Callable, tuple]], workers: int, done: str, progress: bool) -> list:
+    """Run (label, function, arguments) in processes of one thread each; results in the order of the jobs.
+
+    The first failure cancels what has not begun and is raised with the job's name.
+    """
+    results: list = [None] * len(jobs)
+    began = time.perf_counter()
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(max(1, workers), mp_context=context, initializer=_one_thread) as pool:
+        futures = {pool.submit(function, *arguments): i for i, (_, function, arguments) in enumerate(jobs)}
+        try:
+            for count, future in enumerate(as_completed(futures), 1):
+                index = futures[future]
+                results[index] = future.result()
+                if progress:
+                    print(f"{count}/{len(jobs)} {done}: {jobs[index][0]} ({time.perf_counter() - began:.0f} s)",
+                          flush=True)
+        except TLGError as error:
+            pool.shutdown(cancel_futures=True)
+            raise TLGError(f"{jobs[index][0]}: {error}", code=error.code) from None
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    return results
+
+
+def _one_thread() -> None:
+    import torch
+
+    if not torch.cuda.is_available():
+        torch.set_num_threads(1)
+
+
+def train_job(config: dict, folder: str) -> dict:
+    from .train import train
+
+    return train(config_from_dict(config), folder, progress=False)
+
+
+def evaluate_trained(config: dict, folder: str, name: str, label: str, shots: tuple[int, ...], full: bool) -> list[dict]:
+    """Records of one trained network: last epoch, threshold 0.5 and the one chosen on base classes; when
+    ``full`` also the best epoch by the test classes and the wrong-support control."""
+    from .evaluate import network_predictor
+    from .train import load_trained
+
+    scorer = _Scorer(config_from_dict(config), folder, name, label)
+    if scorer.finished is not None:
+        return scorer.finished
+    last = network_predictor(load_trained(folder, progress=False)[0])
+    for k in shots:
+        scorer.score(last, shots=k)
+    if full:
+        scorer.score(last, shots=shots[0], control="wrong support")
+        scorer.score(network_predictor(load_trained(folder, "best_test", progress=False)[0]), shots=shots[0],
+                     epoch="best by test classes")
+    return scorer.finish()
+
+
+def evaluate_training_free(config: dict, folder: str, shots: tuple[int, ...]) -> list[dict]:
+    """Records of the training-free rows."""
+    from .baselines import training_free
+    from .experiment import open_experiment
+
+    cfg = config_from_dict(config)
+    records = []
+    for label, predictor in training_free(open_experiment(cfg, False).backbone.levels).items():
+        scorer = _Scorer(cfg, f"{folder}/{label.replace(' ', '_').replace('+', 'and')}", label, label)
+        if scorer.finished is None:
+            for k in shots:
+                scorer.score(predictor, shots=k, epoch="no training")
+            scorer.finish()
+        records += scorer.finished
+    return records
+
+
+class _Scorer:
+    """Scores predictors of one job and writes records.json at the end; counts per episode are kept beside it."""
+
+    def __init__(self, config: Config, folder: str | Path, name: str, label: str):
+        from .experiment import data_digest, open_experiment
+
+        self.config, self.folder, self.name, self.label = config, Path(folder), name, label
+        self.experiment = open_experiment(config, False)
+        self.make = self.experiment.batches(config)
+        self.stamp = {"config": config.to_dict(), "data": data_digest(config, self.experiment)}
+        self.records: list[dict] = []
+        self.thresholds: dict[int, float] = {}
+
+    @property
+    def finished(self) -> list[dict] | None:
+        try:
+            saved = json.loads((self.folder / "records.json").read_text(encoding="utf-8"))
+            return saved["records"] if saved["stamp"] == self.stamp else None
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def score(self, predictor, *, shots: int, control: str = "", epoch: str = "last") -> None:
+        from .evaluate import THRESHOLDS, count_episodes
+
+        config = self.config.replace(shots=shots)
+        if 1 not in self.thresholds:
+            base = self.experiment.base_episodes(config.replace(shots=1), min(BASE_EPISODES, config.eval_episodes))
+            self.thresholds[1] = count_episodes(predictor, base, self.make, THRESHOLDS,
+                                                config.eval_batch).best_threshold()
+        chosen = self.thresholds[1]
+        episodes = self.experiment.wrong_support(config) if control else self.experiment.test_episodes(config)
+        batch = max(1, config.eval_batch // shots)
+        counts = count_episodes(predictor, episodes, self.make, (config.threshold, chosen), batch)
+        kind = f"{shots}shot" + ("-wrong" if control else "") + ("-best" if epoch.startswith("best") else "")
+        counts.save(self.folder / f"counts-{kind}.npz")
+        names = self.experiment.data.classes
+        for position, threshold_from in enumerate(("fixed", "base classes")):
+            figures = asdict(counts.scores(position))
+            figures["per_class"] = {names[c]: v for c, v in figures["per_class"].items()}
+            self.records.append({
+                "row": self.name, "label": self.label, "fold": config.fold, "seed": config.seed, "shots": shots,
+                "variant": config.variant, "supervision": config.supervision, "query_mask": config.query_mask,
+                "control": control, "epoch": epoch, "threshold": counts.thresholds[position],
+                "threshold_from": threshold_from, "agreement": counts.mask_agreement() if position == 0 else None,
+                **figures,
+            })
+
+    def finish(self) -> list[dict]:
+        write_json(self.folder / "records.json", {"stamp": self.stamp, "records": self.records})
+        return self.records

@@ -1,0 +1,201 @@
+"""Training: AdamW on episodes through Lightning Fabric, with checkpoints from which a killed run goes on.
+
+Each step draws its episodes and its dropout from (seed, step), so a resumed run computes the same bits on
+the CPU as one that was never stopped. The backbone is frozen, in eval mode and outside the optimizer.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from .checkpoints import Checkpoint, load_checkpoint, optimizer_tensors, restore_optimizer, save_checkpoint
+from .config import Config
+from .errors import TLGError
+from .evaluate import count_episodes, network_predictor
+from .experiment import Experiment, data_digest, open_experiment
+from .locks import folder_lock
+from .losses import total_loss
+from .model import TLG, build_model
+from .paths import write_json
+from .progress import track
+
+# Settings that may change between stopping and resuming: they do not change what is learned.
+FREE = ("data", "masks", "device", "workers", "checkpoint_every", "eval_episodes", "eval_batch", "shots",
+        "threshold", "cache_features", "clip_weights", "preset", "devices")
+
+
+def train(config: Config, folder: str | Path, progress: bool = True) -> dict:
+    """Train one network; ``folder`` gets config.json, checkpoint, best-by-test and best-by-base weights, history.
+
+    Returns the summary that is also in ``trained.json``. A folder with a finished run of this config returns
+    at once; an unfinished one goes on; one of another config is refused. Raises TLGError (code 6) when the
+    loss stops being finite, keeping the last good checkpoint.
+    """
+    folder = Path(folder)
+    open_experiment(config, progress)  # bad input is told here, before a lock, a folder or a process is made
+    folder.mkdir(parents=True, exist_ok=True)
+    with folder_lock(folder):
+        if config.devices == 1:
+            return _train(_fabric(config), config, folder, progress)
+        fabric = _fabric(config)
+        return fabric.launch(_train, config, folder, progress)
+
+
+def _fabric(config: Config):
+    from lightning.fabric import Fabric
+
+    from .experiment import pick_device
+
+    kind = pick_device(config.device).type
+    strategy = "auto" if config.devices == 1 else "ddp_spawn"
+    return Fabric(accelerator=kind, devices=config.devices, precision=config.precision, strategy=strategy)
+
+
+def _train(fabric, config: Config, folder: Path, progress: bool) -> dict:
+    experiment = open_experiment(config, progress and fabric.is_global_zero)
+    digest = data_digest(config, experiment)
+    done = _finished(folder, config, digest)
+    if done is not None:
+        return done
+    fabric.seed_everything(config.seed, verbose=False)
+    model = build_model(config, experiment.backbone, experiment.text).to(experiment.device)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=config.lr,
+                                  weight_decay=config.weight_decay)
+    about = {"step": 0, "history": [], "losses": [], "data": digest, "best": {}, "seconds": 0.0}
+    path = folder / "checkpoint.safetensors"
+    if path.is_file():
+        saved = load_checkpoint(path, config, free=FREE)
+        if saved.about["data"] != digest:
+            raise TLGError(f"the data of {folder} changed since the run began: restore it, or train in a new folder",
+                           code=3)
+        model.load_state_dict(saved.weights)
+        restore_optimizer(optimizer, saved.optimizer)
+        about = saved.about
+    elif fabric.is_global_zero:
+        write_json(folder / "config.json", config.to_dict())
+    forward = torch.compile(model) if config.compile else model
+    wrapped, optimizer = fabric.setup(forward, optimizer)
+    _loop(fabric, config, folder, experiment, model, wrapped, optimizer, about, progress)
+    summary = {"step": config.steps, "history": about["history"], "losses": about["losses"], "best": about["best"],
+               "data": digest, "config": config.to_dict(), "seconds": about["seconds"]}
+    if fabric.is_global_zero:
+        write_json(folder / "trained.json", summary)
+    return summary
+
+
+def _finished(folder: Path, config: Config, digest: str) -> dict | None:
+    """The summary of a finished run with these settings and data, or None."""
+    path = folder / "trained.json"
+    if not path.is_file() or not (folder / "checkpoint.safetensors").is_file():
+        return None
+    try:
+        summary = json.loads(path.read_text(encoding="utf-8"))
+        same = all(summary["config"][k] == v for k, v in config.to_dict().items() if k not in FREE)
+        return summary if same and summary["data"] == digest else None
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def learning_rate(config: Config, step: int) -> float:
+    """Constant as released, or a short warm-up and a cosine to zero."""
+    if config.schedule == "constant":
+        return config.lr
+    warm = max(1, min(50, config.steps // 10))
+    if step < warm:
+        return config.lr * (step + 1) / warm
+    return 0.5 * config.lr * (1 + math.cos(math.pi * (step - warm) / max(1, config.steps - warm)))
+
+
+def _loop(fabric, config, folder, experiment, model, wrapped, optimizer, about, progress) -> None:
+    sampler, make = experiment.sampler(config), experiment.batches(config)
+    began, spent = time.perf_counter(), about["seconds"]
+    label = f"train {config.variant} {config.supervision} fold {config.fold} seed {config.seed}"
+    steps = range(about["step"], config.steps)
+    model.train()
+    for step in track(steps, total=config.steps, start=about["step"], label=label, unit="steps",
+                      show=progress and fabric.is_global_zero):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(config, step)
+        loss = _step(fabric, config, folder, sampler, make, model, wrapped, optimizer, step)
+        about["losses"].append(round(loss, 6))
+        about["step"] = step + 1
+        ends_epoch = (step + 1) % config.epoch_steps == 0 or step + 1 == config.steps
+        if ends_epoch and config.epoch_episodes and fabric.is_global_zero:
+            _end_epoch(config, folder, experiment, make, model, about)
+        if ends_epoch or (step + 1) % config.checkpoint_every == 0:
+            about["seconds"] = round(spent + time.perf_counter() - began, 2)
+            if fabric.is_global_zero:
+                save_checkpoint(folder / "checkpoint.safetensors",
+                                Checkpoint(config, model.state_dict(), optimizer_tensors(optimizer), about))
+
+
+def _step(fabric, config, folder, sampler, make, model, wrapped, optimizer, step: int) -> float:
+    """One optimizer step on this process's share of the batch, in ``accumulate`` parts. Returns the mean loss."""
+    torch.manual_seed((config.seed * 1_000_003 + step) % 2**31)  # dropout is a function of the step
+    episodes = sampler.batch(step)
+    parts = fabric.world_size * config.accumulate
+    if config.batch % parts:
+        raise TLGError(f"batch={config.batch} must be a multiple of devices x accumulate = {parts}")
+    size, total = config.batch // parts, 0.0
+    optimizer.zero_grad(set_to_none=True)
+    for part in range(config.accumulate):
+        start = (fabric.global_rank * config.accumulate + part) * size
+        batch = make(episodes[start : start + size], training=True)
+        if config.flip and torch.rand(()).item() < 0.5:
+            batch = batch.flipped()
+        last = part == config.accumulate - 1
+        with fabric.no_backward_sync(wrapped, enabled=not last):
+            output = wrapped(batch.query, batch.support[0], hide_masks(batch.query_mask, config),
+                             batch.support_mask[:, 0], batch.class_ids, config.support_loss > 0)
+            loss = total_loss(output, batch, config, list(model.parameters())) / config.accumulate
+            value = fabric.all_reduce(loss.detach(), reduce_op="mean") if fabric.world_size > 1 else loss.detach()
+            if not math.isfinite(float(value)):
+                write_json(folder / "failed_batch.json", {"step": step, "queries": [e.query for e in episodes]})
+                raise TLGError(f"the loss is not finite at step {step} (queries {', '.join(e.query for e in episodes)}"
+                               f"): the last good checkpoint is kept in {folder}; lower lr or use precision=32-true",
+                               code=6)
+            fabric.backward(loss)
+        total += float(value)
+    optimizer.step()
+    return total
+
+
+def hide_masks(masks: Tensor, config: Config) -> Tensor:
+    """Replace some query masks by "unknown" (0.5), so that the network cannot live by copying them."""
+    if not config.mask_dropout:
+        return masks
+    hidden = torch.rand(len(masks), 1, 1, 1).to(masks.device) < config.mask_dropout
+    return torch.where(hidden, torch.full_like(masks, 0.5), masks)
+
+
+def _end_epoch(config: Config, folder: Path, experiment: Experiment, make, model: TLG, about: dict) -> None:
+    """Score test and base classes on a few episodes; keep the best weights by each, named as such."""
+    model.eval()
+    one = config.replace(shots=1)
+    row = {"step": about["step"], "epoch": len(about["history"]) + 1,
+           "loss": round(sum(about["losses"][-config.epoch_steps:]) / len(about["losses"][-config.epoch_steps:]), 6)}
+    for name, episodes in (("test", experiment.test_episodes(one, config.epoch_episodes)),
+                           ("base", experiment.base_episodes(one, config.epoch_episodes))):
+        counts = count_episodes(network_predictor(model), episodes, make, (config.threshold,), config.eval_batch)
+        row[name] = round(counts.scores(0).miou, 4)
+        if row[name] > about["best"].get(name, {}).get("miou", -1):
+            about["best"][name] = {"epoch": row["epoch"], "step": row["step"], "miou": row[name]}
+            save_checkpoint(folder / f"best_{name}.safetensors",
+                            Checkpoint(config, model.state_dict(), {}, {"step": row["step"]}))
+    about["history"].append(row)
+    model.train()
+
+
+def load_trained(folder: str | Path, which: str = "checkpoint", progress: bool = True) -> tuple[TLG, Config]:
+    """The network of a training folder in eval mode; which: "checkpoint" (last), "best_test" or "best_base"."""
+    saved = load_checkpoint(Path(folder) / f"{which}.safetensors")
+    experiment = open_experiment(saved.config, progress)
+    model = build_model(saved.config, experiment.backbone, experiment.text).to(experiment.device)
+    model.load_state_dict(saved.weights)
+    return model.eval(), saved.config
