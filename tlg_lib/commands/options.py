@@ -1,0 +1,36 @@
+"""Options that several commands share, and how they become a Config."""
+
+from __future__ import annotations
+
+from typing import Annotated, Optional
+
+import typer
+
+from ..config import Config, make_config
+from ..errors import TLGError
+
+Set = Annotated[Optional[list[str]], typer.Option("--set", help="any setting, as key=value; repeatable")]
+Fold = Annotated[Optional[int], typer.Option(help="test fold 0..3")]
+Seed = Annotated[Optional[int], typer.Option(help="random seed")]
+Variant = Annotated[Optional[str], typer.Option(help="corrected, released or hsnet")]
+Supervision = Annotated[Optional[str], typer.Option(help="pixel or image")]
+Backbone = Annotated[Optional[str], typer.Option(help="efficientnet_lite0, resnet50 or vgg16")]
+Shots = Annotated[Optional[int], typer.Option(help="support images per episode")]
+Data = Annotated[Optional[str], typer.Option(help="dataset folder in VOC layout")]
+
+
+def parse_settings(settings: list[str] | None) -> dict[str, str]:
+    """["a=1", "b=x"] to {"a": "1", "b": "x"}; raises TLGError on a setting without "="."""
+    parsed = {}
+    for setting in settings or []:
+        key, equals, value = setting.partition("=")
+        if not equals or not key.strip():
+            raise TLGError(f"--set {setting}: write it as key=value, for example --set steps=500")
+        parsed[key.strip()] = value.strip()
+    return parsed
+
+
+def config_from_options(preset: str, settings: list[str] | None, **named) -> Config:
+    """The preset's config with the named options that were given, then every --set."""
+    given = {key: value for key, value in named.items() if value is not None}
+    return make_config(preset, **{**given, **parse_settings(settings)})
