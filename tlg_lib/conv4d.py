@@ -1,0 +1,130 @@
+"""Centre-pivot 4D convolutions and the coarse-to-fine encoder made of them (HSNet: Min et al., ICCV 2021).
+
+A 4D map has the axes [B, C, H, W, h, w]: H, W of *this* image (whose map comes out), h, w of the *other*.
+In memory C stands last, so that both halves of the convolution read it without full copies.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .capture import record_pair
+
+
+class CentrePivotConv4d(nn.Module):
+    """A 4D convolution whose kernel is zero off two planes, as HSNet section 4.2 proposes.
+
+    One plane holds the other image's position at the kernel's centre and convolves over this image
+    (``this``), the second the other way round (``other``); the sum of the two is the result. ``stride``
+    applies to the other image's axes only. Padding is kernel // 2. Kernel must be odd.
+    """
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int):
+        super().__init__()
+        self.stride = stride
+        self.this = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2)
+        self.other = nn.Conv2d(inputs, outputs, kernel, stride=stride, padding=kernel // 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W, h, w] -> [B, C', H, W, ceil(h / stride), ceil(w / stride)]."""
+        batch, _, height, width = x.shape[:4]
+        # Over this image: only the positions of the other image that survive the stride are computed.
+        kept = x[..., :: self.stride, :: self.stride]  # [B, C, H, W, h', w']
+        h, w = kept.shape[-2:]
+        kept = kept.permute(0, 4, 5, 2, 3, 1).reshape(batch * h * w, height, width, -1)  # C last
+        a = self.this(kept.permute(0, 3, 1, 2))  # [B*h'*w', C', H, W]
+        a = a.unflatten(0, (batch, h, w)).permute(0, 4, 5, 1, 2, 3)  # [B, H, W, h', w', C']
+        # Over the other image: a view of x when C stands last in memory (or behind W, as correlate gives it).
+        b = self._over_other(x.permute(0, 2, 3, 1, 4, 5).flatten(0, 2))  # [B*H*W, C', h', w']
+        b = b.unflatten(0, (batch, height, width)).permute(0, 1, 2, 4, 5, 3)  # [B, H, W, h', w', C']
+        return (b + a).permute(0, 5, 1, 2, 3, 4)  # [B, C', H, W, h', w']
+
+    def _over_other(self, x: Tensor) -> Tensor:
+        """The ``other`` convolution on [N, C, h, w]; on grids smaller than the kernel as one matrix product."""
+        n, _, h, w = x.shape
+        kernel = self.other.kernel_size[0]
+        if h * w > kernel * kernel:
+            return self.other(x)
+        rows, ys = _taps(h, kernel, self.stride, x.device)  # [h', h] tap index and validity
+        cols, xs = _taps(w, kernel, self.stride, x.device)  # [w', w]
+        weight = self.other.weight[:, :, rows[:, None, :, None], cols[None, :, None, :]]  # [C', C, h', w', h, w]
+        weight = weight * (ys[:, None, :, None] & xs[None, :, None, :])
+        matrix = weight.permute(4, 5, 1, 2, 3, 0).flatten(3).flatten(0, 2)  # [h*w*C, h'*w'*C']
+        bias = self.other.bias.repeat(len(rows) * len(cols))
+        y = torch.addmm(bias, x.permute(0, 2, 3, 1).reshape(n, -1), matrix)  # [N, h'*w'*C']
+        return y.view(n, len(rows), len(cols), -1).permute(0, 3, 1, 2)  # [N, C', h', w']
+
+
+def _taps(size: int, kernel: int, stride: int, device) -> tuple[Tensor, Tensor]:
+    """Which kernel tap joins input i to output o along one axis: index [o, i], and whether it exists."""
+    outputs = torch.arange(0, size, stride, device=device)[:, None]
+    index = torch.arange(size, device=device)[None, :] - outputs + kernel // 2
+    valid = (index >= 0) & (index < kernel)
+    return index.clamp(0, kernel - 1), valid
+
+
+class Block4d(nn.Module):
+    """CentrePivotConv4d, GroupNorm in 4 groups over all four axes, ReLU."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int):
+        super().__init__()
+        self.conv = CentrePivotConv4d(inputs, outputs, kernel, stride)
+        self.norm = nn.GroupNorm(4, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)  # [B, C', H, W, h', w']
+        shape = x.shape
+        x = x.flatten(2, 3).flatten(3, 4)  # [B, C', H*W, h'*w'], C' last in memory: "channels last"
+        x = F.relu(self.norm(x), inplace=True)
+        return x.view(shape[0], shape[1], *shape[2:])
+
+
+class Encoder4d(nn.Module):
+    """Squeeze the other image out of the correlation pyramid, coarse to fine.
+
+    Args: layers -- number of correlation layers at strides 8, 16, 32; widths -- channels of the three blocks
+    of each level (16, 64, 128 in the release). Output: [B, widths[2], H8, W8].
+    """
+
+    def __init__(self, layers: tuple[int, int, int], widths: tuple[int, int, int] = (16, 64, 128)):
+        super().__init__()
+        a, b, c = widths
+        fine, middle, coarse = layers
+        self.squeeze4 = nn.Sequential(Block4d(coarse, a, 3, 2), Block4d(a, b, 3, 2), Block4d(b, c, 3, 2))
+        self.squeeze3 = nn.Sequential(Block4d(middle, a, 5, 4), Block4d(a, b, 3, 2), Block4d(b, c, 3, 2))
+        self.squeeze2 = nn.Sequential(Block4d(fine, a, 5, 4), Block4d(a, b, 5, 4), Block4d(b, c, 3, 2))
+        self.mix43 = nn.Sequential(*(Block4d(c, c, 3, 1) for _ in range(3)))
+        self.mix32 = nn.Sequential(*(Block4d(c, c, 3, 1) for _ in range(3)))
+
+    def forward(self, correlations: list[Tensor]) -> Tensor:
+        """Three correlations [B, L, H, W, h, w], strides 8, 16, 32 -> [B, C, H8, W8]."""
+        fine, middle, coarse = correlations
+        fine = self.squeeze2(fine)  # [B, C, H8, W8, 2, 2] at 400 x 400
+        record_pair("conv4d_{}/", "sqz2", fine)
+        middle = self.squeeze3(middle)  # [B, C, H16, W16, 2, 2]
+        record_pair("conv4d_{}/", "sqz3", middle)
+        coarse = self.squeeze4(coarse)  # [B, C, H32, W32, 2, 2]
+        record_pair("conv4d_{}/", "sqz4", coarse)
+
+        middle = self.mix43(add_resized(middle, coarse))
+        record_pair("conv4d_{}/", "mix43", middle)
+        fine = self.mix32(add_resized(fine, middle))
+        record_pair("conv4d_{}/", "mix432", fine)
+        return fine.mean(dim=(4, 5))  # [B, C, H8, W8]
+
+
+def add_resized(fine: Tensor, coarse: Tensor) -> Tensor:
+    """``fine`` plus ``coarse`` resized over this image's axes (bilinear, align_corners).
+
+    [B, C, H, W, h, w] + [B, C, H', W', h', w'] -> [B, C, H, W, h, w]. The other image's axes agree where the
+    maps' sides round up (ceil of ceil is ceil); where they do not (VGG-16), ``coarse`` is pooled or repeated.
+    """
+    batch, channels, height, width, h, w = coarse.shape
+    x = coarse.permute(0, 4, 5, 1, 2, 3).flatten(1, 3)  # [B, h'*w'*C, H', W']
+    x = F.interpolate(x, size=fine.shape[2:4], mode="bilinear", align_corners=True)
+    x = x.unflatten(1, (h, w, channels)).permute(0, 3, 4, 5, 1, 2)  # [B, C, H, W, h', w']
+    if x.shape[4:] != fine.shape[4:]:
+        x = F.adaptive_avg_pool2d(x.flatten(0, 3), fine.shape[4:]).view(fine.shape)
+    return fine + x

@@ -1,0 +1,60 @@
+"""Cosine correlation of every query position with every support position, level by level (DESIGN 3.1)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+EPS = 1e-5  # added to the norm, as in the release
+
+
+def unit(features: Tensor) -> Tensor:
+    """Divide each position's channel vector by (its norm + 1e-5). [B, C, H, W] -> same shape."""
+    return features / (features.norm(dim=1, keepdim=True) + EPS)
+
+
+def mask_features(features: list[Tensor], mask: Tensor) -> list[Tensor]:
+    """Multiply maps [B, C, h, w] by a mask [B, 1, H, W] in 0..1, resized bilinearly to each map.
+
+    This is how HSNet (Min et al., ICCV 2021, section 4.1) hides the support image's background before
+    correlating; there the mask is true, here it is the pseudo mask.
+    """
+    resized = {}
+    for feature in features:
+        size = feature.shape[-2:]
+        if size not in resized:
+            resized[size] = F.interpolate(mask, size=size, mode="bilinear", align_corners=True)
+    return [feature * resized[feature.shape[-2:]].to(feature.dtype) for feature in features]
+
+
+def correlate(query: list[Tensor], support: list[Tensor]) -> Tensor:
+    """Clamped cosine similarity of the layers of one level.
+
+    Args: L query maps [B, C, Hq, Wq] and L support maps [B, C, Hs, Ws]; C may differ between layers.
+    Returns [B, L, Hq, Wq, Hs, Ws], values 0..1 (negative similarities are set to 0). The other direction is
+    the same numbers seen the other way round: ``transposed(correlate(query, support))``.
+    In memory L stands behind Wq, the order in which the 4D encoder reads it.
+    """
+    batch, _, hq, wq = query[0].shape
+    hs, ws = support[0].shape[-2:]
+    if torch.is_grad_enabled() and any(f.requires_grad for f in (*query, *support)):
+        layers = [
+            torch.bmm(unit(q).flatten(2).transpose(1, 2), unit(s).flatten(2)) for q, s in zip(query, support)
+        ]  # L x [B, Hq*Wq, Hs*Ws]
+        similarity = torch.stack(layers, dim=2).clamp(min=0)  # [B, Hq*Wq, L, Hs*Ws]
+    else:
+        # The usual case, frozen features: each product is written to its place, nothing is stacked or copied.
+        similarity = query[0].new_empty(batch, hq * wq, len(query), hs * ws)
+        for layer, (q, s) in enumerate(zip(query, support)):
+            q, s = unit(q).flatten(2).transpose(1, 2), unit(s).flatten(2)  # [B, Hq*Wq, C], [B, C, Hs*Ws]
+            for b in range(batch):
+                torch.mm(q[b], s[b], out=similarity[b, :, layer])
+        similarity.clamp_(min=0)
+    similarity = similarity.view(batch, hq, wq, len(query), hs, ws)
+    return similarity.permute(0, 3, 1, 2, 4, 5)  # [B, L, Hq, Wq, Hs, Ws]
+
+
+def transposed(correlation: Tensor) -> Tensor:
+    """Swap the roles of the images: [B, L, Hq, Wq, Hs, Ws] -> [B, L, Hs, Ws, Hq, Wq], a view."""
+    return correlation.permute(0, 1, 4, 5, 2, 3)

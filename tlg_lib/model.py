@@ -1,0 +1,235 @@
+"""The network, top to bottom as in the paper's figure: correlate, encode in 4D, HA, HT, HC, decode (DESIGN 3).
+
+One class serves ``released`` (what the authors' code computes, to 1e-4), ``corrected`` and ``hsnet``: the switches
+of the config say which. The backbone stays outside; it is frozen, and its maps are the inputs.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from . import backbones
+from .aggregation import HeterogeneousAggregation, branch_layers, resize
+from .capture import directions, record, record_pair
+from .conv4d import Encoder4d
+from .correlation import correlate, mask_features, transposed
+from .decoder import Decoder
+from .errors import TLGError
+from .prior import PER_LEVEL, prototype_prior
+from .text_prior import HeterogeneousText, TextVectors
+from .transport import HeterogeneousTransport, residual_map
+
+
+class Output(NamedTuple):
+    """Logits (background, foreground) at the image size; support_logits is None where it was not asked for."""
+
+    query_logits: Tensor  # [B, 2, H, W]
+    support_logits: Tensor | None  # [B, 2, H, W]
+
+
+class TLG(nn.Module):
+    """Weakly-supervised few-shot segmentation from two perspectives.
+
+    Args: config -- switches and sizes; backbone_channels, backbone_levels -- of the maps that will come in;
+    text -- TextVectors of all classes, or None without HC.
+    """
+
+    def __init__(self, config, backbone_channels, backbone_levels, text: TextVectors | None = None):
+        super().__init__()
+        check_switches(config)
+        if config.use_hc and text is None:
+            raise TLGError("use_hc=true needs text vectors: build them with text_prior.text_vectors(clip, prompts)")
+        self.config = config
+        self.levels = tuple(tuple(level) for level in backbone_levels)
+        low, middle, _ = backbones.LAYOUTS[config.backbone].grids(config.image_size)
+        self.grid = low
+
+        self.encoder = Encoder4d(tuple(len(level) for level in self.levels), config.widths_4d)
+        if config.use_ha:
+            self.aggregation = HeterogeneousAggregation(
+                backbone_channels, self.levels, config.width, config.reductions
+            )
+        if config.use_ht:
+            self.transport = HeterogeneousTransport(config, low)
+        if config.use_hc:
+            self.text = HeterogeneousText(text, middle, learned=config.text_maps == "learned")
+        self.with_mask = config.query_mask == "pseudo"
+        priors = 2 * PER_LEVEL + self.with_mask if config.prototype_prior else 0
+        self.decoder = Decoder(config.width, mask=self.with_mask, prior=priors)
+
+    def forward(
+        self, query: list[Tensor], support: list[Tensor], query_mask: Tensor, support_mask: Tensor,
+        class_ids: Tensor, need_support: bool = True,
+    ) -> Output:
+        """Segment the query by the support (and, for training, the support by the query).
+
+        Args: query, support -- backbone maps, low to high, [B, C, h, w]; masks -- pseudo masks [B, 1, H, W] in
+        0..1 (the query's is not read when query_mask is "none"); class_ids [B], 0-based; need_support -- False
+        skips all that the query's prediction does not need.
+        """
+        config = self.config
+        branches = ("support", "query") if need_support else ("query",)
+
+        # Correlation pyramid and 4D encoder: what matches what, and the neighbourhood's consent.
+        both = need_support or (config.use_ha and config.correlation_grid == "other")
+        maps = self._encode(query, mask_features(support, support_mask) if config.mask_support else support, both)
+
+        # The heterogeneous path. As released it takes no part in learning.
+        with torch.set_grad_enabled(torch.is_grad_enabled() and config.train_hetero):
+            hetero = dict(maps)
+            if config.use_ha:
+                hetero = self._aggregate(query, support, maps, support_mask, branches)
+            if config.use_hc:
+                text_maps = self.text.maps(class_ids)
+                hetero = {b: self.text(hetero[b], text_maps[b], b) for b in branches}
+
+        # Decoder: heterogeneous path + 4D map -> logits, one branch after the other, same weights.
+        masks = {"query": query_mask if self.with_mask else None, "support": support_mask}
+        features = {"query": query, "support": support}
+        logits = {}
+        for branch in branches:
+            x = hetero[branch] + maps[branch] if config.use_ha or config.use_hc else maps[branch]
+            prior = self._prior(features, masks, branch) if config.prototype_prior else None
+            mask = masks[branch] if self.with_mask else None
+            logits[branch] = self.decoder(x, mask, prior, config.image_size, branch)
+            record(f"logits_{branch}", logits[branch])
+        return Output(logits["query"], logits.get("support"))
+
+    def _encode(self, query: list[Tensor], support: list[Tensor], both: bool) -> dict[str, Tensor]:
+        """4D map per direction, [B, C, H8, W8]; one correlation and one pass serve both directions."""
+        correlations = []
+        for level, name in zip(self.levels, ("l2", "l3", "l4")):
+            c = correlate([query[i] for i in level], [support[i] for i in level])  # [B, L, H, W, h, w]
+            correlations.append(torch.cat((c, transposed(c))) if both else c)  # [2B, L, H, W, h, w] if both
+            with directions(both):
+                record_pair("corr_{}/", name, correlations[-1])
+        with directions(both):
+            encoded = self.encoder(correlations)  # [2B or B, C, H8, W8]
+            record_pair("after4d_{}", "", encoded)
+        if not both:
+            return {"query": encoded}
+        toward_query, toward_support = encoded.chunk(2)
+        return {"query": toward_query, "support": toward_support}
+
+    def _aggregate(self, query, support, maps, support_mask, branches) -> dict[str, Tensor]:
+        """HA, and HT where it is on: one map [B, C, H8, W8] per branch."""
+        config, aggregation = self.config, self.aggregation
+        features = {"query": query, "support": support}
+        across = config.use_ht and config.second_attention == "across"
+        reduced = {b: aggregation.reduced(features[b], b) for b in {*branches, *(("support",) if across else ())}}
+        fused = {b: aggregation(reduced[b], b) for b in reduced}
+
+        out = {}
+        for branch in branches:
+            other = "support" if branch == "query" else "query"
+            merged = aggregation.merged(fused[branch], maps[branch if config.correlation_grid == "own" else other], branch)
+            if not config.use_ht:
+                out[branch] = merged
+                continue
+            source = branch if config.query_residual == "own" else "support"
+            middle = reduced[source][1] if source in reduced else aggregation.middle(features[source], source)
+            context = merged
+            if across:
+                context = fused[other]
+                if other == "support" and config.mask_support:
+                    context = mask_features([context], support_mask)[0]
+            moved = self.transport(merged, context, residual_map(middle, self.grid, branch), branch)
+            out[branch] = merged + moved if config.token_skip else moved
+        return out
+
+    @torch.no_grad()
+    def _prior(self, features, masks, branch: str) -> Tensor:
+        """Prototype maps of the two deepest levels, and the image's own pseudo mask. [B, P, H8, W8], 0..1."""
+        other = "support" if branch == "query" else "query"
+        layers = branch_layers(self.levels)["support"][1:]
+        maps = [
+            prototype_prior(features[branch][i], features[other][i], masks[branch], masks[other]) for i in layers
+        ]
+        if self.with_mask:
+            maps.append(masks[branch])
+        maps = [resize(m.to(features[branch][0].dtype), self.grid) for m in maps]
+        prior = torch.cat(maps, dim=1)
+        record(f"prior/{branch}", prior)
+        return prior
+
+    def tensor_names(self) -> list[str]:
+        """Names that tlg_lib.capture can keep from a forward pass of this model."""
+        config = self.config
+        names = [f"corr_{b}/{n}" for b in ("query", "support") for n in ("l4", "l3", "l2")]
+        names += [
+            f"conv4d_{b}/{n}" for b in ("query", "support") for n in ("sqz4", "sqz3", "sqz2", "mix43", "mix432")
+        ]
+        names += ["after4d_query", "after4d_support"]
+        per_branch = []
+        if config.use_ha:
+            per_branch += ["ha/{}_" + n for n in ("low", "mid", "hig", "cat", "merge")]
+        if config.use_ht:
+            per_branch += ["attn/{}_" + n for n in ("tokens", "self", "cross", "proj")]
+            per_branch += ["ot/{}_cost", "ot/{}_plan", "ht/{}_bn", "ht/{}_res", "ht/{}_out"]
+        if config.use_hc:
+            names += ["hc/text_" + n for n in ("fg", "refine", "bg", "merge")]
+            per_branch += ["hc/{}_multimodal"]
+        per_branch += ["dec/{}_" + n for n in ("in", "dec1", "dec2", "res")]
+        names += [n.format(b) for n in per_branch for b in "qs"]
+        if config.prototype_prior:
+            names += ["prior/query", "prior/support"]
+        return names + ["logits_query", "logits_support"]
+
+
+def check_switches(config) -> None:
+    """Refuse, with the reason, the combinations of switches that cannot run."""
+    if config.widths_4d[2] != config.width:
+        raise TLGError(
+            f"width={config.width} and widths_4d={config.widths_4d}: the decoder adds the 4D map to the "
+            "heterogeneous one, so the last of widths_4d must equal width"
+        )
+    low = backbones.LAYOUTS[config.backbone].grids(config.image_size)[0]
+    if config.use_ht and config.token_count > low[0] * low[1]:
+        raise TLGError(
+            f"token_count={config.token_count}: the map at stride 8 has only {low[0] * low[1]} positions at "
+            f"image_size={config.image_size}"
+        )
+    if config.use_ht and config.key_value == "adjacent" and config.token_count < 2:
+        raise TLGError("key_value=adjacent reads tokens in pairs: token_count must be at least 2")
+    if not (config.use_ha or config.use_hc) and not config.train_hetero and config.variant != "hsnet":
+        raise TLGError("train_hetero=false has nothing to detach without HA and HC: leave it true")
+
+
+def build_model(config, backbone, text: TextVectors | None = None) -> TLG:
+    """A TLG for this backbone (a Backbone or a Layout), its weights drawn from ``config.seed``."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        return TLG(config, backbone.channels, backbone.levels, text)
+
+
+@torch.no_grad()
+def predict_shots(
+    model: TLG, query: list[Tensor], supports: list[tuple[list[Tensor], Tensor]], query_mask: Tensor,
+    class_ids: Tensor,
+) -> Tensor:
+    """Foreground probability of the query from each of K supports, all shots in one batch.
+
+    Args: query -- maps [B, C, h, w]; supports -- K pairs (maps, mask [B, 1, H, W]). Returns [K, B, H, W], 0..1.
+    """
+    shots = len(supports)
+
+    def repeat(x: Tensor) -> Tensor:
+        return x if shots == 1 else x.repeat(shots, *(1,) * (x.dim() - 1))
+
+    support = [torch.cat(maps) if shots > 1 else maps[0] for maps in zip(*(maps for maps, _ in supports))]
+    masks = torch.cat([mask for _, mask in supports])
+    output = model([repeat(x) for x in query], support, repeat(query_mask), masks, repeat(class_ids), False)
+    return output.query_logits.softmax(dim=1)[:, 1].unflatten(0, (shots, -1))
+
+
+def vote(probabilities: Tensor, threshold: float = 0.5) -> Tensor:
+    """HSNet's rule for K shots (Min et al., ICCV 2021): votes divided by the largest count, at least half wins.
+
+    Args: probabilities [K, B, H, W]; threshold -- of a single shot's foreground probability.
+    Returns bool [B, H, W].
+    """
+    votes = (probabilities > threshold).sum(dim=0).float()  # [B, H, W]
+    return votes / votes.amax(dim=(-2, -1), keepdim=True).clamp(min=1) >= 0.5

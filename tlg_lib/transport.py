@@ -1,0 +1,219 @@
+"""Heterogeneous transport (HT): attention over a few tokens, its matrix replaced by an optimal plan (paper, 3.3)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .aggregation import resize
+from .capture import record
+
+HEADS = 8
+TOLERANCE = 1e-9  # on the logarithm of the scaling vectors
+MOST_ITERATIONS = 2000
+
+
+def sinkhorn_iterations(reg: float) -> int:
+    """Iterations after which the scaling vectors are within TOLERANCE, for costs in 0..1.
+
+    Each half step contracts Hilbert's metric by tanh(osc / (4 reg)) with osc <= 2 (Birkhoff's theorem; Peyre and
+    Cuturi, Computational Optimal Transport, section 4.2). A count from theory needs no look at the numbers,
+    which on a GPU would be a synchronisation at every check.
+    """
+    rate = math.tanh(1 / (2 * reg)) ** 2
+    start = 2 / reg
+    if rate <= 0 or start <= TOLERANCE:
+        return 1
+    return min(MOST_ITERATIONS, max(1, math.ceil(math.log(TOLERANCE / start) / math.log(rate))))
+
+
+def sinkhorn_plan(cost: Tensor, reg: float, iterations: int = 0) -> Tensor:
+    """Entropic transport plan between uniform weights, in the log domain, without gradient.
+
+    Args: cost [B, N, M] in 0..1; reg > 0; iterations -- 0 means as many as convergence needs.
+    Returns [B, N, M], rows summing to 1/N and columns to 1/M. Source: Cuturi, NIPS 2013.
+    """
+    with torch.no_grad():
+        score = -cost / reg
+        n, m = cost.shape[-2:]
+        g = score.new_zeros(*cost.shape[:-2], 1, m)
+        for _ in range(iterations or sinkhorn_iterations(reg)):
+            f = -math.log(n) - torch.logsumexp(score + g, dim=-1, keepdim=True)  # [B, N, 1]
+            g = -math.log(m) - torch.logsumexp(score + f, dim=-2, keepdim=True)  # [B, 1, M]
+        return torch.exp(score + f + g)
+
+
+class _DifferentiablePlan(torch.autograd.Function):
+    """sinkhorn_plan with its exact gradient, by the implicit function theorem.
+
+    At the fixed point both marginals of P = exp(S + f 1' + 1 g') stay put, which ties df and dg to dS. For a
+    gradient G with respect to P the one with respect to S is P * (G - x 1' - 1 y'), where (x, y) solves
+    [diag(P 1), P; P', diag(P' 1)] (x, y) = ((G * P) 1, (G * P)' 1). Nothing of the iterations is stored.
+    """
+
+    @staticmethod
+    def forward(ctx, cost: Tensor, reg: float) -> Tensor:
+        plan = sinkhorn_plan(cost, reg)
+        ctx.save_for_backward(plan)
+        ctx.reg = reg
+        return plan
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        (plan,) = ctx.saved_tensors
+        m = plan.shape[-1]
+        rows, columns = plan.sum(-1, keepdim=True), plan.sum(-2)  # [B, N, 1], [B, M]
+        weighted = grad * plan
+        r, c = weighted.sum(-1, keepdim=True), weighted.sum(-2)  # [B, N, 1], [B, M]
+        scaled = plan / rows  # [B, N, M]
+        # Eliminate x. The system leaves a common constant of y open (x takes its negative); 1/m fixes it.
+        system = torch.diag_embed(columns) - plan.mT @ scaled + 1 / (m * m)  # [B, M, M]
+        right = c.unsqueeze(-1) - scaled.mT @ r  # [B, M, 1]
+        y = torch.linalg.solve(system, right)  # [B, M, 1]
+        x = (r - plan @ y) / rows  # [B, N, 1]
+        return -(weighted - plan * (x + y.mT)) / ctx.reg, None
+
+
+def differentiable_plan(cost: Tensor, reg: float) -> Tensor:
+    """As sinkhorn_plan, and gradients flow to ``cost`` (once, not twice). [B, N, M] -> [B, N, M]."""
+    return _DifferentiablePlan.apply(cost, reg)
+
+
+class SelfAttention(nn.Module):
+    """Eight-head self-attention among tokens [B, N, C], output projection and dropout.
+
+    key_value "adjacent", as released: one linear map's output is read as pairs of neighbouring tokens, the even
+    ones as keys, the odd ones as values (a reshape that was meant to split channels). "separate": two maps.
+    """
+
+    def __init__(self, width: int, key_value: str, dropout: float):
+        super().__init__()
+        self.q = nn.Linear(width, width, bias=False)
+        if key_value == "adjacent":
+            self.kv = nn.Linear(width, width, bias=False)
+        else:
+            self.k = nn.Linear(width, width, bias=False)
+            self.v = nn.Linear(width, width, bias=False)
+        self.key_value = key_value
+        self.proj = nn.Linear(width, width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        if self.key_value == "adjacent":
+            kv = self.kv(tokens)
+            k, v = kv[:, 0::2], kv[:, 1::2]  # [B, N/2, C] each
+        else:
+            k, v = self.k(tokens), self.v(tokens)  # [B, N, C] each
+        q, k, v = (x.unflatten(2, (HEADS, -1)).transpose(1, 2) for x in (self.q(tokens), k, v))  # [B, 8, N, C/8]
+        mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)  # [B, N, C]
+        return self.dropout(self.proj(mixed))
+
+
+class TransportAttention(nn.Module):
+    """Single-head attention whose matrix A is replaced by the transport plan of cost 1 - A.
+
+    transport "released": the plan is detached and its rows sum to 1/N, so the output is N times smaller than
+    attention's and the query and key maps never learn. "differentiable": exact gradient, plan times N.
+    """
+
+    def __init__(self, width: int, transport: str, reg: float, dropout: float):
+        super().__init__()
+        self.q_fc = nn.Linear(width, width, bias=False)
+        self.k_fc = nn.Linear(width, width, bias=False)
+        self.v_fc = nn.Linear(width, width, bias=False)
+        self.proj = nn.Linear(width, width, bias=False)
+        self.transport, self.reg = transport, reg
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, tokens: Tensor, context: Tensor, branch: str) -> Tensor:
+        """tokens [B, N, C] ask, context [B, M, C] answers. -> [B, N, C]."""
+        q, k, v = self.q_fc(tokens), self.k_fc(context), self.v_fc(context)
+        # The plan is computed in 32 bits under autocast: exp(-cost / reg) needs the digits.
+        with torch.autocast(q.device.type, enabled=False):
+            a = torch.softmax(q.float() @ k.float().mT / math.sqrt(q.shape[-1]), dim=-1)  # [B, N, M]
+            cost = 1 - a
+            record(f"ot/{branch[0]}_cost", cost)
+            if self.transport == "released":
+                plan = sinkhorn_plan(cost.detach(), self.reg)
+                weights = plan
+            else:
+                plan = differentiable_plan(cost, self.reg)
+                weights = plan * plan.shape[-2]
+            record(f"ot/{branch[0]}_plan", plan)
+        return self.dropout(self.proj(weights.to(v.dtype) @ v))
+
+
+def token_grid(count: int, size: tuple[int, int]) -> tuple[int, int]:
+    """The grid of about ``count`` tokens with the proportions of a map of ``size``, no finer than the map."""
+    height, width = size
+    rows = min(height, max(1, round(math.sqrt(count * height / width))))
+    return rows, min(width, max(1, round(count / rows)))
+
+
+class HeterogeneousTransport(nn.Module):
+    """Pool a map to tokens, attend, spread back, add a residual that differs between the branches.
+
+    Args: size -- (H8, W8) of the map; tokens -- "rows" as released (average-pool the flattened map to
+    ``token_count`` runs, spread by a learned matrix) or "grid" (pool in two dimensions, spread bilinearly).
+    """
+
+    def __init__(self, config, size: tuple[int, int]):
+        super().__init__()
+        width = config.width
+        self.size, self.kind = size, config.tokens
+        self.across = config.second_attention == "across"
+        if config.tokens == "rows":
+            self.grid = (config.token_count,)
+            self.spread = nn.Linear(config.token_count, size[0] * size[1], bias=False)
+        else:
+            self.grid = token_grid(config.token_count, size)
+        self.self_attention = SelfAttention(width, config.key_value, config.dropout)
+        self.cross_attention = TransportAttention(width, config.transport, config.transport_reg, config.dropout)
+        self.norm = nn.BatchNorm2d(width)
+
+    def tokens(self, x: Tensor) -> Tensor:
+        """[B, C, H8, W8] -> [B, N, C]."""
+        if self.kind == "rows":
+            pooled = F.adaptive_avg_pool1d(x.flatten(2), self.grid[0])  # [B, C, N]
+        else:
+            pooled = F.adaptive_avg_pool2d(x, self.grid).flatten(2)  # [B, C, N]
+        return pooled.transpose(1, 2)
+
+    def forward(self, x: Tensor, context: Tensor, residual: Tensor, branch: str) -> Tensor:
+        """x, context [B, C, H8, W8]; residual [B, C, H8, W8] -> [B, C, H8, W8].
+
+        ``context`` gives the keys and values of the second attention: x itself ("within") or the other
+        branch's aggregated map ("across").
+        """
+        b = branch[0]
+        tokens = self.tokens(x)  # [B, N, C]
+        record(f"attn/{b}_tokens", tokens.mT)
+        attended = self.self_attention(tokens)
+        record(f"attn/{b}_self", attended)
+        crossed = self.cross_attention(attended, self.tokens(context) if self.across else tokens, branch)
+        record(f"attn/{b}_cross", crossed)
+        if self.kind == "rows":
+            spread = self.spread(crossed.mT)  # [B, C, H8*W8]
+        else:
+            spread = crossed.mT.unflatten(2, self.grid)  # [B, C, rows, columns]
+            spread = F.interpolate(spread, size=self.size, mode="bilinear", align_corners=False).flatten(2)
+        record(f"attn/{b}_proj", spread)
+        normed = self.norm(spread.unflatten(2, self.size))  # [B, C, H8, W8]
+        record(f"ht/{b}_bn", normed)
+        record(f"ht/{b}_res", residual)
+        out = F.relu(normed + residual)
+        record(f"ht/{b}_out", out)
+        return out
+
+
+def residual_map(middle: Tensor, size: tuple[int, int], branch: str) -> Tensor:
+    """The residual of HT from a reduced middle layer: [B, C, H16, W16] -> [B, C, H8, W8].
+
+    Resized to twice the low grid, then pooled 2x2: maximum for the support, average for the query. The 1x1
+    reduction was applied before the resize, with which it commutes.
+    """
+    large = resize(middle, (2 * size[0], 2 * size[1]))
+    return F.max_pool2d(large, 2) if branch == "support" else F.avg_pool2d(large, 2)
