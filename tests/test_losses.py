@@ -1,0 +1,78 @@
+"""Losses against plain formulas on tiny maps."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from tlg_lib.config import make_config
+from tlg_lib.losses import cross_entropy, l2_of_everything, prepare_target, query_loss
+
+LOGITS = torch.randn(2, 2, 3, 3, generator=torch.Generator().manual_seed(0))
+TARGET = torch.tensor([[[0, 1, 255], [1, 1, 0], [0, 0, 255]], [[1, 0, 0], [255, 255, 255], [1, 1, 0]]])
+CONFIDENCE = torch.rand(2, 3, 3, generator=torch.Generator().manual_seed(1))
+
+
+def by_hand(weight=lambda b, y, x: 1.0):
+    per_image = []
+    for b in range(2):
+        total = norm = 0.0
+        for y in range(3):
+            for x in range(3):
+                if TARGET[b, y, x] == 255:
+                    continue
+                p = LOGITS[b, :, y, x].softmax(0)[TARGET[b, y, x]]
+                total += -float(p.log()) * weight(b, y, x)
+                norm += weight(b, y, x)
+        per_image.append(total / max(1.0, norm))
+    return sum(per_image) / 2
+
+
+def image_config(kind):
+    return make_config("mini", supervision="image", noisy_targets=kind)
+
+
+def test_cross_entropy_ignores_255_and_averages_images():
+    assert float(cross_entropy(LOGITS, TARGET)) == pytest.approx(by_hand(), abs=1e-6)
+
+
+def test_released_counts_255_as_background():
+    config = make_config("mini", variant="released")
+    filled = torch.where(TARGET == 255, 0, TARGET)
+    assert torch.equal(prepare_target(TARGET, config), filled)
+    assert float(query_loss(LOGITS, TARGET, CONFIDENCE, config)) == pytest.approx(
+        float(F.cross_entropy(LOGITS, filled)), abs=1e-6)
+
+
+def test_confidence_weights_pixels_by_certainty():
+    def weight(b, y, x):
+        return abs(2 * float(CONFIDENCE[b, y, x]) - 1)
+    got = query_loss(LOGITS, TARGET, CONFIDENCE, image_config("confidence"))
+    assert float(got) == pytest.approx(by_hand(weight), abs=1e-5)
+
+
+def test_soft_target_is_the_confidence_itself():
+    log_p = LOGITS.log_softmax(1)
+    expected = -(CONFIDENCE * log_p[:, 1] + (1 - CONFIDENCE) * log_p[:, 0]).mean()
+    assert float(query_loss(LOGITS, TARGET, CONFIDENCE, image_config("soft"))) == pytest.approx(float(expected))
+
+
+def test_bootstrap_trusts_a_confident_network_more_than_the_plain_loss():
+    """Where the network is sure of background and the mask says foreground, the bootstrapped loss is smaller."""
+    logits = torch.tensor([6.0, 0.0]).view(1, 2, 1, 1).expand(1, 2, 2, 2)
+    target = torch.ones(1, 2, 2, dtype=torch.long)
+    plain, soft = (query_loss(logits, target, torch.ones(1, 2, 2), image_config(k)) for k in ("none", "bootstrap"))
+    assert float(soft) == pytest.approx(0.6 * float(plain), rel=0.02)
+
+
+def test_size_penalises_a_prediction_that_fills_the_image():
+    target = torch.zeros(1, 4, 4, dtype=torch.long)
+    target[0, 0] = 1
+    sure = target.float()
+    full = torch.tensor([-4.0, 4.0]).view(1, 2, 1, 1).expand(1, 2, 4, 4)
+    with_size = query_loss(full, target, sure, image_config("size"))
+    assert float(with_size - cross_entropy(full, target)) == pytest.approx(10 * (0.99966 - 0.375) ** 2, rel=1e-2)
+
+
+def test_l2_term_is_the_sum_of_norms():
+    a, b = torch.tensor([3.0, 4.0]), torch.tensor([[5.0, 12.0]])
+    assert float(l2_of_everything([a, b])) == pytest.approx(18.0)
