@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .aggregation import resize
 from .capture import record
 from .errors import TLGError
 
@@ -58,7 +57,8 @@ def random_text_vectors(classes: int, dim: int, seed: int = 0) -> TextVectors:
 class HeterogeneousText(nn.Module):
     """Project text vectors to spatial maps and multiply the branches' maps with them.
 
-    Support: the attribute map. Query: a 1x1 mix of the name map and the background map.
+    Support: the attribute map. Query: a 1x1 mix of the name map and the background map. The resizes here are the
+    release's only ones without align_corners.
     Args: size -- (H16, W16), the grid of the text maps; learned -- False leaves the projection at its random
     start (released), True trains it from maps of about 1, so that multiplying begins as doing nothing.
     """
@@ -97,6 +97,7 @@ class HeterogeneousText(nn.Module):
 
     def forward(self, x: Tensor, text_map: Tensor, branch: str) -> Tensor:
         """[B, C, H8, W8] times the map, on the map's grid, and back. -> [B, C, H8, W8]."""
-        out = resize(resize(x, self.size) * text_map, x.shape[-2:])
+        small = F.interpolate(x, size=self.size, mode="bilinear", align_corners=False)  # [B, C, H16, W16]
+        out = F.interpolate(small * text_map, size=x.shape[-2:], mode="bilinear", align_corners=False)
         record(f"hc/{branch[0]}_multimodal", out)
         return out

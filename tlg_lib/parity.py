@@ -1,0 +1,250 @@
+"""Does ``released`` compute what the authors' code computes? ``python -m tlg_lib.parity FILE.npz`` says so.
+
+A fixture holds the results of the authors' network for one episode, batch 1, 400 x 400, backbone maps injected.
+Inputs and weights are drawn here from the same frozen random streams, and their SHA-256 is compared with the
+fixture's, so that a difference in results cannot come from the inputs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import sys
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .backbones import LAYOUTS
+from .capture import capture
+from .checkpoints_release import release_key
+from .config import make_config
+from .errors import TLGError
+from .losses import cross_entropy
+from .model import TLG, Output, build_model
+from .text_prior import TextVectors
+
+TOLERANCE = 1e-4  # of an entry's largest magnitude; the release itself moves by 5.3e-5 between thread counts
+SIDES = {"resnet50": (50, 25, 13), "vgg16": (50, 25, 12)}  # of the maps at strides 8, 16, 32
+NORMS = ("1", "4", "7")  # places of GroupNorm in the release's encoder levels
+
+
+def stream(seed: int, tag: str) -> np.random.RandomState:
+    """The random stream of one named array: RandomState never changes between NumPy versions."""
+    return np.random.RandomState((zlib.crc32(tag.encode()) ^ (seed * 2654435761)) & 0xFFFFFFFF)
+
+
+def draw_features(backbone: str, seed: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Query and support maps, float32 [1, C, S, S] low to high: 6 shared code vectors in 8 x 8 cells, and noise."""
+    layout = LAYOUTS[backbone]
+    side_of = {layer: side for layers, side in zip(layout.levels, SIDES[backbone]) for layer in layers}
+    query, support = [], []
+    for layer, channels in enumerate(layout.channels):
+        side = side_of[layer]
+        book = stream(seed, f"book{layer}").standard_normal((6, channels)).astype(np.float32)
+        cell = np.arange(side) * 8 // side
+        for letter, maps in (("q", query), ("s", support)):
+            labels = stream(seed, f"lab_{letter}_{side}").randint(0, 6, (8, 8))[np.ix_(cell, cell)]
+            noise = stream(seed, f"noise_{letter}_{layer}").standard_normal((side, side, channels))
+            values = book[labels] + np.float32(0.5) * noise.astype(np.float32)  # [S, S, C]
+            maps.append(np.ascontiguousarray(np.moveaxis(values, 2, 0))[None])
+    return query, support
+
+
+def draw_weight(key: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
+    """The value of the release's state-dict entry ``key``."""
+    source = stream(seed, "w:" + key)
+    if key.endswith("num_batches_tracked"):
+        return np.zeros(shape, np.int64)
+    if key.endswith("running_mean"):
+        return (0.1 * source.standard_normal(shape)).astype(np.float32)
+    if key.endswith("running_var"):
+        return (1 + 0.5 * source.random_sample(shape)).astype(np.float32)
+    if len(shape) == 1:
+        value = source.uniform(-0.05, 0.05, shape).astype(np.float32)
+        parts = key.split(".")
+        norm = parts[0] == "bn" or ("encoder_layer" in key and parts[2] in NORMS)
+        return value + np.float32(1) if norm and key.endswith("weight") else value
+    bound = (3 / np.prod(shape[1:])) ** 0.5
+    return source.uniform(-bound, bound, shape).astype(np.float32)
+
+
+@dataclass
+class Row:
+    """One compared entry. error: worst absolute difference over the entry's largest magnitude."""
+
+    name: str
+    error: float
+    note: str = ""
+
+    @property
+    def ok(self) -> bool:
+        return self.error <= TOLERANCE
+
+
+class Fixture:
+    """A fixture file, and the network and inputs that belong to it.
+
+    Args: path; seed, class_id -- only where the file does not say (files of this kind do).
+    Raises TLGError (code 3) when the file is missing, broken or of another kind, or its inputs cannot be redrawn.
+    """
+
+    def __init__(self, path: str | Path, seed: int | None = None, class_id: int | None = None):
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                self.entries = {name: file[name] for name in file.files}
+        except (OSError, ValueError, EOFError, KeyError) as error:
+            raise TLGError(f"cannot read the fixture {path}: {str(error) or type(error).__name__}", code=3) from None
+        layers = sum(name.startswith("sha:feat_q") for name in self.entries)
+        self.backbone = {len(LAYOUTS[b].channels): b for b in SIDES}.get(layers)
+        if self.backbone is None:
+            raise TLGError(f"{path} is not a parity fixture: it names {layers} feature maps, not 13 or 7", code=3)
+        self.seed = seed if seed is not None else int(self._given("in:seed", path))
+        self.class_ids = torch.tensor([class_id if class_id is not None else int(self._given("in:class_id", path)[0])])
+
+        self.mismatched: list[str] = []  # inputs whose checksum differs from the fixture's
+        query, support = draw_features(self.backbone, self.seed)
+        for letter, maps in (("q", query), ("s", support)):
+            for i, values in enumerate(maps):
+                self._check(f"feat_{letter}{i}", values)
+        self.query = [torch.from_numpy(x) for x in query]
+        self.support = [torch.from_numpy(x) for x in support]
+        read = lambda name: torch.from_numpy(self._given(f"in:{name}", path))  # noqa: E731
+        self.query_mask, self.support_mask = read("query_cam").float()[:, None], read("support_cam").float()[:, None]
+        self.query_target, self.support_target = read("query_mask").long(), read("support_mask").long()
+        self.text = TextVectors(read("clip_fg_embed"), read("clip_refine"), read("clip_bg_embed"))
+        self.config = make_config("pascal", variant="released", backbone=self.backbone, dropout=0.0)
+
+    def _given(self, name: str, path) -> np.ndarray:
+        if name not in self.entries:
+            raise TLGError(f"{path} is not a parity fixture: entry '{name}' is missing", code=3)
+        return self.entries[name]
+
+    def _check(self, name: str, values: np.ndarray) -> None:
+        expected = self.entries.get(f"sha:{name}")
+        if expected is not None and hashlib.sha256(values.tobytes()).hexdigest() != str(expected):
+            self.mismatched.append(name)
+
+    def model(self) -> TLG:
+        """The released network with the fixture's weights."""
+        model = build_model(self.config, LAYOUTS[self.backbone], self.text)
+        weights = {}
+        for key, own in model.state_dict().items():
+            theirs = release_key(key)
+            value = draw_weight(theirs, tuple(own.shape), self.seed)
+            self._check("w:" + theirs, value)
+            weights[key] = torch.from_numpy(np.asarray(value))
+        model.load_state_dict(weights)
+        return model
+
+    def forward(self, model: TLG) -> Output:
+        return model(self.query, self.support, self.query_mask, self.support_mask, self.class_ids)
+
+    def names(self, phase: str) -> Iterator[str]:
+        """Entries of "eval" or "train" (without the ``|shape`` and other details)."""
+        return (name for name in self.entries if name.startswith(phase + "/") and "|" not in name)
+
+    def row(self, name: str, got: Tensor | None) -> Row:
+        """Compare a tensor (None: no gradient) with entry ``name``."""
+        expected, shape = self.entries[name], tuple(self.entries[name + "|shape"])
+        if got is None or shape == (0,):
+            agree = got is None and shape == (0,)
+            return Row(name, 0.0 if agree else float("inf"), "no gradient" if agree else "only one has a gradient")
+        got = got.detach().double().numpy()
+        if got.size != np.prod(shape, dtype=int):
+            return Row(name, float("inf"), f"shape {got.shape}, expected {shape}")
+        sample = got.reshape(-1)[:: int(self.entries[name + "|stride"])]
+        scale = max(float(self.entries[name + "|stat"][2]), 1e-12)
+        error = np.abs(sample - expected.astype(np.float64)).max() if sample.size else 0.0
+        return Row(name, float(error / scale) if np.isfinite(error) else float("inf"))
+
+
+def compare(fixture: Fixture) -> list[Row]:
+    """Run both phases and compare every entry of the fixture."""
+    rows = []
+    model = fixture.model().eval()
+    with torch.no_grad(), capture(model) as seen:
+        output = fixture.forward(model)
+    for name in fixture.names("eval"):
+        if name == "eval/pred_query":
+            rows.append(_prediction(fixture, name, output.query_logits))
+        else:
+            rows.append(_row(fixture, name, seen))
+
+    model = fixture.model().train()
+    with capture(model) as seen:
+        output = fixture.forward(model)
+    config = fixture.config
+    query = cross_entropy(output.query_logits, fixture.query_target)
+    support = cross_entropy(output.support_logits, fixture.support_target)
+    total = config.query_loss * query + config.support_loss * support
+    total.backward()
+    gradients = {release_key(key): p.grad for key, p in model.named_parameters()}
+    seen |= {
+        "loss/ce_query": query, "loss/ce_support": support, "loss/total_no_l2": total,
+        "loss/l2_learnable_only": 1e-4 * sum(p.norm() for p in model.parameters()),
+        "bn/running_mean_after": model.transport.norm.running_mean,
+        "bn/running_var_after": model.transport.norm.running_var,
+    }
+    for name in fixture.names("train"):
+        key = name.removeprefix("train/grad/")
+        if key == name:
+            rows.append(_row(fixture, name, seen))
+        elif key in gradients or fixture.entries[name + "|shape"].tolist() == [0]:
+            rows.append(fixture.row(name, gradients.get(key)))
+        else:
+            rows.append(Row(name, float("inf"), "no such parameter here"))
+    return rows
+
+
+def _row(fixture: Fixture, name: str, seen: dict[str, Tensor]) -> Row:
+    """Entries carry hints in their names that ours lack: "attn/s_tokens(B,C,50)", "logits_query400"."""
+    ours = name.split("/", 1)[1].split("(")[0].removesuffix("400")
+    if ours not in seen:
+        return Row(name, float("inf"), "not computed here")
+    return fixture.row(name, seen[ours])
+
+
+def _prediction(fixture: Fixture, name: str, logits: Tensor) -> Row:
+    """The arg max is compared where the two logits differ by more than the tolerance; closer ones are a tie."""
+    row = fixture.row(name, logits.argmax(dim=1))
+    margin = (logits[:, 1] - logits[:, 0]).abs().reshape(-1)[:: int(fixture.entries[name + "|stride"])]
+    sample = logits.argmax(dim=1).reshape(-1)[:: int(fixture.entries[name + "|stride"])]
+    wrong = sample != torch.from_numpy(fixture.entries[name].astype(np.int64))
+    ties = wrong & (margin <= 2 * TOLERANCE * logits.abs().max())
+    if wrong.any() and bool((wrong == ties).all()):
+        return Row(name, 0.0, f"{int(ties.sum())} ties within the tolerance")
+    return row
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m tlg_lib.parity", description=__doc__.splitlines()[0])
+    parser.add_argument("file", help="fixture (.npz); its backbone, seed and class are read from it")
+    parser.add_argument("--seed", type=int, help="in place of the fixture's")
+    parser.add_argument("--class", type=int, dest="class_id", help="0-based, in place of the fixture's")
+    options = parser.parse_args(arguments)
+    try:
+        fixture = Fixture(options.file, options.seed, options.class_id)
+        rows = compare(fixture)
+    except TLGError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.code
+    for row in rows:
+        print(f"{'ok  ' if row.ok else 'FAIL'} {row.error:9.2e}  {row.name}{'  (' + row.note + ')' if row.note else ''}")
+    for name in sorted(set(fixture.mismatched)):
+        print(f"FAIL input {name}: its checksum differs from the fixture's")
+    failed = sum(not row.ok for row in rows) + len(set(fixture.mismatched))
+    worst = max(rows, key=lambda row: row.error)
+    print(
+        f"{fixture.backbone}, seed {fixture.seed}, class {int(fixture.class_ids[0])}: {len(rows)} entries, "
+        f"worst relative error {worst.error:.2e} ({worst.name}), {failed} beyond {TOLERANCE:g}"
+    )
+    return 1 if failed or not rows else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
