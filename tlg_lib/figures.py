@@ -37,7 +37,7 @@ METHODS = {
     "fusion": ("best training-free fusion", GREEN),
     "prototype": ("cosine prototype, no training", ORANGE),
     "mask": ("query's pseudo mask alone", GREY),
-    "wrong_support": ("TLG corrected, wrong support", YELLOW),
+    "wrong_support": ("TLG corrected, wrong support", "#A89B00"),  # yellow, darkened to be read on white
     "no_query_mask": ("TLG corrected, no query mask", INK),
 }
 STYLE = {
@@ -158,23 +158,23 @@ def task_picture(support: np.ndarray, support_mask: np.ndarray, query: np.ndarra
     Images uint8 [H, W, 3], masks {0, 1, 255} [H, W]; the masks are the pseudo masks that CLIP guesses.
     """
     figure = Figure(figsize=(10, 4.5))
-    places = [(0.02, 0.52, support, None, "support image", INK),
-              (0.24, 0.52, support, (support_mask, "pseudo"), "its pseudo mask", ROLES["pseudo"]),
-              (0.02, 0.02, query, None, "query image", INK),
-              (0.24, 0.02, query, (query_mask, "pseudo"), "its pseudo mask", ROLES["pseudo"])]
+    places = [(0.02, 0.475, support, None, "support image", INK),
+              (0.24, 0.475, support, (support_mask, "pseudo"), "its pseudo mask", ROLES["pseudo"]),
+              (0.02, 0.0, query, None, "query image", INK),
+              (0.24, 0.0, query, (query_mask, "pseudo"), "its pseudo mask", ROLES["pseudo"])]
     for left, bottom, image, mask, label, colour in places:
         picture = overlay(image, *mask) if mask else image
         _show(figure.add_axes((left, bottom, 0.19, 0.40)), picture, label, colour)
-    _show(figure.add_axes((0.66, 0.14, 0.33, 0.70)), overlay(query, prediction, "prediction"),
+    _show(figure.add_axes((0.66, 0.08, 0.33, 0.73)), overlay(query, prediction, "prediction"),
           f"“{class_name}”, found in the query", ROLES["prediction"], 11)
-    for start in (0.72, 0.22):
-        figure.add_artist(FancyArrowPatch((0.445, start), (0.515, 0.5), transform=figure.transFigure, color=GREY,
+    for start in (0.67, 0.20):
+        figure.add_artist(FancyArrowPatch((0.445, start), (0.515, 0.46), transform=figure.transFigure, color=GREY,
                                           arrowstyle="-|>", mutation_scale=16, connectionstyle="arc3,rad=0.0"))
-    figure.add_artist(FancyArrowPatch((0.605, 0.5), (0.655, 0.5), transform=figure.transFigure, color=GREY,
+    figure.add_artist(FancyArrowPatch((0.605, 0.45), (0.655, 0.45), transform=figure.transFigure, color=GREY,
                                       arrowstyle="-|>", mutation_scale=16))
-    figure.text(0.56, 0.5, "TLG", ha="center", va="center", fontsize=17, fontweight="bold", color="white",
+    figure.text(0.56, 0.45, "TLG", ha="center", va="center", fontsize=17, fontweight="bold", color="white",
                 bbox=dict(boxstyle="round,pad=0.5", facecolor=BLUE, edgecolor="none"))
-    figure.text(0.56, 0.34, "one shared network,\ntwo perspectives", ha="center", va="center", fontsize=8.5, color=GREY)
+    figure.text(0.56, 0.30, "one shared network,\ntwo perspectives", ha="center", va="center", fontsize=8.5, color=GREY)
     figure.text(0.02, 0.985, f"A class never seen in training: “{class_name}”. Known: {knows}.", ha="left", va="top",
                 fontsize=11, fontweight="bold")
     return figure
@@ -259,9 +259,9 @@ def score_dots(table: Mapping[str, Mapping[int, float]], title: str, metric: str
                 axes.errorbar(mean, line, xerr=errors[key], color=INK, capsize=3, lw=1)
             axes.text(1.5, line, f"{mean:.1f}", va="center", fontweight="bold", fontsize=10)
         for fold, score in scores.items():
-            axes.text(score, line, str(fold), va="center", ha="center", fontsize=8, fontweight="bold", color="white",
-                      bbox=dict(boxstyle="circle,pad=0.22", facecolor=colour if key != "wrong_support" else GREY,
-                                edgecolor="white", lw=0.6))
+            axes.text(score, line + 0.2 - 0.13 * fold, str(fold), va="center", ha="center", fontsize=7,
+                      fontweight="bold", color="white",
+                      bbox=dict(boxstyle="circle,pad=0.2", facecolor=colour, edgecolor="white", lw=0.6))
     axes.set_yticks(range(len(keys)), [method_name(k) for k in reversed(keys)])
     most = max((s for v in table.values() for s in v.values()), default=1.0)
     axes.set(xlim=(0, max(10.0, min(100.0, most * 1.12))), ylim=(-0.6, len(keys) - 0.4), xlabel=metric)
@@ -287,7 +287,7 @@ def class_bars(table: Mapping[str, Mapping[str, float]], title: str) -> Figure:
     axes.set_yticks(range(len(names)), names)
     axes.set(xlim=(0, 100), ylim=(-0.7, len(names) - 0.3), xlabel="IoU, percent")
     axes.set_title(title)
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.55 / (0.30 * len(names) + 1.2) - 0.06), ncols=2)
+    figure.legend(loc="outside lower center", ncols=2)
     return figure
 
 

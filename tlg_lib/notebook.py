@@ -7,14 +7,15 @@ the ``mini`` preset shrinks to ``smoke``: a few images, a few steps, and a banne
 
 from __future__ import annotations
 
+import ast
+import difflib
 import os
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from .config import FIELDS, PRESETS, VARIANTS, Config, make_config
 from .errors import TLGError
-from .paths import atomic, data_home, runs_home, write_json
+from .paths import data_home, runs_home
 
 # The parameters that all notebooks share, with their defaults; "" and "all" leave the choice to the preset.
 PARAMETERS: dict[str, str | int] = {
@@ -29,24 +30,25 @@ PARAMETERS: dict[str, str | int] = {
     "settings": "",  # further settings of tlg_lib.config.Config, as "steps=100; batch=4"
     "out": "",  # run folder; "" = runs/<preset>
 }
+SUPERVISIONS = ("pixel", "image")
 SMOKE_NOTE = "smoke: figures mean nothing"
 SMOKE_IMAGES = 8  # images per class of the smoke data
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run folder and what belongs in it: every (variant, supervision) row on every fold and seed.
+    """One run folder and what belongs in it: table rows (study.Row) trained on every fold and seed.
 
-    config: the first of them, for notebooks that need a single one. rows: (variant, supervision) pairs.
+    config: the first row's on the first fold and seed, for notebooks that need a single one.
+    shots: (1,) or (1, K), the numbers of support images that are scored.
     """
 
     config: Config
     folds: tuple[int, ...]
     seeds: tuple[int, ...]
-    rows: tuple[tuple[str, str], ...]
     shots: tuple[int, ...]
+    rows: tuple
     folder: Path
-    overrides: tuple[tuple[str, object], ...] = ()
 
     @property
     def smoke(self) -> bool:
@@ -57,33 +59,25 @@ class Run:
         """The warning that belongs into every figure of a smoke run, else ""."""
         return SMOKE_NOTE if self.smoke else ""
 
-    def config_for(self, variant: str, supervision: str, fold: int, seed: int = -1) -> Config:
-        """The config of one training; seed -1 means the run's first."""
-        return make_config(self.config.preset, **{
-            **dict(self.overrides), "variant": variant, "supervision": supervision, "fold": fold,
-            "seed": self.seeds[0] if seed < 0 else seed,
-        })
+    def study(self):
+        """The run's Study: ``.train()`` and ``.evaluate()`` do what is missing and return what was found."""
+        from .study import Study
 
-    def configs(self) -> list[Config]:
-        """Every training of the run: rows x folds x seeds, in this order."""
-        return [self.config_for(v, s, fold, seed) for v, s in self.rows for fold in self.folds for seed in self.seeds]
+        return Study(self.folder, self.config, self.folds, self.seeds, self.rows, self.shots)
 
-    def training_folder(self, config: Config) -> Path:
-        name = f"{config.variant}-{config.supervision}-fold{config.fold}-seed{config.seed}"
-        return self.folder / "training" / name
+    def job_folder(self, row: str = "", fold: int | None = None) -> Path:
+        """Where one network lies: by default that of the first row on the first fold, with the first seed."""
+        return self.study().job_folder(row or self.rows[0].name, self.folds[0] if fold is None else fold,
+                                       self.seeds[0])
 
     def show(self, figure, name: str, alt: str) -> None:
-        """Keep a figure as figures/<name>.png, show it with its alternative text, and close it."""
+        """Keep a figure as figures/<name>.png and show it with its alternative text."""
         from IPython.display import Image, display
 
         from .figures import save_figure
 
         path = save_figure(figure, self.folder / "figures" / f"{name}.png", alt, note=self.note)
         display(Image(data=path.read_bytes(), format="png", alt=alt))
-
-    def keep(self, name: str, value) -> None:
-        """Write a result as <run folder>/<name>.json, whole or not at all."""
-        write_json(self.folder / f"{name}.json", value)
 
 
 def setup(preset: str = "mini", fold="all", seed=0, variant: str = "all", supervision: str = "all",
@@ -97,6 +91,7 @@ def setup(preset: str = "mini", fold="all", seed=0, variant: str = "all", superv
         preset = "smoke"
     if preset not in PRESETS:
         raise TLGError(f"unknown preset '{preset}': choose one of {', '.join(PRESETS)}")
+    refuse_unknown_parameters()
     overrides = read_settings(settings)
     if backbone:
         overrides["backbone"] = backbone
@@ -104,17 +99,17 @@ def setup(preset: str = "mini", fold="all", seed=0, variant: str = "all", superv
         overrides["data"] = str(Path(data).expanduser().resolve())
     elif preset == "smoke":
         overrides.setdefault("data", str(data_home() / "mini-smoke"))
-    rows = _rows(variant, supervision)
     folds, seeds = _numbers("fold", fold, tuple(range(4))), _numbers("seed", seed, (0,))
     many = _numbers("shots", shots, (5,))
     if len(many) != 1:
         raise TLGError(f"shots={shots}: give one number; 1-shot is always scored beside it")
-    first = {"variant": rows[0][0], "supervision": rows[0][1], "seed": seeds[0], "shots": 1}
-    configs = [make_config(preset, **{**overrides, **first, "fold": f, "shots": many[0]}) for f in folds]
+    base = make_config(preset, **overrides, fold=folds[0], seed=seeds[0], shots=many[0]).replace(shots=1)
+    rows = _rows(base, variant, supervision)
     folder = Path(out).expanduser().resolve() if out else runs_home() / preset
-    run = Run(configs[0].replace(shots=1), folds, seeds, rows, tuple(sorted({1, many[0]})), folder,
-              tuple(sorted(overrides.items())))
-    run.configs()  # every combination is checked now, not after an hour
+    from .study import row_config
+
+    configs = [row_config(base, row, f, s) for row in rows for f in folds for s in seeds]  # checked now, all
+    run = Run(configs[0], folds, seeds, tuple(sorted({1, many[0]})), rows, folder)
     if not quiet:
         print(banner(run))
     return run
@@ -122,9 +117,9 @@ def setup(preset: str = "mini", fold="all", seed=0, variant: str = "all", superv
 
 def banner(run: Run) -> str:
     """One line: preset, device, folds, what is trained on what, and the warning of a smoke run."""
-    listed = ", ".join(f"{variant} ({supervision})" for variant, supervision in run.rows)
     parts = [run.config.preset, device_words(run.config.device), f"folds {_join(run.folds)}",
-             f"seeds {_join(run.seeds)}", f"trains {listed}", f"folder {_short(run.folder)}"]
+             f"seeds {_join(run.seeds)}", "trains " + ", ".join(row.name for row in run.rows),
+             f"folder {_short(run.folder)}"]
     if run.config.backbone_weights == "random":
         parts.append("RANDOM backbone weights")
     if run.smoke:
@@ -133,14 +128,13 @@ def banner(run: Run) -> str:
 
 
 def device_words(device: str = "auto") -> str:
-    """The device that will compute, as a person would name it."""
+    """The device that will compute, as a person would name it. Raises TLGError where it is not there."""
     import torch
 
-    if device in ("auto", "cuda") and torch.cuda.is_available():
-        return torch.cuda.get_device_name(0)
-    if device.startswith("cuda"):
-        raise TLGError(f"device={device}: torch sees no GPU here; use device=cpu or install a CUDA build of torch", 3)
-    return f"CPU, {os.cpu_count()} cores"
+    from .experiment import pick_device
+
+    picked = pick_device(device)
+    return torch.cuda.get_device_name(picked) if picked.type == "cuda" else f"CPU, {os.cpu_count()} cores"
 
 
 def read_settings(text: str) -> dict[str, str]:
@@ -158,54 +152,55 @@ def read_settings(text: str) -> dict[str, str]:
     return found
 
 
-def open_data(run: Run, masks: bool = True):
-    """The run's dataset; ``mini`` (and its pseudo masks) is made now where it is missing.
+def refuse_unknown_parameters() -> None:
+    """In a kernel started by papermill: a name that its injected cell sets and the parameters cell does not.
 
-    Returns a SegmentationFolder. Raises TLGError naming the missing folder and the command that makes it.
+    papermill itself only logs such a name, and a mistyped one would silently run the defaults.
     """
-    from .data.folder import open_folder
-
-    config = run.config
-    root = Path(config.data) if config.data else data_home() / config.dataset
-    with _waiting_lock(root):
-        if config.dataset == "mini":
-            from .data.mini import make_mini
-
-            make_mini(root, **({"images_per_class": SMOKE_IMAGES} if run.smoke else {}))
-        data = open_folder(str(root), config.dataset, config.masks)
-        if masks and config.dataset == "mini":
-            ensure_masks(data, config)
-    return data
+    history = globals_of_kernel().get("In", [])
+    for before, cell in zip(history, history[1:]):
+        if cell.startswith("# Parameters\n"):
+            declared, injected = assigned_names(before), assigned_names(cell)
+            for name in sorted(injected - declared):
+                close = difflib.get_close_matches(name, sorted(declared), n=1)
+                raise TLGError(f"unknown parameter '{name}': " + (
+                    f"did you mean '{close[0]}'?" if close else f"the names are {', '.join(sorted(declared))}"))
 
 
-def ensure_masks(data, config: Config) -> None:
-    """Make the pseudo masks that the splits need and that are not there yet."""
-    rows = [row for split in ("trn", "val") for fold in range(4) for row in data.rows(split, fold)]
-    missing = data.missing_masks(rows)
-    if missing:
-        from .clips import load_clip
-        from .masks.generate import generate_masks
+def globals_of_kernel() -> dict:
+    """The namespace of the notebook that runs this, empty outside of one."""
+    try:
+        from IPython import get_ipython
+    except ImportError:
+        return {}
+    shell = get_ipython()
+    return shell.user_ns if shell is not None else {}
 
-        generate_masks(data, load_clip(config.clip, config.clip_weights), missing, data.masks)
+
+def assigned_names(source: str) -> set[str]:
+    """Names that a cell assigns at its top level."""
+    targets = [t for node in ast.parse(source).body if isinstance(node, ast.Assign) for t in node.targets]
+    return {t.id for t in targets if isinstance(t, ast.Name)}
 
 
-def _waiting_lock(folder: Path):
-    """Two notebooks started side by side make the data once."""
+def open_data(run: Run):
+    """The run's dataset (SegmentationFolder); ``mini`` and its pseudo masks are made where they are missing.
+
+    A smoke run has its own few images. Raises TLGError naming the missing folder and the command to make it.
+    """
+    from .experiment import data_root
+    from .experiment import open_data as open_any
     from .locks import folder_lock
 
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder_lock(folder, wait=True)
+    root = data_root(run.config)
+    if run.config.dataset != "mini":
+        return open_any(run.config)
+    with folder_lock(root.parent, name=f".{root.name}.lock", wait=True):  # notebooks side by side make it once
+        if run.smoke:
+            from .data.mini import ensure_mini
 
-
-class Stopwatch:
-    """``with Stopwatch() as watch: ...`` then ``watch.seconds``."""
-
-    def __enter__(self):
-        self.began, self.seconds = time.perf_counter(), 0.0
-        return self
-
-    def __exit__(self, *_):
-        self.seconds = time.perf_counter() - self.began
+            ensure_mini(root, images_per_class=SMOKE_IMAGES)
+        return open_any(run.config)
 
 
 def _numbers(name: str, value, everything: tuple[int, ...]) -> tuple[int, ...]:
@@ -218,16 +213,23 @@ def _numbers(name: str, value, everything: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(dict.fromkeys(int(t) for t in texts))
 
 
-def _rows(variant: str, supervision: str) -> tuple[tuple[str, str], ...]:
-    """What to train. "all" is `corrected` on both kinds of target and the comparisons on pixels (DESIGN 3.3)."""
-    for name, value, known in (("variant", variant, VARIANTS), ("supervision", supervision, ("pixel", "image"))):
+def _rows(config: Config, variant: str, supervision: str) -> tuple:
+    """What to train: the whole table of DESIGN 3.3, or every wanted variant on every wanted kind of target."""
+    from .study import IMAGE_NOISY_TARGETS, Row, table_rows
+
+    for name, value, known in (("variant", variant, VARIANTS), ("supervision", supervision, SUPERVISIONS)):
         if value != "all" and value not in known:
             raise TLGError(f"unknown {name} '{value}': choose one of all, {', '.join(known)}")
-    variants = VARIANTS if variant == "all" else (variant,)
+    table = table_rows(config)
+    if variant == supervision == "all":
+        return table
+    named = {row.name: row for row in table}
     rows = []
-    for v in variants:
-        both = ("pixel", "image") if v == "corrected" or variant != "all" else ("pixel",)
-        rows += [(v, s) for s in (both if supervision == "all" else (supervision,))]
+    for v in VARIANTS if variant == "all" else (variant,):
+        for s in SUPERVISIONS if supervision == "all" else (supervision,):
+            targets = IMAGE_NOISY_TARGETS if s == "image" else "none"
+            changes = (("noisy_targets", targets), ("supervision", s), ("variant", v))
+            rows.append(named.get(f"{v}-{s}") or Row(f"{v}-{s}", f"{v}, {s} labels", changes, full=True))
     return tuple(rows)
 
 
