@@ -1,0 +1,73 @@
+# make run           from nothing to a report: .venv, install, notebooks 00..10 on the generated data
+# make test          .venv, install, unit tests, then every notebook at smoke size
+# make test-browser  the widgets in a real JupyterLab in headless Chromium (skipped aloud where there is none)
+# make docs          docs/ again from a finished `make run`
+# make clean         what was generated here: .venv, caches, the mini data; runs/ and real data stay
+#
+# PYTHON=/path/to/python picks the interpreter; by default it is the first of a list that is 3.10 or newer and
+# has venv and ensurepip (Debian: package python3-venv).
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help install run test test-units test-notebooks test-browser docs clean
+
+VENV := $(CURDIR)/.venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/installed
+TEST_HOME := $(CURDIR)/build/test-home
+# One thread per process: the tests' tensors are small and two processes share the machine.
+TEST_ENV := TLG_SMOKE=1 OMP_NUM_THREADS=1 MPLBACKEND=agg JUPYTER_PLATFORM_DIRS=1
+
+help:
+	@sed -n 's/^# \(make .*\)/\1/p' Makefile
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml
+	@python="$(PYTHON)"; \
+	if [ -z "$$python" ]; then \
+	  for name in python3.12 python3.13 python3.11 python3.10 python3 python; do \
+	    if "$$name" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 10))' >/dev/null 2>&1; then \
+	      python="$$name"; break; \
+	    fi; \
+	  done; \
+	fi; \
+	if [ -z "$$python" ]; then \
+	  echo "error: no Python 3.10 or newer with venv found: install one, or name it with PYTHON=/path/to/python" >&2; \
+	  exit 2; \
+	fi; \
+	echo "== making .venv with $$("$$python" --version) ($$(command -v "$$python"))"; \
+	"$$python" -m venv --clear $(VENV)
+	@echo "== installing tlg_lib and what it needs (once; some minutes, PyTorch is large)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	@touch $@
+	@echo "== installed"
+
+run: install
+	@echo "== tlg run mini: the notebooks on the generated data (about a quarter of an hour on two cores)"
+	@$(BIN)/tlg run mini
+
+test: test-units test-notebooks
+
+test-units: install
+	@echo "== unit tests"
+	@$(TEST_ENV) $(BIN)/python -m pytest tests -m "not browser" -n 2 --dist loadfile
+
+test-notebooks: install
+	@echo "== notebooks at smoke size"
+	@rm -rf $(TEST_HOME)
+	@TLG_HOME=$(TEST_HOME) $(TEST_ENV) $(BIN)/python -m pytest notebooks --nbval-lax --nbval-cell-timeout=300 \
+	  -n 2 --dist loadscope
+
+test-browser: install
+	@echo "== widgets in headless Chromium"
+	@$(TEST_ENV) $(BIN)/python -m pytest tests -m browser -rs
+
+docs: install
+	@$(BIN)/tlg run mini
+	@$(BIN)/python -m tlg_lib.docs runs/mini docs
+
+clean:
+	rm -rf .venv build artefacts cache data/mini data/mini-smoke runs/smoke .pytest_cache .hypothesis *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
