@@ -19,12 +19,13 @@ LOCK_NAME = ".lock"
 
 
 @contextmanager
-def folder_lock(folder: str | Path, name: str = LOCK_NAME, wait: float = 0.0):
+def folder_lock(folder: str | Path, name: str = LOCK_NAME, wait: float | bool = 0.0):
     """Hold ``folder`` (created if absent) for this run; a second run in it is refused.
 
     The lock is ``flock`` on ``folder/name``: it belongs to the open file, so the kernel frees it when the
     process ends, also after kill -9 or a power cut, and a file left behind locks nothing. The file's text
-    only tells others who holds it. ``wait``: seconds to wait for another owner before giving up.
+    only tells others who holds it. ``wait``: seconds to wait for another owner before giving up; True waits
+    for as long as it takes.
 
     Raises TLGError, code 4: held by another run (process, machine, start and command are named);
     code 5: the folder cannot be written, or its file system has no locks.
@@ -37,7 +38,7 @@ def folder_lock(folder: str | Path, name: str = LOCK_NAME, wait: float = 0.0):
     except OSError as error:
         raise _disk_error(path, error) from None
     with file:
-        deadline = time.monotonic() + wait
+        deadline = time.monotonic() + (float("inf") if wait is True else wait)
         while not _try_lock(file, path):
             if time.monotonic() >= deadline:
                 raise TLGError(

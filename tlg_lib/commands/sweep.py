@@ -1,0 +1,95 @@
+"""`tlg sweep`: a grid of runs on this machine or a SLURM cluster, resumable, with an aggregated table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from . import options as o
+
+
+def command(
+    spec: Annotated[str, typer.Argument(help="a YAML file, or paper-table-1, paper-table-2, ladder, seeds")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="list the cells and what they will cost; run nothing")] = False,
+    workers: Annotated[int, typer.Option(min=0, max=256, help="cells at a time (0: one per GPU, or per core)")] = 0,
+    retry: Annotated[bool, typer.Option("--retry", help="run failed cells again")] = False,
+    status: Annotated[bool, typer.Option("--status", help="show every cell and write the tables; run nothing")] = False,
+    stop: Annotated[bool, typer.Option("--stop", help="stop the sweep where it runs; it can go on later")] = False,
+    slurm: Annotated[bool, typer.Option("--slurm", help="submit to SLURM (options: the spec's slurm entry)")] = False,
+    out: Annotated[Optional[Path], typer.Option(help="folder of the sweep (default runs/sweeps/NAME)")] = None,
+    notebook: Annotated[str, typer.Option(help="an .ipynb to run in place of the library's for every cell")] = "",
+    settings: o.Set = None,
+) -> None:
+    """Run what is left of a sweep. The same command starts it, goes on after any interruption and, after cells
+    were added to the spec, runs those. Exit code 8: some cells failed; they are listed, --retry runs them again."""
+    import sys
+
+    from rich.console import Console
+
+    from .. import sweep as s
+    from ..errors import TLGError
+    from ..sweep_results import summarise, summary_table, write_results
+
+    plan = s.load_spec(spec, o.parse_settings(settings))
+    folder = s.sweep_folder(plan, out or "")
+    console = Console()
+    if stop:
+        from ..sweep_slurm import cancel
+
+        cancelled = cancel(plan, folder)
+        print(f"cancelled {cancelled} jobs" if cancelled else s.stop(folder))
+        return
+    if dry_run:
+        _dry_run(plan, folder, workers)
+        return
+    if slurm and not status:
+        from ..sweep_slurm import submit
+
+        count = submit(plan, folder, retry=retry, notebook=notebook)
+        print(f"submitted {count} cells; `tlg sweep {spec} --status` shows them" if count else "nothing to submit")
+    elif not status:
+        board = s.Table() if sys.stdout.isatty() else s.Lines()
+        s.run_local(plan, folder, workers=workers, retry=retry, notebook=notebook, board=board)
+    else:
+        from ..sweep_slurm import refresh
+
+        refresh(plan, folder)
+        console.print(s.status_table(plan, folder, every=True))
+    files = write_results(plan, folder)
+    if files:
+        from ..sweep_results import collect
+
+        console.print(summary_table(summarise(collect(plan, folder))))
+        print("\n".join(f"wrote {path}" for path in files))
+    failed = s.failures(plan, folder)
+    if failed:
+        print("\n".join(failed))
+        count = sum(state["state"] == "failed" for state in s.states(plan, folder).values())
+        raise TLGError(f"{count} of {len(plan.cells)} cells failed (listed above): after a remedy, "
+                       f"`tlg sweep {spec} --retry`", code=s.FAILED_CODE)
+
+
+def _dry_run(plan, folder, workers: int) -> None:
+    """The cells that would run, with the time measured for each kind of network."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from ..sweep import make_slots, states, to_run
+    from ..sweep_cost import estimate, words
+
+    found, left = states(plan, folder), to_run(plan, folder, retry=True)
+    seconds = estimate(plan, folder, left)
+    table = Table(title=f"{escape(plan.name)}: {len(plan.cells)} cells, {len(left)} to run", title_justify="left")
+    for column in ("cell", "state", "estimate"):
+        table.add_column(column)
+    for cell in plan.cells:
+        cost = words(seconds[cell.name]) if cell.name in seconds else ""
+        table.add_row(escape(cell.name), found[cell.name]["state"], cost)
+    Console().print(table)
+    slots = make_slots(left, workers) if left else []
+    total = sum(seconds.values())
+    print(f"about {words(total)} of computing, {words(total / max(1, len(slots)))} on {len(slots)} x "
+          f"{slots[0].label.split()[0] if slots else 'cpu'} (step times measured here; nothing was run)")
