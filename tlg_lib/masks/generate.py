@@ -1,0 +1,377 @@
+"""Pseudo masks from image-level labels: CAM, affinity, argmax and refinement, for one image or a whole folder.
+
+The order is that of CLIP-ES (DESIGN section 5). ``MaskMaker`` shows every stage of an image; ``generate_masks``
+writes a folder of masks, goes on where it was stopped, and skips masks that match the recipe and the image.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..data.images import image_size, resize_image, write_mask
+from ..episodes import Row
+from ..errors import TLGError
+from ..paths import write_json
+from ..progress import track
+from .affinity import feature_similarity, patch_affinity, spread
+from .cam import class_maps
+from .prompts import Prompts, encode_prompts, load_prompts
+from .refine import REFINERS, crf_installed
+
+AFFINITIES = ("attention", "features", "none")
+LABELS = ("present", "row")
+VERSION = 1  # of the algorithm: raise it when the same recipe gives other masks
+LOG = "recipe.jsonl"
+
+
+@dataclass(frozen=True)
+class MaskRecipe:
+    """How masks are made; its digest is stored beside them.
+
+    affinity: "attention" (transformers), "features" (self-similarity of the last stage) or "none".
+    refine: a name in refine.REFINERS. box_threshold: share of a CAM's maximum inside whose boxes it spreads.
+    alpha: background score = (1 - max over classes) ** alpha. scales: input sizes relative to the image, CAMs
+    averaged. max_side: larger images are worked on at this many pixels, masks are written at full size.
+    labels: foreground words are all classes "present" in the image, or the "row"'s own class alone.
+    unsure: pixels whose two best scores differ by less are written as 255 (0: none). half: bfloat16 blocks.
+    """
+
+    affinity: str = "attention"
+    refine: str = "guided"
+    box_threshold: float = 0.4
+    alpha: float = 1.0
+    scales: tuple[float, ...] = (1.0,)
+    max_side: int = 640
+    labels: str = "present"
+    unsure: float = 0.0
+    half: bool = False
+
+    def __post_init__(self):
+        for name, allowed in (("affinity", AFFINITIES), ("refine", tuple(REFINERS)), ("labels", LABELS)):
+            if getattr(self, name) not in allowed:
+                raise TLGError(f"{name}='{getattr(self, name)}': choose one of {', '.join(allowed)}")
+        for name, low, high in (("box_threshold", 0, 1), ("alpha", 0.05, 20), ("max_side", 32, 8192), ("unsure", 0, 1)):
+            if not low <= getattr(self, name) <= high:
+                raise TLGError(f"{name}={getattr(self, name)}: must be between {low} and {high}")
+        if not self.scales or not all(0.1 <= s <= 8 for s in self.scales):
+            raise TLGError(f"scales={self.scales}: give numbers between 0.1 and 8, as 1.0,2.0")
+        if self.refine == "crf" and not crf_installed():
+            raise TLGError("refine=crf needs pydensecrf2: pip install 'tlg-lib[crf]' (it is compiled), or use "
+                           "refine=guided", code=3)
+
+
+def default_recipe(clip, dataset: str, **overrides) -> MaskRecipe:
+    """The measured defaults for a tower and a dataset (docs/masks.md), with changes by field name."""
+    values: dict = {"box_threshold": 0.7 if dataset == "coco" else 0.4}
+    if clip.kind != "vit":
+        values.update(affinity="none", scales=(2.0, 3.0))
+    fields = {f.name for f in dataclasses.fields(MaskRecipe)}
+    unknown = sorted(set(overrides) - fields)
+    if unknown:
+        raise TLGError(f"unknown mask setting '{unknown[0]}': the names are {', '.join(sorted(fields))}")
+    return MaskRecipe(**{**values, **overrides})
+
+
+@dataclass
+class Stages:
+    """Every stage of one image's masks, for P classes; h x w is the tower's grid, H x W the image.
+
+    cam, spread: 0..1 [P, h, w] before and after the affinity; probability, refined: [1 + P, H, W], row 0
+    background; argmax, label: uint8 [H, W], 0 background, k + 1 = classes[k], before and after refinement
+    (label alone may hold 255, unsure).
+    """
+
+    classes: tuple[int, ...]
+    cam: np.ndarray
+    spread: np.ndarray
+    probability: np.ndarray
+    argmax: np.ndarray
+    refined: np.ndarray
+    label: np.ndarray
+
+    def mask(self, class_id: int) -> np.ndarray:
+        """Final mask of one class, uint8 {0, 1, 255} [H, W]."""
+        mask = (self.label == self.classes.index(class_id) + 1).astype(np.uint8)
+        mask[self.label == 255] = 255
+        return mask
+
+    def confidence(self, class_id: int) -> np.ndarray:
+        """Refined foreground probability of one class, float32 0..1 [H, W]."""
+        return self.refined[self.classes.index(class_id) + 1]
+
+
+class MaskMaker:
+    """Masks by one recipe: ``maker(images, classes)`` for images of one size, ``maker.one(image, classes)``.
+
+    clip: tlg_lib.clips.Clip; prompts: the words. Raises TLGError when the recipe does not fit the tower.
+    """
+
+    def __init__(self, clip, prompts: Prompts, recipe: MaskRecipe, device: str | torch.device = "cpu"):
+        if recipe.affinity == "attention" and clip.kind != "vit":
+            raise TLGError(f"affinity=attention needs a transformer, {clip.name} is convolutional: use "
+                           "affinity=features or affinity=none")
+        self.clip, self.recipe, self.device = clip, recipe, torch.device(device)
+        text, background = encode_prompts(clip, prompts)
+        self.text, self.background = text.to(self.device), background.to(self.device)  # [C, D], [Bg, D]
+
+    def one(self, image: np.ndarray, classes: tuple[int, ...]) -> Stages:
+        """Stages of one image uint8 [H, W, 3] for the class ids that it shows."""
+        return self([image], [tuple(classes)])[0]
+
+    def __call__(self, images: list[np.ndarray], classes: list[tuple[int, ...]]) -> list[Stages]:
+        """Stages of images of one size, computed together."""
+        small = [_at_most(image, self.recipe.max_side) for image in images]
+        cams, spreads = self.coarse(small, classes)
+        return [
+            self._finish(image, work, ids, cam[: len(ids)], wide[: len(ids)])
+            for image, work, ids, cam, wide in zip(images, small, classes, cams, spreads)
+        ]
+
+    def coarse(self, images: list[np.ndarray], classes: list[tuple[int, ...]]) -> tuple[np.ndarray, np.ndarray]:
+        """(CAM, CAM after the affinity), 0..1 [B, P, h, w] each, on the grid of the largest scale."""
+        most = max(len(ids) for ids in classes)
+        padded = torch.tensor([list(ids) + [ids[0]] * (most - len(ids)) for ids in classes], device=self.device)
+        present = torch.tensor([[k < len(ids) for k in range(most)] for ids in classes], device=self.device)
+        pixels = torch.from_numpy(np.stack(images)).to(self.device).permute(0, 3, 1, 2)  # [B, 3, H, W]
+        total, grid, maps = 0, None, None
+        for scale in sorted(self.recipe.scales, reverse=True):
+            maps_here = class_maps(self.clip, self._resized(pixels, scale), self.text[padded], present,
+                                   self.background, half=self.recipe.half)
+            if grid is None:  # the largest scale comes first: it sets the grid and gives the affinity
+                grid, maps = maps_here.cam.shape[-2:], maps_here
+            total = total + _resize(maps_here.cam, grid)
+        cam = total / len(self.recipe.scales)
+        wide = cam
+        if self.recipe.affinity != "none":
+            alike = maps.attention if self.recipe.affinity == "attention" else feature_similarity(maps.features)
+            wide = spread(cam, patch_affinity(alike), self.recipe.box_threshold)
+        return cam.cpu().numpy(), wide.cpu().numpy()
+
+    def _resized(self, pixels: Tensor, scale: float) -> Tensor:
+        """Images at ``scale`` x their size; for transformers rounded up to multiples of the patch."""
+        sides = [max(32, round(side * scale)) for side in pixels.shape[-2:]]
+        if self.clip.kind == "vit":
+            sides = [-(-side // patch) * patch for side, patch in zip(sides, self.clip.model.visual.patch_size)]
+        if sides == list(pixels.shape[-2:]):
+            return pixels
+        resized = F.interpolate(pixels.float(), sides, mode="bilinear", align_corners=False, antialias=True)
+        return resized.round().clamp(0, 255).to(torch.uint8)
+
+    def _finish(self, image, work, classes, cam, wide) -> Stages:
+        scores = _resize(torch.from_numpy(wide)[None], work.shape[:2])[0].numpy()  # [P, H, W]
+        background = (1 - scores.max(0, keepdims=True)) ** self.recipe.alpha
+        probability = np.concatenate([background, scores])  # [1 + P, H, W]
+        probability = probability / np.maximum(probability.sum(0), 1e-8)
+        refined = REFINERS[self.recipe.refine](work, probability)
+        probability, refined = (
+            _resize(torch.from_numpy(p)[None], image.shape[:2])[0].numpy() for p in (probability, refined)
+        )
+        label = refined.argmax(0).astype(np.uint8)
+        if self.recipe.unsure:
+            best = np.sort(refined, 0)[-2:]
+            label[best[1] - best[0] < self.recipe.unsure] = 255
+        return Stages(tuple(classes), cam, wide, probability, probability.argmax(0).astype(np.uint8), refined, label)
+
+
+def _at_most(image: np.ndarray, side: int) -> np.ndarray:
+    height, width = image.shape[:2]
+    if max(height, width) <= side:
+        return image
+    factor = side / max(height, width)
+    return resize_image(image, (max(1, round(height * factor)), max(1, round(width * factor))))
+
+
+def _resize(maps: Tensor, size) -> Tensor:
+    if tuple(maps.shape[-2:]) == tuple(size):
+        return maps
+    return F.interpolate(maps, tuple(size), mode="bilinear", align_corners=False)
+
+
+# --- a whole folder
+
+
+def all_rows(data) -> list[Row]:
+    """Every row of every split and fold of a SegmentationFolder, once, sorted."""
+    return sorted({row for split in ("trn", "val") for fold in range(4) for row in data.rows(split, fold)})
+
+
+def masks_folder(data) -> Path:
+    return Path(data.masks)
+
+
+def confidence_folder(masks: str | Path) -> Path:
+    """Where confidences lie: beside the masks, 8-bit grey, 0..255 = foreground score."""
+    return Path(f"{masks}_conf")
+
+
+def recipe_digest(clip, prompts: Prompts, recipe: MaskRecipe) -> str:
+    """Short hash of the tower, its weights, the words and the recipe."""
+    parts = {"version": VERSION, "clip": clip.name, "weights": clip.weights, "prompts": prompts.digest(),
+             **dataclasses.asdict(recipe)}
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class _Job:
+    """The masks of one image: classes named to the tower, and the classes whose masks are written."""
+
+    image: str
+    named: tuple[int, ...]
+    written: tuple[int, ...]
+    digest: str  # of the image file
+
+
+def generate_masks(data, clip, rows: list[Row] | None = None, out: str | Path = "", *,
+                   prompts: Prompts | None = None, recipe: MaskRecipe | None = None, device: str = "cpu",
+                   workers: int = 0, batch: int = 16, overwrite: bool = False, progress: bool = True) -> dict:
+    """Write masks (and confidences) of ``rows`` (by default all) into ``out`` (by default the data's folder).
+
+    data: SegmentationFolder; clip: tlg_lib.clips.Clip; workers: processes, 0 = this one; batch: images of one
+    size computed together. Existing masks that were made by the same recipe from the same image stay.
+    Returns {"made", "kept", "folder", "recipe"}: numbers of images, the folder, the digest. Raises TLGError
+    naming the file of the first unreadable image, before anything is computed from it.
+    """
+    from ..locks import folder_lock
+
+    prompts = prompts or load_prompts(data.dataset)
+    recipe = recipe or default_recipe(clip, data.dataset)
+    out = Path(out) if out else masks_folder(data)
+    digest = recipe_digest(clip, prompts, recipe)
+    jobs = _jobs(data, rows if rows is not None else all_rows(data), recipe)
+    with folder_lock(out, wait=3600):
+        done = set() if overwrite else _finished(out, digest)
+        left = [job for job in jobs if not _is_done(job, out, done)]
+        if left:
+            write_json(out / "recipe.json", {"digest": digest, "clip": clip.name, "weights": clip.weights,
+                                             "prompts": prompts.digest(), **dataclasses.asdict(recipe)})
+            batches = _batches(data, left, batch)
+            results = _run(batches, data, clip, prompts, recipe, out, device, workers)
+            label = f"pseudo masks ({clip.name})"
+            with open(out / LOG, "a", encoding="utf-8") as log:
+                for jobs_done in track(results, total=len(batches), label=label, unit="batches", show=progress):
+                    for job in jobs_done:
+                        log.write(json.dumps([digest, job.image, job.digest, list(job.named), list(job.written)]) + "\n")
+                    log.flush()
+    return {"made": len(left), "kept": len(jobs) - len(left), "folder": str(out), "recipe": digest}
+
+
+def ensure_masks(data, clip_name: str = "mini", progress: bool = True) -> dict:
+    """Make the data's masks with the default recipe where they are missing or do not match; see generate_masks."""
+    from ..clips import load_clip
+
+    return generate_masks(data, load_clip(clip_name), workers=0, batch=32, progress=progress)
+
+
+def _jobs(data, rows: list[Row], recipe: MaskRecipe) -> list[_Job]:
+    wanted = defaultdict(set)
+    for image, class_id in rows:
+        wanted[image].add(class_id)
+    jobs = []
+    for image, ids in sorted(wanted.items()):
+        digest = hashlib.sha256(data.image_path(image).read_bytes()).hexdigest()[:16]
+        if recipe.labels == "row":
+            jobs += [_Job(image, (c,), (c,), digest) for c in sorted(ids)]
+        else:
+            named = sorted(ids | {value - 1 for value in data.classes_in(image)})
+            jobs.append(_Job(image, tuple(named), tuple(sorted(ids)), digest))
+    return jobs
+
+
+def _finished(out: Path, digest: str) -> set[tuple]:
+    """Entries of the log that this recipe made; a line cut by a crash is passed over."""
+    entries = set()
+    try:
+        lines = (out / LOG).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return entries
+    latest = {}
+    for line in lines:
+        try:
+            recipe, image, image_digest, named, written = json.loads(line)
+            for class_id in written:
+                latest[image, class_id] = (recipe, image_digest, tuple(named))
+        except (ValueError, TypeError):
+            continue
+    return {(key, value[1:]) for key, value in latest.items() if value[0] == digest}
+
+
+def _is_done(job: _Job, out: Path, done: set[tuple]) -> bool:
+    return all(
+        ((job.image, c), (job.digest, job.named)) in done and (out / f"{job.image}--{c}.png").is_file()
+        and (confidence_folder(out) / f"{job.image}--{c}.png").is_file() for c in job.written
+    )
+
+
+def _batches(data, jobs: list[_Job], batch: int) -> list[list[_Job]]:
+    """Jobs in groups of one image size, so that a batch is one tensor."""
+    by_size = defaultdict(list)
+    for job in jobs:
+        by_size[image_size(data.image_path(job.image))].append(job)
+    return [group[i : i + batch] for group in by_size.values() for i in range(0, len(group), batch)]
+
+
+def _run(batches, data, clip, prompts, recipe, out, device, workers):
+    """Yield the jobs of each batch once its masks are written."""
+    if workers <= 1:
+        maker = MaskMaker(clip, prompts, recipe, device)
+        yield from (_write_batch(jobs, maker=maker, data=data, out=out) for jobs in batches)
+        return
+    context = torch.multiprocessing.get_context("spawn")
+    devices = [device]
+    if str(device) == "cuda":
+        devices = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+    numbers = context.Queue()
+    for number in range(workers):
+        numbers.put(number)
+    about = (numbers, devices, clip.name, clip.weights_file, prompts, recipe, data, out)
+    with context.Pool(workers, initializer=_start_worker, initargs=about) as pool:
+        yield from pool.imap_unordered(_work, batches)
+
+
+_WORKER: dict = {}
+
+
+def _start_worker(numbers, devices, clip_name, weights_file, prompts, recipe, data, out) -> None:
+    from ..clips import load_clip
+
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // max(1, numbers.qsize())))
+    device = devices[numbers.get() % len(devices)]
+    _WORKER.update(maker=MaskMaker(load_clip(clip_name, weights_file, device), prompts, recipe, device),
+                   data=data, out=out)
+
+
+def _work(jobs: list[_Job]) -> list[_Job]:
+    return _write_batch(jobs, **_WORKER)
+
+
+def _write_batch(jobs: list[_Job], maker: MaskMaker, data, out: Path) -> list[_Job]:
+    images = [data.image(job.image) for job in jobs]
+    groups = defaultdict(list)
+    for position, image in enumerate(images):  # one group, unless a header lied about the size
+        groups[image.shape].append(position)
+    for positions in groups.values():
+        found = maker([images[i] for i in positions], [jobs[i].named for i in positions])
+        for i, stages in zip(positions, found):
+            for class_id in jobs[i].written:
+                save_masks(out, jobs[i].image, class_id, stages)
+    return jobs
+
+
+def save_masks(out: str | Path, image_id: str, class_id: int, stages: Stages) -> None:
+    """Write ``<image>--<class>.png`` (palette, pixel = class + 1, 255 unsure) and its confidence beside it."""
+    mask = stages.mask(class_id)
+    name = f"{image_id}--{class_id}.png"
+    confidence = np.clip(255 * stages.confidence(class_id), 0, 255).round().astype(np.uint8)
+    write_mask(confidence_folder(out) / name, confidence, palette=False)
+    write_mask(Path(out) / name, np.where(mask == 1, class_id + 1, mask).astype(np.uint8))
