@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from tlg_lib.config import make_config
-from tlg_lib.losses import cross_entropy, l2_of_everything, prepare_target, query_loss
+from tlg_lib.losses import cross_entropy, l2_of_everything, prepare_target, query_loss, soft_dice
 
 LOGITS = torch.randn(2, 2, 3, 3, generator=torch.Generator().manual_seed(0))
 TARGET = torch.tensor([[[0, 1, 255], [1, 1, 0], [0, 0, 255]], [[1, 0, 0], [255, 255, 255], [1, 1, 0]]])
@@ -28,7 +28,7 @@ def by_hand(weight=lambda b, y, x: 1.0):
 
 
 def image_config(kind):
-    return make_config("mini", supervision="image", noisy_targets=kind)
+    return make_config("mini", supervision="image", noisy_targets=kind, dice=0.0)
 
 
 def test_cross_entropy_ignores_255_and_averages_images():
@@ -76,3 +76,19 @@ def test_size_penalises_a_prediction_that_fills_the_image():
 def test_l2_term_is_the_sum_of_norms():
     a, b = torch.tensor([3.0, 4.0]), torch.tensor([[5.0, 12.0]])
     assert float(l2_of_everything([a, b])) == pytest.approx(18.0)
+
+
+def test_dice_by_hand():
+    total = 0.0
+    for b in range(2):
+        overlap = size = 0.0
+        for y in range(3):
+            for x in range(3):
+                if TARGET[b, y, x] != 255:
+                    p, t = float(LOGITS[b, :, y, x].softmax(0)[1]), int(TARGET[b, y, x])
+                    overlap, size = overlap + p * t, size + p + t
+        total += 1 - (2 * overlap + 1) / (size + 1)
+    assert float(soft_dice(LOGITS, TARGET)) == pytest.approx(total / 2, abs=1e-6)
+    with_dice, without = (make_config("mini", dice=d) for d in (2.0, 0.0))
+    difference = query_loss(LOGITS, TARGET, CONFIDENCE, with_dice) - query_loss(LOGITS, TARGET, CONFIDENCE, without)
+    assert float(difference) == pytest.approx(total, abs=1e-5)

@@ -78,10 +78,14 @@ def self_prototype(levels) -> Predictor:
 def fusions(levels) -> dict[str, Predictor]:
     """Baseline 6: three training-free fusions; the best of them per fold stands in the table."""
     support, own = prototype(levels), self_prototype(levels)
+
+    def mask(batch: EpisodeBatch) -> Tensor:
+        return 0.25 + 0.5 * query_mask_alone(batch)  # a hard 0 or 1 could not be outvoted by one prototype
+
     return {
-        "mask + support prototype": lambda batch: (query_mask_alone(batch) + support(batch)) / 2,
-        "mask + self prototype": lambda batch: (query_mask_alone(batch) + own(batch)) / 2,
-        "mask + both prototypes": lambda batch: (query_mask_alone(batch) + support(batch) + own(batch)) / 3,
+        "mask + support prototype": lambda batch: (mask(batch) + support(batch)) / 2,
+        "mask + self prototype": lambda batch: (mask(batch) + own(batch)) / 2,
+        "mask + both prototypes": lambda batch: (mask(batch) + support(batch) + own(batch)) / 3,
     }
 
 

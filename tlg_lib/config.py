@@ -61,6 +61,7 @@ class Config:
     mask_support: bool = True
     text_maps: str = field(default="learned", metadata=_choice("frozen", "learned"))
     ignore_255: bool = True
+    dice: float = 1.0  # weight of a soft Dice term beside cross-entropy, which alone under-segments
     l2_all: float = 0.0  # released adds 1e-4 on one GPU only; off by default
     reductions: str = field(default="per_level", metadata=_choice("shared", "per_level"))
     prototype_prior: bool = True  # ours: cosine maps of support and query-self prototypes enter the decoder
@@ -121,7 +122,7 @@ VARIANT_SWITCHES: dict[str, dict[str, Any]] = {
         train_hetero=False, transport="released", transport_reg=0.5, tokens="rows", token_count=50,
         token_skip=False, key_value="adjacent", second_attention="within", query_residual="support",
         correlation_grid="other", mask_support=False, text_maps="frozen", ignore_255=False,
-        reductions="shared", prototype_prior=False,
+        reductions="shared", prototype_prior=False, dice=0.0,
     ),
     # The plain 4D encoder and decoder, without HA, HT, HC and without the mask input (DESIGN 3.3, baseline 3).
     "hsnet": dict(use_ha=False, use_ht=False, use_hc=False, query_mask="none", prototype_prior=False),
@@ -224,7 +225,7 @@ _RANGES = {  # name: (lowest, highest)
     "lr": (0, 10), "weight_decay": (0, 10), "transport_reg": (1e-3, 100), "token_count": (1, 4096),
     "width": (8, 2048), "dropout": (0, 0.95), "mask_dropout": (0, 1), "accumulate": (1, 1024), "checkpoint_every": (1, 10**8),
     "epoch_steps": (1, 10**8), "devices": (1, 1024), "workers": (0, 256), "eval_episodes": (1, 10**6),
-    "epoch_episodes": (0, 10**6), "eval_batch": (1, 4096), "threshold": (0, 1), "l2_all": (0, 1),
+    "epoch_episodes": (0, 10**6), "eval_batch": (1, 4096), "threshold": (0, 1), "l2_all": (0, 1), "dice": (0, 100),
     "query_loss": (0, 100), "support_loss": (0, 100),
 }
 

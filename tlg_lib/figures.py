@@ -28,17 +28,17 @@ INK, GREY, PALE = "#222222", "#767676", "#E4E4E4"
 ROLES = {"truth": GREEN, "pseudo": ORANGE, "prediction": BLUE, "support": PURPLE, "ignored": GREY}
 # What is compared: key -> (name in words, colour). Keys are those of results.json.
 METHODS = {
-    "corrected/pixel": ("TLG corrected, pixel labels", BLUE),
-    "corrected/image": ("TLG corrected, image labels", SKY),
-    "released/pixel": ("TLG as released, pixel labels", VERMILLION),
-    "released/image": ("TLG as released, image labels", "#F2A27A"),
-    "hsnet/pixel": ("4D encoder alone, pixel labels", PURPLE),
-    "hsnet/image": ("4D encoder alone, image labels", "#E5BBD2"),
+    "corrected-pixel": ("TLG corrected, pixel labels", BLUE),
+    "corrected-image": ("TLG corrected, image labels", SKY),
+    "released-pixel": ("TLG as released, pixel labels", VERMILLION),
+    "released-image": ("TLG as released, image labels", "#F2A27A"),
+    "hsnet-pixel": ("4D encoder alone, pixel labels", PURPLE),
+    "hsnet-image": ("4D encoder alone, image labels", "#E5BBD2"),
     "fusion": ("best training-free fusion", GREEN),
     "prototype": ("cosine prototype, no training", ORANGE),
     "mask": ("query's pseudo mask alone", GREY),
-    "wrong_support": ("TLG corrected, wrong support", "#A89B00"),  # yellow, darkened to be read on white
-    "no_query_mask": ("TLG corrected, no query mask", INK),
+    "corrected-nomask": ("control: no query mask", INK),
+    "wrong-support": ("control: wrong support", "#A89B00"),  # yellow, darkened to be read on white
 }
 STYLE = {
     "font.family": "DejaVu Sans", "font.size": 10, "axes.titlesize": 11, "axes.titleweight": "bold",
@@ -311,7 +311,7 @@ def shot_lines(table: Mapping[str, Mapping[int, float]], title: str) -> Figure:
 def training_curves(histories: Mapping[str, Mapping[str, Sequence[float]]], title: str = "") -> Figure:
     """Loss and mIoU while training, one line per run; folds of one method share a colour.
 
-    histories: "<method key> fold N" -> {"step": [...], "loss": [...], "miou": [...] (may hold nan)}.
+    histories: "<method key> fold N" -> {"step": [...], "loss": [...], "score_step": [...], "miou": [...]}.
     """
     figure = Figure(figsize=(9.2, 3.4), layout="constrained")
     loss, score = figure.subplots(1, 2)
@@ -320,11 +320,8 @@ def training_curves(histories: Mapping[str, Mapping[str, Sequence[float]]], titl
         key = label.split(" fold ")[0]
         name = method_name(key) if key not in named else None
         named.add(key)
-        steps = np.asarray(history["step"], dtype=float)
-        loss.plot(steps, history["loss"], color=method_colour(key), alpha=0.8, lw=1.3, label=name)
-        values = np.asarray(history["miou"], dtype=float)
-        seen = np.isfinite(values)
-        score.plot(steps[seen], values[seen], color=method_colour(key), alpha=0.8, lw=1.3, marker="o", ms=3)
+        loss.plot(history["step"], history["loss"], color=method_colour(key), alpha=0.8, lw=1.3, label=name)
+        score.plot(history["score_step"], history["miou"], color=method_colour(key), alpha=0.8, lw=1.3, marker="o", ms=3)
     loss.set(xlabel="step", ylabel="training loss")
     loss.set_title("loss")
     score.set(xlabel="step", ylabel="mIoU on held-out classes, percent")
