@@ -64,10 +64,13 @@ class Counts:
 
 def network_predictor(model) -> Predictor:
     """Foreground probabilities of a trained network, float [B, K, H, W]."""
-    from .model import shot_probabilities
+    from .model import predict_shots
 
-    return lambda batch: shot_probabilities(model, batch.query, batch.support, batch.query_mask,
-                                            batch.support_mask, batch.class_ids)
+    def predict_batch(batch: EpisodeBatch) -> Tensor:
+        supports = [(maps, batch.support_mask[:, k]) for k, maps in enumerate(batch.support)]
+        return predict_shots(model, batch.query, supports, batch.query_mask, batch.class_ids).transpose(0, 1)
+
+    return predict_batch
 
 
 def predict(predictor: Predictor, batch: EpisodeBatch, threshold: float = 0.5) -> Tensor:

@@ -223,13 +223,3 @@ def predict_shots(
     masks = torch.cat([mask for _, mask in supports])
     output = model([repeat(x) for x in query], support, repeat(query_mask), masks, repeat(class_ids), False)
     return output.query_logits.softmax(dim=1)[:, 1].unflatten(0, (shots, -1))
-
-
-def vote(probabilities: Tensor, threshold: float = 0.5) -> Tensor:
-    """HSNet's rule for K shots (Min et al., ICCV 2021): votes divided by the largest count, at least half wins.
-
-    Args: probabilities [K, B, H, W]; threshold -- of a single shot's foreground probability.
-    Returns bool [B, H, W].
-    """
-    votes = (probabilities > threshold).sum(dim=0).float()  # [B, H, W]
-    return votes / votes.amax(dim=(-2, -1), keepdim=True).clamp(min=1) >= 0.5
