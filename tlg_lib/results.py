@@ -1,0 +1,208 @@
+"""From the records of a study to tables and to results.json, the machine-readable result of a run.
+
+A record is one scored setting (study.py). Figures that depend on data, settings and seed alone are kept apart
+from times and machine, and a digest over them shows at a glance whether two runs agree bit for bit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from pathlib import Path
+
+import pandas as pd
+
+from .errors import TLGError
+from .paths import write_json
+from .statistics import FOLDS, mean_interval
+
+SCHEMA = 1
+MASK, PROTOTYPE, FUSION, WRONG = "mask", "prototype", "fusion", "wrong-support"
+TIMES = ("seconds", "device", "versions", "commit", "figures_sha256")  # keys that may differ between equal runs
+
+
+def records_frame(records: list[dict]) -> pd.DataFrame:
+    """Long-form table of the records with a ``key`` per method (figures.METHODS).
+
+    The three training-free fusions become one method, the best of them on each fold: an upper bound that is
+    chosen on the test classes, so that nothing trained is praised for beating a weak choice.
+    """
+    if not records:
+        raise TLGError("no records to gather: train and evaluate first (notebooks 06 and 07)", code=3)
+    frame = pd.DataFrame(records)
+    frame["key"] = [_key(r) for r in records]
+    fusions = frame[frame.key == FUSION]
+    order = ["fold", "seed", "shots", "threshold_from"]
+    best = fusions.sort_values("miou", ascending=False, kind="stable").drop_duplicates(order)
+    return pd.concat([frame[frame.key != FUSION], best]).reset_index(drop=True)
+
+
+def _key(record: dict) -> str:
+    if record["row"] == "query pseudo mask":
+        return MASK
+    if record["row"].startswith("mask + "):
+        return FUSION
+    if record["control"]:
+        main = record["row"] == "corrected-pixel"
+        return WRONG if main else f"{record['row']}, {record['control']}"
+    return record["row"]
+
+
+def fold_table(frame: pd.DataFrame, shots: int = 1, epoch: str = "last", threshold_from: str = "fixed",
+               score: str = "miou") -> pd.DataFrame:
+    """Methods by folds (mean over seeds), with ``mean`` only where all four folds are there, and ``± 95%``.
+
+    epoch: "last" or "best by test classes" for trained rows; rows without training are always included.
+    """
+    chosen = frame[(frame.shots == shots) & (frame.threshold_from == threshold_from)
+                   & frame.epoch.isin([epoch, "no training"])]
+    table = chosen.pivot_table(index="key", columns="fold", values=score, sort=False)
+    complete = [f for f in FOLDS if f in table.columns] == list(FOLDS)
+    means = table[list(FOLDS)].mean(axis=1, skipna=False) if complete else pd.Series(math.nan, table.index)
+    halves = {key: _interval(chosen[chosen.key == key], score) for key in table.index}
+    table["mean"] = means
+    table["± 95%"] = pd.Series(halves)
+    order = {key: i for i, key in enumerate(_order())}
+    return table.loc[sorted(table.index, key=lambda k: order.get(k, len(order)))]
+
+
+def _order() -> list[str]:
+    from .figures import METHODS
+
+    return list(METHODS)
+
+
+def _interval(rows: pd.DataFrame, score: str) -> float:
+    """Half width of the 95% interval over seeds of the mean over the four folds; NaN with one seed."""
+    by_seed = rows.groupby("seed").filter(lambda g: set(g.fold) == set(FOLDS)).groupby("seed")[score].mean()
+    if len(by_seed) < 2:
+        return math.nan
+    return mean_interval(list(by_seed)).half_width
+
+
+def score_of(frame: pd.DataFrame, key: str, **which) -> float | None:
+    """Mean over the four folds of one method, None unless all four are there."""
+    table = fold_table(frame, **which)
+    value = table["mean"].get(key, math.nan)
+    return None if math.isnan(value) else float(value)
+
+
+def per_class(frame: pd.DataFrame, key: str, shots: int = 1, epoch: str = "last",
+              threshold_from: str = "fixed") -> dict[str, float]:
+    """class name -> IoU in percent (mean over seeds), each class from the fold that holds it out."""
+    rows = frame[(frame.key == key) & (frame.shots == shots) & (frame.threshold_from == threshold_from)
+                 & frame.epoch.isin([epoch, "no training"])]
+    found: dict[str, list[float]] = {}
+    for scores in rows.per_class:
+        for name, value in scores.items():
+            found.setdefault(name, []).append(value)
+    return {name: sum(values) / len(values) for name, values in found.items()}
+
+
+def collect(run, records: list[dict], trained: list[dict], parameters: dict[str, int]) -> dict:
+    """The results.json of a run: written into the run folder and returned.
+
+    records, trained: what Study.evaluate and Study.train returned; parameters: total, learnable and
+    receiving_gradient of the main row. The main row is the first of the run.
+    """
+    from .experiment import environment, open_experiment
+
+    frame = records_frame(records)
+    config, main = run.config, run.rows[0].name
+    experiment = open_experiment(config, False)
+    both = experiment.both_splits
+    stamp = environment()
+    rows = _rows(frame)
+    last = score_of(frame, main)
+    best = score_of(frame, main, epoch="best by test classes")
+    results = {
+        "schema": SCHEMA, "preset": config.preset, "dataset": config.dataset, "backbone": config.backbone,
+        "backbone_weights": config.backbone_weights, "image_size": list(config.image_size), "clip": config.clip,
+        "folds": list(run.folds), "seeds": list(run.seeds), "shots": list(run.shots),
+        "episodes": config.eval_episodes, "steps": config.steps, "batch": config.batch, "threshold": config.threshold,
+        "test_rows": min(len(experiment.data.test_rows(f, both(config.replace(fold=f)))) for f in run.folds),
+        "main_row": main, "variant": config.variant, "supervision": config.supervision,
+        "miou": last, "fb_iou": score_of(frame, main, score="fb_iou"),
+        "per_class": per_class(frame, main), "last_epoch": {"miou": last},
+        "best_epoch": {"miou": best, "chosen_on": "test classes, as is usual in this field: too good by the difference"},
+        "baselines": {key: {f"{k}_shot": score_of(frame, key, shots=k) for k in run.shots}
+                      for key in (MASK, PROTOTYPE, FUSION, "hsnet-pixel", "released-pixel")},
+        "rows": rows, "parameters": parameters,
+        "training": [_training(summary) for summary in trained],
+        "smoke": run.smoke,
+    }
+    results["figures_sha256"] = hashlib.sha256(json.dumps(results, sort_keys=True).encode()).hexdigest()
+    results["seconds"] = {"training": round(sum(s["seconds"] for s in trained), 1)}
+    results["device"] = f"{stamp.pop('device')}, {stamp.pop('cores')} cores"
+    results["commit"] = stamp.pop("commit")
+    results["versions"] = stamp
+    write_json(run.folder / "results.json", results)
+    return results
+
+
+def _rows(frame: pd.DataFrame) -> list[dict]:
+    """One entry per method, shots, epoch and way of choosing the threshold; folds as means over seeds."""
+    found = []
+    for (key, shots, epoch, threshold_from), group in frame.groupby(
+            ["key", "shots", "epoch", "threshold_from"], sort=False):
+        folds = group.groupby("fold").miou.mean()
+        complete = set(folds.index) == set(FOLDS)
+        half = _interval(group, "miou")
+        agreement = group.agreement.dropna()
+        found.append({
+            "key": key, "label": group.label.iloc[0] if key != FUSION else "best training-free fusion",
+            "variant": group.variant.iloc[0], "supervision": group.supervision.iloc[0],
+            "query_mask": group.query_mask.iloc[0], "control": group.control.iloc[0], "shots": int(shots),
+            "epoch": epoch, "threshold_from": threshold_from, "seeds": sorted(int(s) for s in set(group.seed)),
+            "folds": {str(f): float(v) for f, v in folds.items()},
+            "miou": float(folds.mean()) if complete else None,
+            "fb_iou": float(group.groupby("fold").fb_iou.mean().mean()) if complete else None,
+            "half_width_95": None if math.isnan(half) else half,
+            "agreement_with_mask": float(agreement.mean()) if len(agreement) else None,
+        })
+    return found
+
+
+def _training(summary: dict) -> dict:
+    """What is worth keeping of one training: no times."""
+    config = summary["config"]
+    return {"variant": config["variant"], "supervision": config["supervision"], "query_mask": config["query_mask"],
+            "fold": config["fold"], "seed": config["seed"], "steps": summary["step"],
+            "history": summary["history"], "best": summary["best"]}
+
+
+def count_parameters(config) -> dict[str, int]:
+    """Parameters outside the backbone: all, learnable, and those that a loss of two episodes reaches.
+
+    A parameter counts as reached when its gradient has an entry that is not zero.
+    """
+    import torch
+
+    from .experiment import open_experiment
+    from .losses import total_loss
+    from .model import build_model
+
+    experiment = open_experiment(config, False)
+    model = build_model(config, experiment.backbone, experiment.text).to(experiment.device).train()
+    torch.manual_seed(0)
+    batch = experiment.batches(config)(experiment.sampler(config.replace(batch=2)).batch(0), training=True)
+    output = model(batch.query, batch.support[0], batch.query_mask, batch.support_mask[:, 0], batch.class_ids,
+                   config.support_loss > 0)
+    total_loss(output, batch, config, list(model.parameters())).backward()
+    reached = [p for p in model.parameters() if p.grad is not None and bool((p.grad != 0).any())]
+    return {"total": sum(p.numel() for p in model.parameters()),
+            "learnable": sum(p.numel() for p in model.parameters() if p.requires_grad),
+            "receiving_gradient": sum(p.numel() for p in reached)}
+
+
+def load_results(path: str | Path) -> dict:
+    """A results.json of this schema; raises TLGError naming the file and what is wrong with it."""
+    path = Path(path)
+    try:
+        results = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise TLGError(f"cannot read {path}: {error}", code=3) from None
+    if not isinstance(results, dict) or results.get("schema") != SCHEMA:
+        raise TLGError(f"{path} is not a results.json of this version (schema {SCHEMA})", code=3)
+    return results
