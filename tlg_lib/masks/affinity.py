@@ -1,4 +1,4 @@
-"""Which patches belong together: class maps spread over a doubly stochastic affinity (CLIP-ES, section 3.3)."""
+"""Which patches belong together: maps spread over a doubly stochastic affinity (CLIP-ES, DESIGN 5)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ROUNDS = 3
 
 
 def normalise_rounds(matrix: Tensor, rounds: int = ROUNDS) -> Tensor:
-    """Sinkhorn's rounds on a positive matrix [B, N, N]: each divides by the column sums, then by the row sums.
+    """Sinkhorn's rounds on a positive matrix [B, N, N]: divide by the column sums, then by the row sums.
 
     Rows sum to 1 to rounding; columns approach 1 with the rounds (for softmax attention of spread 1: within
     5% after 3, within 1e-5 after 50).

@@ -1,4 +1,4 @@
-"""Softmax Grad-CAM of a CLIP image tower: where it looks for a class, against other classes and background words.
+"""Softmax Grad-CAM of a CLIP image tower: where it looks for a class, against other classes and background.
 
 Vision transformers follow CLIP-ES (Lin et al., CVPR 2023; DESIGN section 5): any input size, the gradient
 taken at ``ln_1`` of the last block, and the attention weights of the last blocks recomputed on the way.
@@ -77,7 +77,7 @@ def softmax_scores(embed: Tensor, text: Tensor, present: Tensor, background: Ten
 
 
 def grad_cam(features: Tensor, gradient: Tensor) -> Tensor:
-    """ReLU of the features summed with channel weights = spatial mean of the gradient; [B, C, h, w] -> [B, h, w]."""
+    """ReLU of the channels' sum weighted by the spatial mean of their gradient; [B, C, h, w] -> [B, h, w]."""
     weights = gradient.mean((2, 3), keepdim=True)  # [B, C, 1, 1]
     return (weights * features).sum(1).relu()
 
@@ -106,7 +106,7 @@ def checked_transformer(visual) -> nn.Module:
         raise TLGError(f"image tower {type(visual).__name__}: masks need an open_clip VisionTransformer with "
                        "standard attention, as ViT-B-16-quickgelu, or a convolutional tower, as RN50")
     if getattr(visual, "attn_pool", None) is not None or visual.proj is None:
-        raise TLGError("image tower with attention pooling or without projection: choose another CLIP, as ViT-B-16")
+        raise TLGError("image tower with attention pooling or without projection: take another, as ViT-B-16")
     return visual
 
 
@@ -120,7 +120,7 @@ def resize_positions(embedding: Tensor, grid: tuple[int, int], wanted: tuple[int
 
 
 def embed_patches(visual, pixels: Tensor) -> Tensor:
-    """Tokens [B, 1 + h*w, C] that enter the first block, for pixels [B, 3, H, W] of any multiple of the patch."""
+    """Tokens [B, 1 + h*w, C] that enter the first block; pixels [B, 3, H, W], multiples of the patch."""
     patch = visual.patch_size
     if pixels.shape[-2] % patch[0] or pixels.shape[-1] % patch[1]:
         raise ValueError(f"image {tuple(pixels.shape[-2:])} is no multiple of the patch {tuple(patch)}")
@@ -154,14 +154,15 @@ def recorded_attention(visual, blocks: int = ATTENTION_BLOCKS):
 
 @torch.no_grad()
 def attention_weights(module: nn.MultiheadAttention, x: Tensor) -> Tensor:
-    """softmax(Q K' / sqrt(d)) of self-attention on x [B, L, C] ([L, B, C] unless batch_first), mean over heads.
+    """softmax(Q K' / sqrt(d)) of self-attention on x [B, L, C] ([L, B, C] unless batch_first), mean of heads.
 
     Returns float32 [B, L, L]. Heads are taken one at a time: memory stays at one L x L matrix per image.
     """
     if not module.batch_first:
         x = x.transpose(0, 1)
     query, key, _ = F.linear(x, module.in_proj_weight, module.in_proj_bias).chunk(3, dim=-1)  # [B, L, C] each
-    query, key = (t.unflatten(-1, (module.num_heads, -1)).transpose(1, 2) for t in (query, key))  # [B, heads, L, d]
+    heads = (module.num_heads, -1)
+    query, key = (t.unflatten(-1, heads).transpose(1, 2) for t in (query, key))  # [B, heads, L, d]
     total = 0
     for head in range(module.num_heads):
         product = query[:, head] @ key[:, head].transpose(1, 2)  # [B, L, L]

@@ -1,7 +1,8 @@
-"""Pseudo masks from image-level labels: CAM, affinity, argmax and refinement, for one image or a whole folder.
+"""Pseudo masks from image-level labels: CAM, affinity, argmax and refinement, for an image or a folder.
 
-The order is that of CLIP-ES (DESIGN section 5). ``MaskMaker`` shows every stage of an image; ``generate_masks``
-writes a folder of masks, goes on where it was stopped, and skips masks that match the recipe and the image.
+The order is that of CLIP-ES (DESIGN section 5). ``MaskMaker`` shows every stage of an image;
+``generate_masks`` writes a folder of masks, goes on where it was stopped, and skips masks that match the
+recipe and the image.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from ..progress import track
 from .affinity import feature_similarity, patch_affinity, spread
 from .cam import class_maps
 from .prompts import Prompts, encode_prompts, load_prompts
-from .refine import REFINERS, crf_installed
+from .refine import REFINERS, crf_installed, no_crf
 
 AFFINITIES = ("attention", "features", "none")
 LABELS = ("present", "row")
@@ -61,14 +62,14 @@ class MaskRecipe:
         for name, allowed in (("affinity", AFFINITIES), ("refine", tuple(REFINERS)), ("labels", LABELS)):
             if getattr(self, name) not in allowed:
                 raise TLGError(f"{name}='{getattr(self, name)}': choose one of {', '.join(allowed)}")
-        for name, low, high in (("box_threshold", 0, 1), ("alpha", 0.05, 20), ("max_side", 32, 8192), ("unsure", 0, 1)):
+        ranges = (("box_threshold", 0, 1), ("alpha", 0.05, 20), ("max_side", 32, 8192), ("unsure", 0, 1))
+        for name, low, high in ranges:
             if not low <= getattr(self, name) <= high:
                 raise TLGError(f"{name}={getattr(self, name)}: must be between {low} and {high}")
         if not self.scales or not all(0.1 <= s <= 8 for s in self.scales):
             raise TLGError(f"scales={self.scales}: give numbers between 0.1 and 8, as 1.0,2.0")
         if self.refine == "crf" and not crf_installed():
-            raise TLGError("refine=crf needs pydensecrf2: pip install 'tlg-lib[crf]' (it is compiled), or use "
-                           "refine=guided", code=3)
+            raise no_crf()
 
 
 def default_recipe(clip, dataset: str, **overrides) -> MaskRecipe:
@@ -81,6 +82,24 @@ def default_recipe(clip, dataset: str, **overrides) -> MaskRecipe:
     if unknown:
         raise TLGError(f"unknown mask setting '{unknown[0]}': the names are {', '.join(sorted(fields))}")
     return MaskRecipe(**{**values, **overrides})
+
+
+def recipe_values(texts: dict[str, str]) -> dict:
+    """Settings as typed, {"scales": "1,2", "half": "true"}, in the types of MaskRecipe's fields."""
+    defaults, values = dataclasses.asdict(MaskRecipe()), {}
+    for name, text in texts.items():
+        kind = type(defaults.get(name, ""))  # an unknown name stays text: default_recipe names it
+        try:
+            if kind is bool:
+                values[name] = {"true": True, "false": False}[text.lower()]
+            elif kind is tuple:
+                values[name] = tuple(float(part) for part in text.strip("()[] ").split(",") if part.strip())
+            else:
+                values[name] = kind(text)
+        except (ValueError, KeyError):
+            wanted = {bool: "true or false", tuple: "numbers, as 1.0,2.0", int: "a whole number", float: "a number"}
+            raise TLGError(f"{name}={text}: expected {wanted[kind]}") from None
+    return values
 
 
 @dataclass
@@ -134,14 +153,15 @@ class MaskMaker:
         small = [_at_most(image, self.recipe.max_side) for image in images]
         cams, spreads = self.coarse(small, classes)
         return [
-            self._finish(image, work, ids, cam[: len(ids)], wide[: len(ids)])
+            self.finish(image, work, ids, cam[: len(ids)], wide[: len(ids)])
             for image, work, ids, cam, wide in zip(images, small, classes, cams, spreads)
         ]
 
-    def coarse(self, images: list[np.ndarray], classes: list[tuple[int, ...]]) -> tuple[np.ndarray, np.ndarray]:
+    def coarse(self, images: list[np.ndarray],
+               classes: list[tuple[int, ...]]) -> tuple[np.ndarray, np.ndarray]:
         """(CAM, CAM after the affinity), 0..1 [B, P, h, w] each, on the grid of the largest scale."""
         most = max(len(ids) for ids in classes)
-        padded = torch.tensor([list(ids) + [ids[0]] * (most - len(ids)) for ids in classes], device=self.device)
+        padded = torch.tensor([list(ids) + [0] * (most - len(ids)) for ids in classes], device=self.device)
         present = torch.tensor([[k < len(ids) for k in range(most)] for ids in classes], device=self.device)
         pixels = torch.from_numpy(np.stack(images)).to(self.device).permute(0, 3, 1, 2)  # [B, 3, H, W]
         total, grid, maps = 0, None, None
@@ -154,7 +174,8 @@ class MaskMaker:
         cam = total / len(self.recipe.scales)
         wide = cam
         if self.recipe.affinity != "none":
-            alike = maps.attention if self.recipe.affinity == "attention" else feature_similarity(maps.features)
+            attends = self.recipe.affinity == "attention"
+            alike = maps.attention if attends else feature_similarity(maps.features)
             wide = spread(cam, patch_affinity(alike), self.recipe.box_threshold)
         return cam.cpu().numpy(), wide.cpu().numpy()
 
@@ -162,13 +183,16 @@ class MaskMaker:
         """Images at ``scale`` x their size; for transformers rounded up to multiples of the patch."""
         sides = [max(32, round(side * scale)) for side in pixels.shape[-2:]]
         if self.clip.kind == "vit":
-            sides = [-(-side // patch) * patch for side, patch in zip(sides, self.clip.model.visual.patch_size)]
+            patches = self.clip.model.visual.patch_size
+            sides = [-(-side // patch) * patch for side, patch in zip(sides, patches)]
         if sides == list(pixels.shape[-2:]):
             return pixels
         resized = F.interpolate(pixels.float(), sides, mode="bilinear", align_corners=False, antialias=True)
         return resized.round().clamp(0, 255).to(torch.uint8)
 
-    def _finish(self, image, work, classes, cam, wide) -> Stages:
+    def finish(self, image: np.ndarray, work: np.ndarray, classes: tuple[int, ...], cam: np.ndarray,
+               wide: np.ndarray) -> Stages:
+        """From ``coarse`` maps [P, h, w] of one image to its masks; work: the image at the size worked on."""
         scores = _resize(torch.from_numpy(wide)[None], work.shape[:2])[0].numpy()  # [P, H, W]
         background = (1 - scores.max(0, keepdims=True)) ** self.recipe.alpha
         probability = np.concatenate([background, scores])  # [1 + P, H, W]
@@ -177,11 +201,11 @@ class MaskMaker:
         probability, refined = (
             _resize(torch.from_numpy(p)[None], image.shape[:2])[0].numpy() for p in (probability, refined)
         )
-        label = refined.argmax(0).astype(np.uint8)
+        first, label = (p.argmax(0).astype(np.uint8) for p in (probability, refined))
         if self.recipe.unsure:
             best = np.sort(refined, 0)[-2:]
             label[best[1] - best[0] < self.recipe.unsure] = 255
-        return Stages(tuple(classes), cam, wide, probability, probability.argmax(0).astype(np.uint8), refined, label)
+        return Stages(tuple(classes), cam, wide, probability, first, refined, label)
 
 
 def _at_most(image: np.ndarray, side: int) -> np.ndarray:
@@ -257,17 +281,18 @@ def generate_masks(data, clip, rows: list[Row] | None = None, out: str | Path = 
                                              "prompts": prompts.digest(), **dataclasses.asdict(recipe)})
             batches = _batches(data, left, batch)
             results = _run(batches, data, clip, prompts, recipe, out, device, workers)
-            label = f"pseudo masks ({clip.name})"
+            results = track(results, total=len(batches), label=f"pseudo masks ({clip.name})", unit="batches",
+                            show=progress)
             with open(out / LOG, "a", encoding="utf-8") as log:
-                for jobs_done in track(results, total=len(batches), label=label, unit="batches", show=progress):
-                    for job in jobs_done:
-                        log.write(json.dumps([digest, job.image, job.digest, list(job.named), list(job.written)]) + "\n")
+                for jobs_done in results:
+                    entries = ([digest, job.image, job.digest, job.named, job.written] for job in jobs_done)
+                    log.writelines(json.dumps(entry) + "\n" for entry in entries)
                     log.flush()
     return {"made": len(left), "kept": len(jobs) - len(left), "folder": str(out), "recipe": digest}
 
 
 def ensure_masks(data, clip_name: str = "mini", progress: bool = True) -> dict:
-    """Make the data's masks with the default recipe where they are missing or do not match; see generate_masks."""
+    """Make the data's masks with the default recipe where they are missing or do not match."""
     from ..clips import load_clip
 
     return generate_masks(data, load_clip(clip_name), workers=0, batch=32, progress=progress)
@@ -369,7 +394,7 @@ def _write_batch(jobs: list[_Job], maker: MaskMaker, data, out: Path) -> list[_J
 
 
 def save_masks(out: str | Path, image_id: str, class_id: int, stages: Stages) -> None:
-    """Write ``<image>--<class>.png`` (palette, pixel = class + 1, 255 unsure) and its confidence beside it."""
+    """Write ``<image>--<class>.png`` (palette, pixel = class + 1, 255 unsure) and its confidence."""
     mask = stages.mask(class_id)
     name = f"{image_id}--{class_id}.png"
     confidence = np.clip(255 * stages.confidence(class_id), 0, 255).round().astype(np.uint8)

@@ -1,4 +1,4 @@
-"""The words behind every class: synonyms, an attribute, the usual background, and words for what is no object.
+"""The words behind every class: synonyms, an attribute, the usual background, and words for no object.
 
 Prompts come from YAML data files in the form of DESIGN section 5 (CLIP-ES, Lin et al., CVPR 2023). A user's
 YAML may override any entry; unknown classes and prompts beyond the text tower's limit are refused by name.
@@ -50,7 +50,7 @@ class Prompts:
         return [self.fill(word) for word in self.background_list]
 
     def class_id(self, name: str) -> int:
-        """Class id of a class name or synonym, ignoring case and spaces; TLGError naming the closest otherwise."""
+        """Class id of a name or synonym, ignoring case and spaces; TLGError naming the closest otherwise."""
         wanted = _plain(name)
         for class_id, synonyms in enumerate(self.names):
             if wanted in {_plain(self.classes[class_id]), *map(_plain, synonyms)}:
@@ -169,7 +169,7 @@ def _read(path: Path, classes: tuple[str, ...]) -> dict:
         template = content["template"]
         braces = "".join(c for c in template if c in "{}") if isinstance(template, str) else ""
         if braces != "{}" or "{}" not in template:
-            raise TLGError(f"{path}: template needs exactly one {{}} and no other braces, as \"a clean origami {{}}.\"")
+            raise TLGError(f"{path}: template needs one {{}} and no other braces, as \"a photo of {{}}.\"")
         result["template"] = template
     if "background_list" in content:
         result["background_list"] = _words(content["background_list"], f"{path}: background_list")

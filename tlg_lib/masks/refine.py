@@ -1,7 +1,7 @@
 """From coarse scores to object outlines: guided filter, GrabCut, or a dense CRF where it is installed.
 
-Every refiner maps (image uint8 [H, W, 3], probability float32 [1 + P, H, W], row 0 background, columns summing
-to 1) to probabilities of the same shape.
+Every refiner maps (image uint8 [H, W, 3], probability float32 [1 + P, H, W], row 0 background, summing to 1
+at every pixel) to probabilities of the same shape.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def refine_guided(image: np.ndarray, probability: np.ndarray) -> np.ndarray:
 
 
 def refine_grabcut(image: np.ndarray, probability: np.ndarray, rounds: int = 3) -> np.ndarray:
-    """GrabCut (Rother et al., SIGGRAPH 2004) per class: sure beyond 0.8 and below 0.15, seeds of colour models.
+    """GrabCut (Rother et al., SIGGRAPH 2004) per class: above 0.8 and below 0.15 are sure, the rest is cut.
 
     What a cut adds or drops moves that class's probability to the other side of one half.
     """
@@ -67,8 +67,7 @@ def refine_grabcut(image: np.ndarray, probability: np.ndarray, rounds: int = 3) 
 def refine_crf(image: np.ndarray, probability: np.ndarray, rounds: int = 10) -> np.ndarray:
     """Fully connected CRF (Kraehenbuehl and Koltun, NeurIPS 2011) with the settings of CLIP-ES."""
     if not crf_installed():
-        raise TLGError("refine=crf needs pydensecrf2: pip install 'tlg-lib[crf]' (it is compiled), or use "
-                       "refine=guided", code=3)
+        raise no_crf()
     from pydensecrf import densecrf
 
     height, width = image.shape[:2]
@@ -82,6 +81,11 @@ def refine_crf(image: np.ndarray, probability: np.ndarray, rounds: int = 10) -> 
 
 def crf_installed() -> bool:
     return importlib.util.find_spec("pydensecrf") is not None
+
+
+def no_crf() -> TLGError:
+    return TLGError("refine=crf needs pydensecrf2: pip install 'tlg-lib[crf]' (it is compiled), or use "
+                    "refine=guided", code=3)
 
 
 REFINERS = {
