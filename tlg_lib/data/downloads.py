@@ -15,13 +15,13 @@ import shutil
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
-
-from tqdm import tqdm
 
 from ..errors import TLGError
 from ..locks import folder_lock
 from ..paths import atomic, write_json
+from ..progress import track
 
 BLOCK = 1 << 20  # bytes
 SPARE = 64 << 20  # bytes that a download leaves free on the disk
@@ -35,14 +35,15 @@ def download(url: str, path: str | Path, *, sha256: str = "", md5: str = "", pro
     A broken connection is taken up again by Range, if the server still has the same file (ETag or time of
     change, and length); after ``attempts`` connections in a row that brought nothing it gives up. timeout and
     pause (doubled each time) are in seconds. Raises TLGError: code 7 when the server cannot be reached or
-    keeps breaking off (the part stays for the next try), 5 without space, 3 for a missing page or a wrong checksum.
+    keeps breaking off (the part stays for the next try), 5 without space, 4 while another process downloads to
+    the same folder, 3 for a missing page or a wrong checksum.
     """
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise TLGError(f"cannot make {path.parent} ({error.strerror}): choose a writable folder", code=5) from None
-    with folder_lock(path.parent, wait=24 * 3600):
+    with folder_lock(path.parent):
         if path.is_file() and _is_right(path, sha256, md5, progress):
             return path
         _fetch(url, path, sha256 or md5, progress, attempts, timeout, pause)
@@ -81,14 +82,17 @@ def check_sum(path: str | Path, sha256: str = "", md5: str = "", progress: bool 
 
 
 def _hash(path: str | Path, digest, progress: bool) -> str:
-    size = Path(path).stat().st_size
-    show = progress and size > 256 * BLOCK
-    with open(path, "rb") as file, tqdm(total=size, unit="B", unit_scale=True, desc=f"checking {Path(path).name}",
-                                        disable=None if show else True, leave=False) as bar:
-        while block := file.read(BLOCK):
+    blocks = -(-Path(path).stat().st_size // BLOCK)
+    with open(path, "rb") as file:
+        for block in track(_blocks(file), total=blocks, label=f"checking {Path(path).name}", unit="MiB",
+                           show=progress and blocks > 256):
             digest.update(block)
-            bar.update(len(block))
     return digest.hexdigest()
+
+
+def _blocks(source) -> Iterator[bytes]:
+    while block := source.read(BLOCK):
+        yield block
 
 
 def _is_right(path: Path, sha256: str, md5: str, progress: bool) -> bool:
@@ -128,7 +132,7 @@ def _fetch(url: str, path: Path, checksum: str, progress: bool, attempts: int, t
                 raise TLGError(f"{url}: the server answers {error.code} {error.reason}: the file may have moved; "
                                "fetch it by hand and name it with --from", code=3) from None
             reason = f"the server answers {error.code}"
-        except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
+        except (OSError, http.client.HTTPException) as error:  # errors of this disk became TLGError before
             reason = str(getattr(error, "reason", error)) or type(error).__name__
         except ValueError as error:
             raise TLGError(f"{url} is not an address that can be fetched ({error})") from None
@@ -144,6 +148,8 @@ def _receive(url: str, path: Path, checksum: str, progress: bool, timeout: float
     """One connection: append what comes to the part. True when the part has the stated length."""
     part, note = _part(path), _read_note(_note(path), url)
     offset = part.stat().st_size if part.is_file() and note else 0
+    if offset and offset == note["total"]:
+        return True
     request = urllib.request.Request(url, headers={"User-Agent": "tlg-lib", "Accept-Encoding": "identity"})
     if offset:
         request.add_header("Range", f"bytes={offset}-")
@@ -153,10 +159,8 @@ def _receive(url: str, path: Path, checksum: str, progress: bool, timeout: float
     except urllib.error.HTTPError as error:
         if error.code != 416:
             raise
-        error.close()  # the part is as long as the file, or longer than it: only a checksum can tell
-        if note.get("total") == offset:
-            return True
-        _note(path).unlink(missing_ok=True)
+        error.close()
+        _note(path).unlink(missing_ok=True)  # the part is longer than the file: start over
         return False
     with response:
         if response.status == 206:
@@ -173,6 +177,7 @@ def _receive(url: str, path: Path, checksum: str, progress: bool, timeout: float
         _check_space(path, total - offset)
         validator = _validator(response.headers)
         if response.status != 206:
+            part.unlink(missing_ok=True)  # before the note, so that no note speaks of another file's bytes
             if validator and total:
                 write_json(_note(path), {"url": url, "validator": validator, "total": total})
             else:
@@ -183,18 +188,15 @@ def _receive(url: str, path: Path, checksum: str, progress: bool, timeout: float
 
 def _append(response, part: Path, offset: int, total: int, progress: bool, name: str) -> None:
     try:
-        with open(part, "r+b" if offset else "wb") as file, tqdm(
-            total=total or None, initial=offset, unit="B", unit_scale=True, desc=name,
-            disable=None if progress else True, leave=False,
-        ) as bar:
+        with open(part, "r+b" if offset else "wb") as file:
             file.seek(offset)
             file.truncate()
-            while block := response.read(BLOCK):
+            blocks = -(-total // BLOCK)
+            for block in track(_blocks(response), total=blocks or None, start=offset // BLOCK, label=name, unit="MiB",
+                               show=progress and (blocks > 8 or not total)):
                 if total and file.tell() + len(block) > total:
                     raise http.client.HTTPException("more bytes than stated")
                 file.write(block)
-                bar.update(len(block))
-            file.flush()
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise TLGError(f"no space left to download {part}: free {max(0, total - offset) / 1e6:.0f} MB, or set "
