@@ -39,6 +39,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line; bad input becomes one line on stderr and a non-zero exit."""
     try:
         code = app(arguments, standalone_mode=False)
+        if code == 130:  # typer turns Ctrl-C into this code
+            raise KeyboardInterrupt
         sys.exit(code if isinstance(code, int) else 0)
     except TLGError as error:
         print(f"error: {error}", file=sys.stderr)

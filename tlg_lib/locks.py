@@ -16,6 +16,7 @@ from .errors import TLGError
 from .paths import _disk_error
 
 LOCK_NAME = ".lock"
+GLANCE = 0.25  # seconds to try at least: ``is_locked`` of another process holds the lock for an instant
 
 
 @contextmanager
@@ -38,7 +39,7 @@ def folder_lock(folder: str | Path, name: str = LOCK_NAME, wait: float | bool = 
     except OSError as error:
         raise _disk_error(path, error) from None
     with file:
-        deadline = time.monotonic() + (float("inf") if wait is True else wait)
+        deadline = time.monotonic() + (float("inf") if wait is True else max(wait, GLANCE))
         while not _try_lock(file, path):
             if time.monotonic() >= deadline:
                 raise TLGError(

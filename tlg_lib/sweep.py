@@ -321,7 +321,7 @@ def last_lines(cell: Path, count: int = 3) -> list[str]:
     except OSError:
         return []
     # A progress bar redraws its line with carriage returns; terminal colours are of no use in a list.
-    lines = [re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", line.split("\r")[-1]).strip() for line in text.splitlines()]
+    lines = [re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", line.rstrip("\r").split("\r")[-1]).strip() for line in text.split("\n")]
     return ["".join(c for c in line if c.isprintable())[:200] for line in lines if line][-count:]
 
 
