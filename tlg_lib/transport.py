@@ -25,6 +25,8 @@ def sinkhorn_iterations(reg: float) -> int:
     """
     rate = math.tanh(1 / (2 * reg)) ** 2
     start = 2 / reg
+    if rate >= 1:  # reg so small that tanh rounds to 1: theory promises nothing, the cap decides
+        return MOST_ITERATIONS
     if rate <= 0 or start <= TOLERANCE:
         return 1
     return min(MOST_ITERATIONS, max(1, math.ceil(math.log(TOLERANCE / start) / math.log(rate))))
@@ -133,7 +135,8 @@ class TransportAttention(nn.Module):
         q, k, v = self.q_fc(tokens), self.k_fc(context), self.v_fc(context)
         # The plan is computed in 32 bits under autocast: exp(-cost / reg) needs the digits.
         with torch.autocast(q.device.type, enabled=False):
-            a = torch.softmax(q.float() @ k.float().mT / math.sqrt(q.shape[-1]), dim=-1)  # [B, N, M]
+            q, k = (x.to(torch.promote_types(x.dtype, torch.float32)) for x in (q, k))
+            a = torch.softmax(q @ k.mT / math.sqrt(q.shape[-1]), dim=-1)  # [B, N, M]
             cost = 1 - a
             record(f"ot/{branch[0]}_cost", cost)
             if self.transport == "released":
