@@ -1,0 +1,99 @@
+"""A study trains and scores its rows on the same episodes, side by side, and gives the same figures again."""
+
+import json
+
+import numpy as np
+import pytest
+
+from tlg_lib.baselines import fusions, prototype_probability, query_mask_alone
+from tlg_lib.config import make_config
+from tlg_lib.errors import TLGError
+from tlg_lib.evaluate import Counts
+from tlg_lib.study import Row, Study, row_config, run_jobs, table_rows
+
+TINY = dict(dataset="pascal", image_size=64, width=8, widths_4d=(4, 4, 8), token_count=4, steps=3, batch=2,
+            epoch_steps=2, checkpoint_every=2, epoch_episodes=2, eval_episodes=6, backbone_weights="random",
+            device="cpu", use_hc=False)
+
+
+def test_rows_change_what_they_name_and_keep_the_rest():
+    config = make_config("mini", steps=77, lr=1e-3)
+    rows = {row.name: row_config(config, row, fold=2, seed=5) for row in table_rows(config)}
+    assert all((c.steps, c.lr, c.fold, c.seed) == (77, 1e-3, 2, 5) for c in rows.values())
+    assert rows["corrected-image"].supervision == "image"
+    assert rows["corrected-nomask"].query_mask == "none"
+    assert rows["hsnet-pixel"].variant == "hsnet" and not rows["hsnet-pixel"].use_ha
+    assert rows["released-pixel"].transport == "released" and not rows["released-pixel"].train_hetero
+
+
+@pytest.mark.slow
+def test_study_end_to_end(tiny_voc, tmp_path, own_home):
+    config = make_config("smoke", data=str(tiny_voc), **TINY)
+    rows = (Row("a", "A", (), full=True), Row("b", "B", (("variant", "hsnet"), ("use_hc", False))))
+    study = Study(tmp_path / "study", config, folds=(0, 3), rows=rows, shots=(1, 2))
+    trained = study.train(workers=2, progress=False)
+    records = study.evaluate(workers=2, progress=False)
+    assert [t["step"] for t in trained] == [3] * 4
+
+    # a: 1-shot, 2-shot, wrong support, best epoch; b: 1-shot; five training-free rows: 1- and 2-shot; two thresholds.
+    assert len(records) == 2 * 2 * (4 + 1 + 5 * 2)
+    assert {r["episodes"] for r in records} == {6}
+    mask = [r for r in records if r["row"] == "query pseudo mask"]
+    assert all(r["agreement"] in (None, 100.0) for r in mask)
+
+    # The same episodes for every row, and figures that follow from the counts on disk.
+    for fold in (0, 3):
+        a, b = (Counts.load(study.job_folder(name, fold, 0) / "counts-1shot.npz") for name in "ab")
+        assert np.array_equal(a.class_ids, b.class_ids)
+        record = next(r for r in records if r["row"] == "a" and r["fold"] == fold and r["threshold_from"] == "fixed"
+                      and r["shots"] == 1 and not r["control"] and r["epoch"] == "last")
+        assert record["miou"] == a.scores(0).miou
+
+    # Again: nothing is trained twice; from nothing, one process gives the same bits as two.
+    before = {p: p.stat().st_mtime_ns for p in study.folder.rglob("*.safetensors")}
+    assert study.train(workers=1, progress=False) == trained
+    assert study.evaluate(workers=1, progress=False) == records
+    assert before == {p: p.stat().st_mtime_ns for p in study.folder.rglob("*.safetensors")}
+    fresh = Study(tmp_path / "fresh", config, folds=(3,), rows=rows, shots=(1, 2))
+    fresh.train(workers=1, progress=False)
+    again = fresh.evaluate(workers=1, progress=False)
+    assert json.dumps(again) == json.dumps([r for r in records if r["fold"] == 3])
+
+
+def _fail(name):
+    raise TLGError(f"{name} is missing", code=3)
+
+
+def test_a_failing_job_is_named():
+    with pytest.raises(TLGError, match="fold 2: x.png is missing") as caught:
+        run_jobs([("fold 2", _fail, ("x.png",))], workers=1, done="done", progress=False)
+    assert caught.value.code == 3
+
+
+def test_prototype_by_hand():
+    """Two directions: the mask holds one of them, so exactly its positions look like foreground."""
+    import torch
+
+    features = torch.zeros(1, 2, 2, 2)
+    features[0, 0, 0], features[0, 1, 1] = 1.0, 1.0  # top row points one way, bottom row the other
+    mask = torch.zeros(1, 1, 2, 2)
+    mask[0, 0, 0] = 1
+    got = prototype_probability(features, mask, features)[0]
+    expected = torch.sigmoid(torch.tensor([20.0, -20.0]))
+    assert torch.allclose(got, expected[:, None].expand(2, 2))
+
+
+def test_fusion_can_outvote_the_mask():
+    import torch
+
+    from tlg_lib.data.batches import EpisodeBatch
+
+    features = [torch.zeros(1, 2, 4, 4) for _ in range(3)]
+    for f in features:
+        f[0, 0, :2], f[0, 1, 2:] = 1.0, 1.0
+    mask, support = torch.zeros(1, 1, 4, 4), torch.zeros(1, 1, 1, 4, 4)
+    mask[0, 0, 3], support[0, 0, 0, :2] = 1.0, 1.0  # the query mask is wrong, the support's is right
+    batch = EpisodeBatch([], features, [features], mask, support, None, None, None, None, torch.tensor([0]))
+    assert (query_mask_alone(batch)[0, 0] >= 0.5).nonzero()[:, 0].unique().tolist() == [3]
+    fused = fusions(((0,), (1,), (2,)))["mask + support prototype"](batch)
+    assert (fused[0, 0] >= 0.5).nonzero()[:, 0].unique().tolist() == [0, 1]
