@@ -20,10 +20,11 @@ def parallel_map(function: Callable[[In], Out], items: list[In], label: str, *, 
     """Yield ``function(item)`` in the order of ``items``; the first exception ends the work.
 
     Threads by default: Pillow decodes outside Python's lock. processes=True for work in pure Python; the
-    function and its items must then be importable and picklable. Few items run in the caller's own thread.
+    function and its items must then be importable and picklable. Few items run in the caller's own thread, as
+    starting workers (seconds for processes) would cost more than it brings.
     """
     workers = min(os.cpu_count() or 1, 16)
-    if workers == 1 or len(items) < 32:
+    if workers == 1 or len(items) < (512 if processes else 32):
         yield from track((function(item) for item in items), total=len(items), label=label, unit=unit, show=show)
         return
     # A spawned child shares no locks with this process, which may hold torch's threads.

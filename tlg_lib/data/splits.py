@@ -31,7 +31,7 @@ NATIVE_PIXELS = 500 * 375  # the usual VOC photograph, to which MIN_AREA belongs
 VAL_SHARE = 0.3  # of a folder that comes without lists
 PUBLISHED = Path(__file__).with_name("hsnet_pascal_lists.json")
 
-_ROW = re.compile(r"(.+)__(\d{1,3})")
+_ROW = re.compile(r"(.+)__([0-9]{1,3})")
 _FOLD_FILE = re.compile(r"fold([0-3])\.txt")
 
 
