@@ -372,3 +372,94 @@ def test_live_table_shows_running_and_failed_cells_and_escapes_markup(tmp_path):
     text = console.export_text()
     assert "[bold]broken[/bold]" in text and "1 failed, 7 pending" in text
     assert s.last_lines(tmp_path / spec.cells[0].name) == ["one", "20%"]
+
+
+# --- SLURM -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cluster(tmp_path, monkeypatch):
+    """A folder with stand-in SLURM commands first in the PATH."""
+    from slurm_standin import install
+
+    for name, value in install(tmp_path / "cluster").items():
+        monkeypatch.setenv(name, value)
+    return tmp_path / "cluster" / "state"
+
+
+def wait_for(condition, seconds=90):
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if condition():
+            return
+        time.sleep(0.1)
+    pytest.fail("waited in vain")
+
+
+@pytest.mark.slow
+def test_a_preempted_job_is_requeued_and_goes_on_from_its_checkpoint(tmp_path, cluster, monkeypatch):
+    from tlg_lib.sweep_slurm import submit
+
+    spec = s.spec_from_dict({"name": "c", "preset": "smoke", "grid": {"fold": [0, 1]},
+                             "slurm": {"time_min": 90, "partition": "gpu", "array_parallelism": 2, "mem_gb": 3,
+                                       "gpus_per_node": 1, "cpus_per_task": 2}})
+    folder = tmp_path / "sweep"
+    notebook = make_notebook(tmp_path / "light.ipynb", seconds=4)
+    text = Path(notebook).read_text().replace("from light_cell", f"open({str(cluster / 'working')!r}, 'w'); from light_cell")
+    Path(notebook).write_text(text)
+    monkeypatch.setenv("STANDIN_PREEMPT", "1:1.5")
+    assert submit(spec, folder, notebook=str(notebook)) == 2
+    script = (cluster / "job-1000").read_text()
+    for line in ("--array=0-1%2", "--time=90", "--partition=gpu", "--mem=3GB", "--gpus-per-node=1", "--signal=USR2@120",
+                 "--requeue", "--open-mode=append", "--cpus-per-task=2"):
+        assert line in script.replace("'", ""), f"{line} not in\n{script}"
+    assert submit(spec, folder, notebook=str(notebook)) == 0, "queued and running cells are not submitted again"
+    wait_for(lambda: all(v["state"] == "done" for v in s.states(spec, folder).values()))
+    assert (cluster / "preempted").exists()
+    assert (cluster / "starts-1000_0").read_text() == "x" and (cluster / "starts-1000_1").read_text() == "xx"
+    log = (folder / spec.cells[1].name / "log.txt").read_text()
+    steps = [int(line.split()[1]) for line in log.splitlines() if line.startswith("step ")]
+    assert steps == list(range(1, 21)), "the second start went on where the first was stopped"
+    finish(spec, tmp_path / "undisturbed")
+    assert collect(spec, folder) == collect(spec, tmp_path / "undisturbed")
+
+
+@pytest.mark.slow
+def test_jobs_that_left_the_queue_are_submitted_again(tmp_path, cluster, capsys):
+    from tlg_lib.sweep_slurm import cancel, refresh, submit
+
+    spec = s.spec_from_dict({"name": "c", "preset": "smoke", "grid": {"fold": [0, 1]}})
+    folder = tmp_path / "sweep"
+    s.prepare(spec, folder, 1)
+    s.write_status(folder / spec.cells[0].name, "queued", job="77_0")
+    s.write_status(folder / spec.cells[1].name, "queued", job="77_1")
+    (cluster / "queue-77_0").touch()
+    refresh(spec, folder)
+    assert [v["state"] for v in s.states(spec, folder).values()] == ["queued", "interrupted"]
+    assert cancel(spec, folder) == 1 and (cluster / "cancelled-77_0").exists()
+    notebook = make_notebook(tmp_path / "light.ipynb", seconds=0.05)
+    assert submit(spec, folder, notebook=str(notebook)) == 2
+    wait_for(lambda: all(v["state"] == "done" for v in s.states(spec, folder).values()))
+
+
+@pytest.mark.parametrize("options, code, message", [
+    ({"partition": "nosuch"}, 1, "sbatch refused the job: .*invalid partition"),
+    ({"no_such_option": 3}, 2, "no_such_option"),
+])
+def test_what_sbatch_does_not_take_is_one_line(tmp_path, cluster, options, code, message):
+    from tlg_lib.sweep_slurm import submit
+
+    spec = s.spec_from_dict({"name": "c", "preset": "smoke", "grid": {"fold": [0, 1]}, "slurm": options})
+    with pytest.raises(TLGError, match=message) as caught:
+        submit(spec, tmp_path / "sweep")
+    assert caught.value.code == code
+    assert {v["state"] for v in s.states(spec, tmp_path / "sweep").values()} == {"pending"}
+
+
+def test_without_slurm_the_line_says_so(tmp_path, monkeypatch):
+    from tlg_lib.sweep_slurm import submit
+
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(TLGError, match="no `sbatch` here") as caught:
+        submit(s.spec_from_dict(SPEC), tmp_path / "sweep")
+    assert caught.value.code == 3

@@ -12,11 +12,12 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from .errors import TLGError
-from .locks import folder_lock
-from .sweep import Spec, prepare, read_status, states, to_run, write_status
+from .locks import folder_lock, is_locked
+from .sweep import CELL_LOCK, Spec, prepare, read_status, states, to_run, write_status
 
 # Our names -> submitit's. Others are handed on as they are (partition, account, qos, constraint, ...).
 OWN = {"time_min": "time", "mem_gb": "mem", "max_requeues": None}
@@ -43,7 +44,8 @@ class CellJob:
             command += ["--notebook", self.notebook]
         with open(folder / "log.txt", "ab") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
-            code = self.process.wait()
+            while (code := self.process.poll()) is None:  # not wait(): see checkpoint
+                time.sleep(0.2)
         if read_status(folder)["state"] not in ("done", "failed"):
             why = f"killed by signal {-code}" if code < 0 else f"ended with code {code}"
             write_status(folder, "failed", error=f"{why} (out of memory? see log.txt)")
@@ -52,9 +54,14 @@ class CellJob:
     def checkpoint(self, cell: str):
         from submitit.helpers import DelayedSubmission
 
-        if self.process is not None and self.process.poll() is None:
-            self.process.send_signal(signal.SIGKILL)
-            self.process.wait()
+        # This runs in a signal handler, perhaps in the middle of poll() with its lock held: Popen's methods that
+        # take the lock would wait for ever, the operating system's own do not.
+        if self.process is not None and is_locked(Path(cell), CELL_LOCK):
+            os.kill(self.process.pid, signal.SIGKILL)
+            for _ in range(100):
+                if not is_locked(Path(cell), CELL_LOCK):
+                    break
+                time.sleep(0.1)
         job = os.environ.get("SLURM_ARRAY_JOB_ID") or os.environ.get("SLURM_JOB_ID", "")
         task = os.environ.get("SLURM_ARRAY_TASK_ID")
         write_status(Path(cell), "queued", job=f"{job}_{task}" if task else job, note="requeued after preemption")
@@ -86,7 +93,8 @@ def submit(spec: Spec, folder: Path, *, retry: bool = False, notebook: str = "",
         if "mem" in named:
             named["mem"] = f"{named['mem']}GB"
         try:
-            executor.update_parameters(**{**DEFAULTS, "job_name": f"tlg-{spec.name}"[:60], **named})
+            executor.update_parameters(**{**DEFAULTS, "job_name": f"tlg-{spec.name}"[:60], **named},
+                                       additional_parameters={"requeue": True})
         except (ValueError, TypeError) as error:
             raise TLGError(f"slurm: {str(error).splitlines()[0]}: see `tlg sweep --help`") from None
         executor.update_parameters(setup=[f"export OMP_NUM_THREADS={threads}"])
