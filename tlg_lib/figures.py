@@ -414,3 +414,40 @@ def paper_dots(published: Mapping[str, Mapping], ours: Mapping[str, float], titl
         ("o", ORANGE, ORANGE, "image labels, 1-shot"), ("D", ORANGE, "none", "image labels, 5-shot"))]
     figure.legend(handles=handles, loc="outside lower center", ncols=4)
     return figure
+
+
+@styled
+def heat_map(table, label: str) -> Figure:
+    """A pandas table of scores 0..100 (rows: classes, columns: methods) as a heat map with its figures."""
+    import seaborn
+
+    figure = Figure(figsize=(9.2, 0.3 * len(table) + 1.9), layout="constrained")
+    axes = figure.subplots()
+    named = table.rename(columns=lambda name: textwrap.fill(name, 14))
+    seaborn.heatmap(named, ax=axes, cmap="cividis", vmin=0, vmax=100, annot=True, fmt=".0f", linewidths=0.5,
+                    annot_kws={"size": 8}, cbar_kws={"label": label, "shrink": 0.6})
+    axes.grid(False)
+    axes.set(xlabel="", ylabel="")
+    axes.tick_params(axis="x", labelsize=8, rotation=0, length=0)
+    axes.tick_params(axis="y", labelsize=9, rotation=0, length=0)
+    return figure
+
+
+@styled
+def strip_plot(frame, title: str) -> Figure:
+    """Every score as a dot (a pandas table with key and miou), and each method's mean as a line."""
+    import seaborn
+
+    keys = [key for key in METHODS if key in set(frame["key"])]
+    keys += sorted(set(frame["key"]) - set(METHODS))
+    figure = Figure(figsize=(8.2, 0.42 * len(keys) + 1.1), layout="constrained")
+    axes = figure.subplots()
+    colours = {key: method_colour(key) for key in keys}
+    seaborn.pointplot(frame, x="miou", y="key", hue="key", order=keys, hue_order=keys, palette=colours, ax=axes,
+                      errorbar=None, linestyle="none", marker="|", markersize=22, markeredgewidth=3, legend=False)
+    seaborn.stripplot(frame, x="miou", y="key", hue="key", order=keys, hue_order=keys, palette=colours, ax=axes,
+                      jitter=False, size=6, alpha=0.75, linewidth=0.5, edgecolor="white", legend=False)
+    axes.set_yticks(range(len(keys)), [method_name(key) for key in keys])
+    axes.set(xlabel="mIoU, percent", ylabel="")
+    axes.set_title(title)
+    return figure

@@ -65,6 +65,38 @@ class Run:
 
         return Study(self.folder, self.config, self.folds, self.seeds, self.rows, self.shots)
 
+    def train(self) -> list[dict]:
+        """Train what is not trained yet; returns a summary per network (train.train), in order."""
+        return self._alone(lambda study: study.train())
+
+    def evaluate(self) -> list[dict]:
+        """Score what is not scored yet, training what is missing first; returns long-form records (study.py)."""
+        self.train()
+        return self._alone(lambda study: study.evaluate())
+
+    def _alone(self, work):
+        """Notebooks run side by side wait for each other here, and the second finds the work done."""
+        from .locks import folder_lock
+
+        open_data(self)
+        with folder_lock(self.folder, name=".study.lock", wait=True):
+            return work(self.study())
+
+    def train_small(self, name: str, **changes):
+        """One network of a few steps for a demonstration: (model in eval mode, config, summary).
+
+        It lies in jobs/<name>-<digest of its settings>, so other settings never meet its checkpoint.
+        """
+        from .locks import folder_lock
+        from .train import load_trained, train
+
+        open_data(self)
+        config = self.config.replace(**changes)
+        folder = self.folder / "jobs" / f"{name}-{config.digest()}"
+        with folder_lock(self.folder, name=f".{name}.lock", wait=True):
+            summary = train(config, folder, progress=False)
+        return load_trained(folder, progress=False)[0], config, summary
+
     def job_folder(self, row: str = "", fold: int | None = None) -> Path:
         """Where one network lies: by default that of the first row on the first fold, with the first seed."""
         return self.study().job_folder(row or self.rows[0].name, self.folds[0] if fold is None else fold,
@@ -195,11 +227,11 @@ def open_data(run: Run):
     root = data_root(run.config)
     if run.config.dataset != "mini":
         return open_any(run.config)
-    with folder_lock(root.parent, name=f".{root.name}.lock", wait=True):  # notebooks side by side make it once
+    with folder_lock(root.parent, name=f".{root.name}.open.lock", wait=True):  # notebooks side by side make it once
         if run.smoke:
-            from .data.mini import ensure_mini
+            from .data.mini import make_mini
 
-            ensure_mini(root, images_per_class=SMOKE_IMAGES)
+            make_mini(root, images_per_class=SMOKE_IMAGES, progress=False)
         return open_any(run.config)
 
 

@@ -67,6 +67,55 @@ def fold_table(frame: pd.DataFrame, shots: int = 1, epoch: str = "last", thresho
     return table.loc[sorted(table.index, key=lambda k: order.get(k, len(order)))]
 
 
+def as_scores(table: pd.DataFrame, mean: bool = False) -> dict:
+    """A fold_table as {key: {fold: score}} for figures, or with ``mean`` {key: mean}, without missing entries."""
+    if mean:
+        return {key: float(v) for key, v in table["mean"].items() if not math.isnan(v)}
+    folds = [column for column in table.columns if column in FOLDS]
+    return {key: {f: float(row[f]) for f in folds if not math.isnan(row[f])} for key, row in table.iterrows()}
+
+
+def half_widths(table: pd.DataFrame) -> dict[str, float]:
+    """{key: half width of the 95% interval} of a fold_table, where there are several seeds."""
+    return {key: float(v) for key, v in table["± 95%"].items() if not math.isnan(v)}
+
+
+def training_histories(run, trained: list[dict]) -> dict[str, dict]:
+    """What figures.training_curves draws: losses averaged over 10 steps, and the score after each epoch.
+
+    trained: summaries in the order of Run.train, the run's rows turning fastest. One line per row and fold of
+    the first seed.
+    """
+    cells = [(row, fold, seed) for seed in run.seeds for fold in run.folds for row in run.rows]
+    found = {}
+    for (row, fold, seed), summary in zip(cells, trained, strict=True):
+        losses = summary["losses"]
+        if seed != run.seeds[0] or not losses:
+            continue
+        width = max(1, min(10, len(losses) // 4))
+        means = [sum(losses[i : i + width]) / len(losses[i : i + width]) for i in range(0, len(losses), width)]
+        found[f"{row.name} fold {fold}"] = {
+            "step": [min(i + width, len(losses)) for i in range(0, len(losses), width)], "loss": means,
+            "score_step": [epoch["step"] for epoch in summary["history"]],
+            "miou": [epoch["test"] for epoch in summary["history"]]}
+    return found
+
+
+def gather(folder: str | Path) -> pd.DataFrame:
+    """One line per run below ``folder`` (any depth) that left a results.json of this version."""
+    lines = []
+    for path in sorted(Path(folder).glob("**/results.json")):
+        try:
+            r = load_results(path)
+        except TLGError:
+            continue  # another program's file, or an older version's: not ours to judge
+        lines.append({"run": path.parent.name, "preset": r["preset"], "main row": r["main_row"],
+                      "folds": ",".join(map(str, r["folds"])), "seeds": ",".join(map(str, r["seeds"])),
+                      "episodes": r["episodes"], "mIoU": r["miou"], "best epoch": r["best_epoch"]["miou"],
+                      "commit": r["commit"], "digest": r["figures_sha256"][:8]})
+    return pd.DataFrame(lines).set_index("run").round({"mIoU": 1, "best epoch": 1})
+
+
 def _order() -> list[str]:
     from .figures import METHODS
 
