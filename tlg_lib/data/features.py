@@ -83,7 +83,7 @@ class FeatureStore:
         marker = folder / "done.json"
         if _finished(marker) < len(images):
             folder.mkdir(parents=True, exist_ok=True)
-            with folder_lock(folder, wait=3600):
+            with folder_lock(folder, wait=True):
                 self._fill(folder, marker, shapes, needed)
         self.maps = [np.load(folder / f"layer{i:02d}.npy", mmap_mode="r") for i in range(len(shapes))]
         self.index = {image: i for i, image in enumerate(images)}
