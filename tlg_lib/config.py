@@ -82,6 +82,7 @@ class Config:
         default="none", metadata=_choice("none", "confidence", "bootstrap", "soft", "size")
     )  # supervision="image" only: how training copes with noisy masks (losses.py)
     mask_dropout: float = 0.0  # share of training queries whose pseudo mask is hidden (0.5 everywhere)
+    negatives: float = 0.0  # share of training episodes with a support of another class, target empty
     accumulate: int = 1
     checkpoint_every: int = 50  # steps
     epoch_steps: int = 50  # an "epoch": evaluated on base and test classes, last and best reported
@@ -223,7 +224,7 @@ _KIND_NAMES = {
 _RANGES = {  # name: (lowest, highest)
     "fold": (0, 3), "seed": (0, 2**31 - 1), "shots": (1, 50), "steps": (0, 10**8), "batch": (1, 4096),
     "lr": (0, 10), "weight_decay": (0, 10), "transport_reg": (1e-3, 100), "token_count": (1, 4096),
-    "width": (8, 2048), "dropout": (0, 0.95), "mask_dropout": (0, 1), "accumulate": (1, 1024), "checkpoint_every": (1, 10**8),
+    "width": (8, 2048), "dropout": (0, 0.95), "mask_dropout": (0, 1), "negatives": (0, 0.9), "accumulate": (1, 1024), "checkpoint_every": (1, 10**8),
     "epoch_steps": (1, 10**8), "devices": (1, 1024), "workers": (0, 256), "eval_episodes": (1, 10**6),
     "epoch_episodes": (0, 10**6), "eval_batch": (1, 4096), "threshold": (0, 1), "l2_all": (0, 1), "dice": (0, 100),
     "query_loss": (0, 100), "support_loss": (0, 100),

@@ -45,7 +45,8 @@ class Experiment:
 
     def sampler(self, config: Config) -> TrainingSampler:
         rows = self.data.training_rows(config.fold, self.both_splits(config))
-        return TrainingSampler(rows, batch=config.batch, seed=config.seed, names=self.data.classes)
+        return TrainingSampler(rows, batch=config.batch, seed=config.seed, negatives=config.negatives,
+                               names=self.data.classes)
 
     def test_episodes(self, config: Config, count: int | None = None) -> list[Episode]:
         rows = self.data.test_rows(config.fold, self.both_splits(config))

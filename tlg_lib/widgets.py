@@ -24,6 +24,7 @@ from .figures_inside import heat, heat_over, mark_cell, png, resized
 
 STATIC = Path(__file__).with_name("static")
 WIDTH = 220  # pixels of a picture on the screen
+SHARP = 330  # pixels that maps are drawn with, for screens of higher density
 LABELS = {"description_width": "150px"}
 SLIDER = {"style": LABELS, "layout": {"width": "430px"}}
 
@@ -123,7 +124,7 @@ class CorrelationExplorer(ipywidgets.VBox):
             row, column = self.query.row * rows // self.query.rows, self.query.column * columns // self.query.columns
             seen = inside.where_it_looks(scene, level, row, column, masked=self.masked.value)
             best = divmod(int(seen.argmax()), seen.shape[1])
-            picture.show(heat_over(resized(scene.supports[0], (2 * WIDTH, 2 * WIDTH)), seen, 0.0),
+            picture.show(heat_over(resized(scene.supports[0], (SHARP, SHARP)), seen, 0.0),
                          f"Support image, similarity to query position ({row}, {column}) at stride {stride}.",
                          f"support, stride {stride}: highest {seen.max():.2f} at {best}, mean {seen.mean():.2f}")
 
@@ -169,7 +170,7 @@ class TransportExplorer(ipywidgets.VBox):
                          f"{branch}: click the asking token, or use the arrow keys")
         attended, sent = moved.attention[asked], moved.plan[asked] / moved.plan[asked].sum()
         high = max(attended.max(), sent.max())
-        large = resized(pictures[other], (2 * WIDTH, 2 * WIDTH))
+        large = resized(pictures[other], (SHARP, SHARP))
         for picture, share, name in ((self.attention, attended, "softmax attention"), (self.plan, sent, "transport plan")):
             picture.show(heat_over(large, share.reshape(moved.answering), 0.0, high),
                          f"Where the {name} of token ({row}, {column}) goes in the {other} image.",

@@ -85,6 +85,11 @@ class BatchMaker:
         elif training and self.config.support_loss > 0:
             support_target = stack([self._true(s, e.support_class) for e in episodes for s in e.support])
             support_target = support_target.unflatten(0, (size, shots))
+        for i, episode in enumerate(episodes if training else ()):
+            if episode.support_class != episode.class_id:  # a negative: nothing in the query matches the support
+                target = target.clone() if target is true or target is pseudo else target
+                target[i] = torch.where(target[i] == 255, target[i], 0)
+                confidence[i] = 0
         return EpisodeBatch(
             episodes, [m[:size] for m in maps], supports, (pseudo == 1).float()[:, None],
             (support_pseudo == 1).float()[:, :, None], target.long(), support_target.long(), confidence,

@@ -14,6 +14,7 @@ import os
 import shutil
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from importlib.metadata import version
 from multiprocessing import get_context
@@ -27,7 +28,7 @@ from ..locks import folder_lock
 from ..paths import atomic, data_home, write_json
 from ..progress import track
 from .classes import PASCAL_CLASSES, fold_classes
-from .mini_glyphs import font_versions
+from .mini_glyphs import distractor_word, font_versions
 from .mini_render import image_id, plan_image, render
 
 GENERATOR = 1  # raised whenever the pictures change
@@ -89,13 +90,14 @@ def verify_mini(root: str | Path) -> list[str]:
             if not (root / name).is_file() or _sha256(root / name) != entry["sha256"]]
 
 
-def captions(root: str | Path, split: str) -> list[dict]:
-    """What pictures of split "trn" or "val" show: {"image", "classes" (from 0), "scene"}; no pixel labels."""
+def contents(root: str | Path) -> list[dict]:
+    """What each picture shows, without pixels: {"image", "split", "classes" (from 0), "scene", "others" (words)}."""
     manifest = _read(Path(root) / "manifest.json")
     if manifest is None:
         raise TLGError(f"no manifest.json in {root}: make the data with `tlg data mini`", code=3)
-    return [{"image": name, "classes": entry["classes"], "scene": entry["scene"]}
-            for name, entry in sorted(manifest["images"].items()) if entry["split"] == split]
+    return [{"image": name, "split": entry["split"], "classes": entry["classes"], "scene": entry["scene"],
+             "others": sorted({distractor_word(glyph) for glyph in entry["distractors"]})}
+            for name, entry in sorted(manifest["images"].items())]
 
 
 # --- making
@@ -136,17 +138,26 @@ def _fill(root: Path, settings: dict, workers: int, progress: bool) -> None:
     _drop_damaged(root)
     per_class = settings["images_per_class"]
     jobs = [(c, i, split_of(i, per_class)) for c in range(len(PASCAL_CLASSES)) for i in range(per_class)]
-    todo = [job for job in jobs if not all(path.is_file() for path in _paths(root, image_id(*job[:2])))]
     work = partial(_make_one, root, settings["seed"], settings["size"])
-    label, begun = "mini data", len(jobs) - len(todo)
+
+    def missing() -> list[tuple[int, int, str]]:
+        return [job for job in jobs if not all(path.is_file() for path in _paths(root, image_id(*job[:2])))]
+
+    def told(results, todo):
+        return track(results, len(jobs), "mini data", "images", progress, len(jobs) - len(todo))
+
+    todo = missing()
     if workers > 1 and len(todo) > 8:
-        # "spawn": the parent may have started threads (torch), which do not survive a fork.
-        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-            for _ in track(pool.map(work, todo, chunksize=4), len(jobs), label, "images", progress, begun):
-                pass
-    else:
-        for _ in track(map(work, todo), len(jobs), label, "images", progress, begun):
+        try:
+            # "spawn": the parent may have started threads (torch), which do not survive a fork.
+            with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+                for _ in told(pool.map(work, todo, chunksize=4), todo):
+                    pass
+        except BrokenProcessPool:  # no workers can start where the main module is typed in or has no main guard
             pass
+    todo = missing()
+    for _ in told(map(work, todo), todo):
+        pass
     images = _describe(root, settings["seed"], jobs)
     _write_lists(root, images, settings["size"])
     names = sorted(f"{folder}/{path.relative_to(root / folder).as_posix()}"

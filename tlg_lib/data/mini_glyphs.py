@@ -88,6 +88,14 @@ def class_glyphs(name: str, split: str) -> list[str]:
     return GLYPHS[name][0 if split == "trn" else 1].split()
 
 
+def distractor_word(glyph: str) -> str:
+    """What a distractor is called: "mdi:fruit-cherries" -> "cherries", "fa:ice-cream" -> "ice cream"."""
+    words = glyph.partition(":")[2].split("-")
+    if words[0] == "fruit":
+        return words[1]
+    return words[0] if words[0] in ("guitar", "hat", "mug") else " ".join(words)
+
+
 def font_path(font: str) -> Path:
     """The font file inside its pip package, found without importing the package (which may want Qt)."""
     package, pip_name, file = FONTS[font]

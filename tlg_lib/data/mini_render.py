@@ -49,7 +49,7 @@ USUAL_COLOURS = {
     "motorbike": ((0.0, 1.0, 0.0, 0.2, 0.1, 0.4), (0.97, 1.1, 0.6, 0.95, 0.4, 0.9)),
 }
 TILT = {"aeroplane": 0.7, "bottle": 0.5, "bird": 0.4}  # largest rotation in radians; others 0.2
-AREA = (0.045, 0.42)  # share of the picture that an object aims for
+AREA = (0.06, 0.45)  # share of the picture that an object aims for
 TWO_CLASSES = 10  # every tenth picture of a class, counted from the fourth, holds a second class
 
 
