@@ -124,12 +124,13 @@ VARIANT_SWITCHES: dict[str, dict[str, Any]] = {
         token_skip=False, key_value="adjacent", second_attention="within", query_residual="support",
         correlation_grid="other", mask_support=False, text_maps="frozen", ignore_255=False,
         reductions="shared", prototype_prior=False, dice=0.0,
+        support_loss=0.6, negatives=0.0, mask_dropout=0.0,
     ),
     # The plain 4D encoder and decoder, without HA, HT, HC and without the mask input (DESIGN 3.3, baseline 3).
     "hsnet": dict(use_ha=False, use_ht=False, use_hc=False, query_mask="none", prototype_prior=False),
 }
 
-_LITE = dict(width=64, widths_4d=(8, 32, 64), backbone="efficientnet_lite0")
+_LITE = dict(support_loss=0.0, width=64, widths_4d=(8, 32, 64), backbone="efficientnet_lite0")
 _PAPER = dict(
     backbone="resnet50", clip="ViT-B-32/openai", image_size=(400, 400), batch=16, lr=4e-4, steps=40000,
     eval_batch=8, schedule="constant", cache_features="off", workers=4, checkpoint_every=500, epoch_steps=1000,
