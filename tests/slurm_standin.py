@@ -41,6 +41,7 @@ environment = {**os.environ, "SLURM_JOB_ID": str(int(number) + 500 + int(task)),
                "SLURM_ARRAY_TASK_ID": task, "SLURM_NTASKS": "1", "SLURM_JOB_NUM_NODES": "1", "SLURM_NODEID": "0",
                "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_JOB_NODELIST": "here"}
 preempt, _, after = os.environ.get("STANDIN_PREEMPT", "").partition(":")
+(state / f"task-{name}.pid").write_text(str(os.getpid()))
 time.sleep(0.5)
 while True:
     (state / f"starts-{name}").open("a").write("x")

@@ -384,7 +384,13 @@ def cluster(tmp_path, monkeypatch):
 
     for name, value in install(tmp_path / "cluster").items():
         monkeypatch.setenv(name, value)
-    return tmp_path / "cluster" / "state"
+    state = tmp_path / "cluster" / "state"
+    yield state
+    for path in state.glob("task-*.pid"):  # nothing that the stand-in started outlives the test
+        if psutil.pid_exists(int(path.read_text())):
+            task = psutil.Process(int(path.read_text()))
+            for process in [*task.children(recursive=True), task]:
+                process.kill()
 
 
 def wait_for(condition, seconds=90):

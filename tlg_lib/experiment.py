@@ -9,7 +9,9 @@ from __future__ import annotations
 import hashlib
 import os
 import subprocess
+import zlib
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -18,6 +20,7 @@ from .config import Config
 from .data.batches import BatchMaker
 from .data.features import FeatureStore
 from .data.folder import SegmentationFolder, open_folder
+from .data.images import image_size, mask_size
 from .episodes import Episode, TrainingSampler, test_episodes, wrong_support
 from .errors import TLGError
 from .paths import PACKAGE, data_home
@@ -137,6 +140,7 @@ def check_rows(config: Config, experiment: Experiment) -> None:
     lost = [image for image, _ in rows if image not in known]
     if lost:
         data.image_path(lost[0])
+    _check_sizes(data, rows)
     missing = data.missing_masks(rows)
     if missing:
         image, class_id = missing[0]
@@ -144,17 +148,51 @@ def check_rows(config: Config, experiment: Experiment) -> None:
                        f"class '{data.classes[class_id]}'): make them with `tlg masks make --data {data.root}`", code=3)
 
 
+def _check_sizes(data: SegmentationFolder, rows) -> None:
+    """Label maps and pseudo masks have the size of their image: resizing them all alike would hide that."""
+    for image, class_id in rows:
+        path = data.image_path(image)
+        for mask in (data.root / "SegmentationClassAug" / f"{image}.png", data.pseudo_mask_path(image, class_id)):
+            if mask.is_file() and _mask_size(mask) != _image_size(path):
+                raise TLGError(f"{mask} is {_words(_mask_size(mask))}, its image {path.name} {_words(_image_size(path))}"
+                               " (height x width): a mask must have the size of its image, make it again", code=3)
+
+
+_image_size, _mask_size = lru_cache(maxsize=None)(image_size), lru_cache(maxsize=None)(mask_size)
+
+
+def _words(size: tuple[int, int]) -> str:
+    return f"{size[0]}x{size[1]} pixels"
+
+
 def data_digest(config: Config, experiment: Experiment) -> str:
-    """Changes when the lists, an image, a mask or a pseudo mask used by the run changes in name or size."""
+    """Changes with the lists and with any image, label map or pseudo mask that the run uses.
+
+    Label maps and pseudo masks count with their content, images with their size in bytes: reading all of
+    COCO's photographs at every start would take minutes.
+    """
     data, both = experiment.data, experiment.both_splits(config)
     rows = sorted(set(data.training_rows(config.fold, both) + data.test_rows(config.fold, both)))
     running = hashlib.sha256()
     for image, class_id in rows:
-        sizes = [path.stat().st_size if path.is_file() else -1 for path in (
-            data.image_path(image), data.root / "SegmentationClassAug" / f"{image}.png",
-            data.pseudo_mask_path(image, class_id))]
-        running.update(f"{image}/{class_id}/{sizes}\n".encode())
+        masks = (data.root / "SegmentationClassAug" / f"{image}.png", data.pseudo_mask_path(image, class_id))
+        marks = [data.image_path(image).stat().st_size, *(_content(path) for path in masks)]
+        running.update(f"{image}/{class_id}/{marks}\n".encode())
     return running.hexdigest()[:16]
+
+
+def _content(path: Path) -> int:
+    """CRC-32 of a file, -1 where there is none; read once per process and change."""
+    try:
+        stat = path.stat()
+    except FileNotFoundError:
+        return -1
+    return _crc(path, stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(maxsize=None)
+def _crc(path: Path, size: int, changed: int) -> int:
+    return zlib.crc32(path.read_bytes())
 
 
 def environment() -> dict[str, str | int]:

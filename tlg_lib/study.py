@@ -10,9 +10,11 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -91,7 +93,8 @@ class Study:
             for row, fold, seed in self._cells()
         ]
         self._prepare(progress)
-        return run_jobs(jobs, workers or default_workers(self.config), "trained", progress)
+        known = [_finished_training(*arguments) for _, _, arguments in jobs]
+        return run_jobs(jobs, workers or default_workers(self.config), "trained", progress, known)
 
     def evaluate(self, workers: int = 0, progress: bool = True) -> list[dict]:
         """Score every trained row and the training-free ones; returns long-form records."""
@@ -108,7 +111,8 @@ class Study:
                          (config.to_dict(), str(self.job_folder(row.name, fold, seed)), row.name, row.label,
                           self.shots if row.full else (self.shots[0],), row.full)))
         self._prepare(progress)
-        results = run_jobs(jobs, workers or default_workers(self.config), "scored", progress)
+        known = [_FINISHED[function](*arguments) for _, function, arguments in jobs]
+        results = run_jobs(jobs, workers or default_workers(self.config), "scored", progress, known)
         return [record for records in results for record in records]
 
     def _prepare(self, progress: bool) -> None:
@@ -126,18 +130,24 @@ def default_workers(config: Config) -> int:
     return 1 if pick_device(config.device).type != "cpu" else max(1, min(8, os.cpu_count() or 1))
 
 
-def run_jobs(jobs: list[tuple[str, Callable, tuple]], workers: int, done: str, progress: bool) -> list:
+def run_jobs(jobs: list[tuple[str, Callable, tuple]], workers: int, done: str, progress: bool,
+             known: list | None = None) -> list:
     """Run (label, function, arguments) in processes of one thread each; results in the order of the jobs.
 
+    known: results of an earlier run, None where a job is still to be done; no process starts for the others.
     The first failure cancels what has not begun and is raised with the job's name.
     """
-    results: list = [None] * len(jobs)
+    results: list = list(known) if known else [None] * len(jobs)
+    missing = [i for i, result in enumerate(results) if result is None]
+    if not missing:
+        return results
     began = time.perf_counter()
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(max(1, workers), mp_context=context, initializer=_one_thread) as pool:
-        futures = {pool.submit(function, *arguments): i for i, (_, function, arguments) in enumerate(jobs)}
+    with ProcessPoolExecutor(max(1, workers), mp_context=context, initializer=_start_worker,
+                             initargs=(os.getpid(),)) as pool:
+        futures = {pool.submit(jobs[i][1], *jobs[i][2]): i for i in missing}
         try:
-            for count, future in enumerate(as_completed(futures), 1):
+            for count, future in enumerate(as_completed(futures), 1 + len(jobs) - len(missing)):
                 index = futures[future]
                 results[index] = future.result()
                 if progress:
@@ -146,17 +156,28 @@ def run_jobs(jobs: list[tuple[str, Callable, tuple]], workers: int, done: str, p
         except TLGError as error:
             pool.shutdown(cancel_futures=True)
             raise TLGError(f"{jobs[index][0]}: {error}", code=error.code) from None
+        except BrokenProcessPool:
+            raise TLGError("a worker process was killed, most likely for want of memory: take fewer (--workers), a "
+                           "smaller batch or image_size; the same command goes on with what is finished", code=1) from None
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
     return results
 
 
-def _one_thread() -> None:
+def _start_worker(parent: int) -> None:
+    """One thread per worker, and an end when the parent is gone: after kill -9 a worker would wait for ever."""
     import torch
 
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     if not torch.cuda.is_available():
         torch.set_num_threads(1)
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
 
 
 def train_job(config: dict, folder: str) -> dict:
@@ -184,21 +205,47 @@ def evaluate_trained(config: dict, folder: str, name: str, label: str, shots: tu
     return scorer.finish()
 
 
-def evaluate_training_free(config: dict, folder: str, shots: tuple[int, ...]) -> list[dict]:
-    """Records of the training-free rows."""
+def _finished_training(config: dict, folder: str) -> dict | None:
+    """The summary of a finished training, found without a process of its own."""
+    from .experiment import data_digest, open_experiment
+    from .train import _finished
+
+    cfg = config_from_dict(config)
+    return _finished(Path(folder), cfg, data_digest(cfg, open_experiment(cfg, False)))
+
+
+def _finished_trained(config: dict, folder: str, name: str, label: str, shots: tuple[int, ...], full: bool):
+    return _Scorer(config_from_dict(config), folder, name, label).finished
+
+
+def _free_scorers(config: Config, folder: str) -> list[tuple[Callable, "_Scorer"]]:
     from .baselines import training_free
     from .experiment import open_experiment
 
-    cfg = config_from_dict(config)
+    return [
+        (predictor, _Scorer(config, f"{folder}/{label.replace(' ', '_').replace('+', 'and')}", label, label))
+        for label, predictor in training_free(open_experiment(config, False).backbone.levels).items()
+    ]
+
+
+def _finished_free(config: dict, folder: str, shots: tuple[int, ...]) -> list[dict] | None:
+    found = [scorer.finished for _, scorer in _free_scorers(config_from_dict(config), folder)]
+    return None if None in found else [record for records in found for record in records]
+
+
+def evaluate_training_free(config: dict, folder: str, shots: tuple[int, ...]) -> list[dict]:
+    """Records of the training-free rows."""
     records = []
-    for label, predictor in training_free(open_experiment(cfg, False).backbone.levels).items():
-        scorer = _Scorer(cfg, f"{folder}/{label.replace(' ', '_').replace('+', 'and')}", label, label)
+    for predictor, scorer in _free_scorers(config_from_dict(config), folder):
         if scorer.finished is None:
             for k in shots:
                 scorer.score(predictor, shots=k, epoch="no training")
             scorer.finish()
         records += scorer.finished
     return records
+
+
+_FINISHED = {evaluate_trained: _finished_trained, evaluate_training_free: _finished_free}
 
 
 class _Scorer:

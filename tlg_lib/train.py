@@ -39,7 +39,6 @@ def train(config: Config, folder: str | Path, progress: bool = True) -> dict:
     """
     folder = Path(folder)
     open_experiment(config, progress)  # bad input is told here, before a lock, a folder or a process is made
-    folder.mkdir(parents=True, exist_ok=True)
     with folder_lock(folder):
         if config.devices == 1:
             return _train(_fabric(config), config, folder, progress)

@@ -89,8 +89,17 @@ def image_size(path: str | Path) -> tuple[int, int]:
     """(height, width) of an upright image from its header, without decoding. Raises as ``read_image``."""
     with _opened(path, "image") as image:
         width, height = image.size
-        turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+        try:
+            turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+        except Exception as error:  # of a PNG, Pillow decodes all to find EXIF at its end
+            raise _broken(path, "image", error) from None
     return (width, height) if turned else (height, width)
+
+
+def mask_size(path: str | Path) -> tuple[int, int]:
+    """(height, width) of a mask from its header, without decoding. Raises as ``read_mask``."""
+    with _opened(path, "mask") as mask:
+        return mask.size[1], mask.size[0]
 
 
 def _load(path: str | Path, what: str) -> Image.Image:
