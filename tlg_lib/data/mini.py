@@ -31,7 +31,7 @@ from .classes import PASCAL_CLASSES, fold_classes
 from .mini_glyphs import distractor_word, font_versions
 from .mini_render import image_id, plan_image, render
 
-GENERATOR = 1  # raised whenever the pictures change
+GENERATOR = 2  # raised whenever the pictures change
 TRAIN_SHARE = 0.6  # of each class's pictures; the others are for validation
 MIN_SHARE = 0.02  # of the picture: a class with fewer pixels gives no row in the split lists
 FOLDERS = ("JPEGImages", "SegmentationClassAug", "ImageSets", "splits")
