@@ -161,16 +161,15 @@ class Library(Plain):
 
     @torch.no_grad()
     def forward(self, inputs: Inputs, shots: int) -> Tensor:
-        from ..model import shot_probabilities
+        from ..model import predict_shots
 
         self.network.eval()
         with self.autocast():
             every = self.backbone(torch.cat((inputs.query, *inputs.support[:shots])))
-            parts = list(zip(*(m.chunk(1 + shots) for m in every)))  # 1 + K lists of maps
-            masks = torch.stack(inputs.support_mask[:shots], 1)  # [B, K, 1, H, W]
-            probabilities = shot_probabilities(self.network, list(parts[0]), [list(p) for p in parts[1:]],
-                                               inputs.query_mask, masks, inputs.class_ids)  # [B, K, H, W]
-        return vote(probabilities > 0.5)
+            query, *supports = zip(*(m.chunk(1 + shots) for m in every))  # 1 + K tuples of maps
+            pairs = [(list(maps), mask) for maps, mask in zip(supports, inputs.support_mask)]
+            single = predict_shots(self.network, list(query), pairs, inputs.query_mask, inputs.class_ids)  # [K, B, H, W]
+        return vote(single.transpose(0, 1) > 0.5)
 
     @torch.no_grad()
     def after(self, query, support, inputs: Inputs) -> Tensor:

@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ..errors import TLGError
 from .cases import Case, Inputs, Library, Plain, build, make_inputs
+from .roofline import PRODUCT_OPERATIONS, matrix_product
 
 PARTS = ("backbone", "correlation", "4D encoder", "HA", "HT", "HC", "prior", "decoder", "rest")
 
@@ -28,15 +29,21 @@ def clock(device: str) -> float:
     return time.perf_counter()
 
 
-def paired_seconds(operations: dict[str, Callable[[], object]], repeats: int, device: str) -> dict[str, list[float]]:
-    """Seconds of each operation in each of ``repeats`` rounds; every round runs all of them, in turning order."""
-    seconds: dict[str, list[float]] = {name: [] for name in operations}
+def paired_seconds(operations: dict[str, Callable[[], object]], repeats: int, device: str) -> dict[str, dict]:
+    """{name: {"wall": [...], "cpu": [...]}}: seconds of each operation in each of ``repeats`` rounds.
+
+    Every round runs all of them, in turning order, and ratios are formed within rounds. ``cpu`` is the process's
+    processor time over all threads: with one thread it is the better figure on a machine that others use too.
+    """
+    seconds: dict[str, dict] = {name: {"wall": [], "cpu": []} for name in operations}
     names = list(operations)
     for round_ in range(repeats):
-        for name in names[round_ % len(names):] + names[: round_ % len(names)]:
-            began = clock(device)
+        first = round_ % len(names)
+        for name in names[first:] + names[:first]:
+            began, began_cpu = clock(device), time.process_time()
             operations[name]()
-            seconds[name].append(clock(device) - began)
+            seconds[name]["wall"].append(clock(device) - began)
+            seconds[name]["cpu"].append(time.process_time() - began_cpu)
     return seconds
 
 
@@ -168,6 +175,7 @@ def relative(expected: torch.Tensor, got: torch.Tensor) -> float:
     return float((expected - got).abs().max() / expected.abs().max().clamp_min(1e-30))
 
 
+NETWORKS = ("straightforward", "released", "corrected")
 OPERATIONS = ("forward1", "forward5", "step")
 
 
@@ -211,45 +219,55 @@ def _measure_memory(request: dict) -> dict[str, float]:
     return {"before": before, "peak": _resident("VmHWM")}
 
 
-def measure_case(case: Case, repeats: int, names=("straightforward", "released", "corrected"), memory: bool = True,
-                 operations=OPERATIONS, say: Callable[[str], None] = lambda line: None) -> dict:
-    """Everything about one case, as plain values for JSON."""
-    from .roofline import matrix_product_rate
-
-    result: dict = {"case": case.to_dict(), "seconds": {}, "ratio": {}, "parts": {}, "memory": {}}
+def measure_case(case: Case, repeats: int, names=NETWORKS, operations=OPERATIONS, memory: bool = True,
+                 difference: bool = True, say: Callable[[str], None] = lambda line: None) -> dict:
+    """Everything about one case, as plain values for JSON (fields: docs/performance.md)."""
     networks, inputs = build(case, names), make_inputs(case)
-    rate = lambda: matrix_product_rate(case.device)  # noqa: E731
+    result: dict = {"case": case.to_dict(), "threads": torch.get_num_threads(), "seconds": {}, "ratio": {}}
     for name in operations:
         runs = {n: operation(network, name, inputs) for n, network in networks.items()}
         for run in runs.values():
             run()  # warm up: kernels chosen, optimizer state made
-        if name == "forward1":
-            rates: list[float] = []
-            runs["matrix product"] = lambda: rates.append(rate())
-        seconds = paired_seconds(runs, repeats, case.device)
-        seconds.pop("matrix product", None)
-        result["seconds"][name] = seconds
-        result["ratio"][name] = {n: median_ratio(seconds["straightforward"], s) for n, s in seconds.items()
-                                 if n != "straightforward"} if "straightforward" in seconds else {}
-        say(f"{name}: " + ", ".join(f"{n} {statistics.median(s):.2f} s" for n, s in seconds.items()))
-    for n, network in networks.items():
-        result["parts"][n] = parts(network, operation(network, "forward1", inputs), case.device)
-    result["matrix_product_rate"] = statistics.median(rates)
+        result["seconds"][name] = seconds = paired_seconds(runs, repeats, case.device)
+        if "straightforward" in networks:
+            result["ratio"][name] = {
+                n: {kind: median_ratio(seconds["straightforward"][kind], s[kind]) for kind in ("wall", "cpu")}
+                for n, s in seconds.items() if n != "straightforward"
+            }
+        say(f"{name}: " + ", ".join(f"{n} {statistics.median(s['wall']):.2f} s" for n, s in seconds.items()))
+    forwards = {n: operation(network, "forward1", inputs) for n, network in networks.items()}
+    result["parts"] = {n: parts(network, forwards[n], case.device) for n, network in networks.items()}
     result["roofline"] = {
-        n: 2 * sum(p["multiply_adds"] for p in result["parts"][n].values())
-        / statistics.median(s * r for s, r in zip(result["seconds"]["forward1"][n], rates))
-        for n in networks
+        n: roofline(run, sum(p["multiply_adds"] for p in result["parts"][n].values()), repeats, case.device)
+        for n, run in forwards.items()
     }
-    del networks
+    del networks, forwards
     if memory:
-        for n in names:
-            result["memory"][n] = {name: peak_memory(case, n, name) for name in ("forward1", "step")}
-            say(f"memory of a step, {n}: {result['memory'][n]['step']['peak']:.0f} MiB")
-    if {"straightforward", "released"} <= set(names):
+        result["memory"] = {n: {name: peak_memory(case, n, name) for name in ("forward1", "step")} for n in names}
+        say("peak memory of a step: " + ", ".join(f"{n} {m['step']['peak']:.0f} MiB" for n, m in result["memory"].items()))
+    if difference and {"straightforward", "released"} <= set(names):
         small = Case(**{**case.to_dict(), "size": min(case.size, 224), "batch": 1})
         result["difference"] = {"float32": worst_difference(case, False), "float64": worst_difference(small, True)}
-        say(f"difference: {result['difference']}")
+        say(f"worst relative difference: {result['difference']}")
     return result
+
+
+def roofline(run: Callable[[], object], multiply_adds: float, repeats: int, device: str) -> dict[str, float]:
+    """Rate of a forward pass over the rate of matrix products, the two measured in turns; medians of rounds.
+
+    ``cpu`` uses processor time for both, ``wall`` elapsed time. Rates in floating-point operations per second
+    (two per multiply-add); only convolutions and matrix products are counted as work, so normalisation, resizing
+    and copies lower the fraction.
+    """
+    operations = {"forward": run, "matrix product": matrix_product(device)}
+    seconds = paired_seconds(operations, max(3, repeats), device)
+    rates = {
+        kind: (2 * multiply_adds / statistics.median(seconds["forward"][kind]),
+               PRODUCT_OPERATIONS / statistics.median(seconds["matrix product"][kind]))
+        for kind in ("wall", "cpu")
+    }
+    result = {f"{kind}_fraction": a / b for kind, (a, b) in rates.items()}
+    return {**result, "operations_per_second": rates["wall"][0], "matrix_product_per_second": rates["wall"][1]}
 
 
 if __name__ == "__main__":

@@ -1,0 +1,111 @@
+"""`tlg bench`: what things cost, measured side by side with a straightforward network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+app = typer.Typer(no_args_is_help=True, help="Measure time, memory and arithmetic; tables and JSON in runs/bench.")
+
+Backbones = Annotated[Optional[list[str]], typer.Option("--backbone", help="repeatable; default: all three")]
+Sizes = Annotated[Optional[list[int]], typer.Option("--size", help="image side in pixels; repeatable")]
+Batches = Annotated[Optional[list[int]], typer.Option("--batch", help="repeatable; default 1 and 4 (CPU) or 16 (GPU)")]
+Networks = Annotated[Optional[list[str]], typer.Option("--network", help="straightforward, released, corrected")]
+Operations = Annotated[Optional[list[str]], typer.Option("--operation", help="forward1, forward5, step; repeatable")]
+Repeats = Annotated[int, typer.Option(min=1, help="rounds; figures are medians over rounds")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda")]
+Threads = Annotated[int, typer.Option(min=0, help="processor threads; 0 = all")]
+Out = Annotated[Optional[Path], typer.Option(help="folder for the JSON, the table and figures")]
+
+
+def _choices(given: list[str] | None, allowed: tuple[str, ...], option: str) -> list[str]:
+    from ..errors import TLGError
+
+    for value in given or []:
+        if value not in allowed:
+            raise TLGError(f"{option} {value}: choose from {', '.join(allowed)}")
+    return list(given or allowed)
+
+
+def _start(device: str, threads: int) -> str:
+    """Set the threads, name the device."""
+    import os
+
+    import torch
+
+    from ..experiment import pick_device
+
+    if threads:
+        torch.set_num_threads(threads)
+        os.environ["OMP_NUM_THREADS"] = str(threads)  # for the processes that measure memory
+    return pick_device(device).type
+
+
+def _finish(name: str, result: dict, text: str, out: Path | None) -> Path:
+    from ..experiment import environment
+    from ..paths import atomic, runs_home, write_json
+
+    folder = out or runs_home() / "bench"
+    write_json(folder / f"{name}.json", {"environment": environment(), **result})
+    with atomic(folder / f"{name}.md", "w") as file:
+        file.write(text + "\n")
+    print(f"\n{text}\n\nwritten: {folder / name}.json, {name}.md")
+    return folder
+
+
+@app.command()
+def network(
+    backbone: Backbones = None, size: Sizes = None, batch: Batches = None, networks: Networks = None,
+    operations: Operations = None, repeats: Repeats = 3, device: Device = "auto", threads: Threads = 0,
+    precision: Annotated[str, typer.Option(help="of the library: 32-true or bf16-mixed")] = "32-true",
+    compile: Annotated[bool, typer.Option(help="torch.compile the library's network")] = False,
+    channels_last: Annotated[bool, typer.Option(help="memory format of the library's 2D maps")] = False,
+    checkpointing: Annotated[bool, typer.Option(help="recompute 4D activations in the backward pass")] = False,
+    memory: Annotated[bool, typer.Option(help="peak memory, one process per figure")] = True,
+    out: Out = None,
+) -> None:
+    """Straightforward network against the library: forward, 5 shots, training step, by part, memory, differences."""
+    from ..backbones import LAYOUTS
+    from ..bench.cases import Case
+    from ..bench.measure import NETWORKS, OPERATIONS, measure_case
+    from ..bench.table import case_title, network_tables
+
+    networks = _choices(networks, NETWORKS, "--network")
+    operations = _choices(operations, OPERATIONS, "--operation")
+    backbones = _choices(backbone, tuple(LAYOUTS), "--backbone")
+    kind = _start(device, threads)
+    results = []
+    for name in backbones:
+        for side in size or (128, 224, 400):
+            for count in batch or ((1, 4) if kind == "cpu" else (1, 16)):
+                case = Case(name, side, count, kind, precision, compile, channels_last, checkpointing)
+                case.config("released")  # a wrong size is told before any work
+                print(f"{name}, {side} px, batch {count}", flush=True)
+                results.append(measure_case(case, repeats, tuple(networks), tuple(operations), memory,
+                                            say=lambda line: print(f"  {line}", flush=True)))
+    _finish("network", {"cases": results}, "\n\n".join(network_tables(r) for r in results), out)
+
+
+@app.command()
+def scaling(
+    backbone: Annotated[str, typer.Option(help="resnet50, vgg16 or efficientnet_lite0")] = "resnet50",
+    network: Annotated[str, typer.Option(help="straightforward, released or corrected")] = "corrected",
+    size: Sizes = None, batch: Annotated[int, typer.Option(min=1)] = 1, repeats: Repeats = 3,
+    device: Device = "auto", threads: Threads = 0, out: Out = None,
+) -> None:
+    """Time and training memory against the image size, fitted and drawn."""
+    from ..backbones import LAYOUTS
+    from ..bench.measure import NETWORKS
+    from ..bench.scaling import SIZES, measure_scaling, scaling_figure
+    from ..bench.table import scaling_table
+    from ..paths import atomic
+
+    _choices([backbone], tuple(LAYOUTS), "--backbone")
+    _choices([network], NETWORKS, "--network")
+    result = measure_scaling(backbone, network, batch, _start(device, threads), repeats, tuple(size or SIZES),
+                             say=lambda line: print(line, flush=True))
+    folder = _finish(f"scaling-{network}-{backbone}", result, scaling_table(result), out)
+    with atomic(folder / f"scaling-{network}-{backbone}.png") as file:
+        scaling_figure(result).savefig(file, format="png", dpi=120)
