@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from tlg_lib.data.classes import COCO_CATEGORY_IDS
+from tlg_lib.data.splits import build_splits
 
 
 @pytest.fixture
@@ -90,8 +91,12 @@ def make_tiny_coco(root, per_side=80, size=(60, 80), seed=0):
 
 @pytest.fixture(scope="session")
 def tiny_voc(tmp_path_factory):
-    """80 images of 60 x 80 in VOC layout with ImageSets and pseudo masks; read it, do not change it."""
-    return make_tiny_voc(tmp_path_factory.mktemp("voc") / "tiny")
+    """80 images of 60 x 80 in VOC layout with ImageSets, split lists and pseudo masks; read it, do not change it."""
+    root = make_tiny_voc(tmp_path_factory.mktemp("voc") / "tiny")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TLG_HOME", str(tmp_path_factory.mktemp("home")))
+        build_splits(root, "pascal")
+    return root
 
 
 @pytest.fixture(scope="session")
