@@ -570,7 +570,7 @@ def shown(message: str, folder: Path) -> str:
     text = message.replace(str(folder), "FOLDER").replace(str(folder.resolve()), "FOLDER")
     text = re.sub(r"process \d+ on \S+ since \S+ \(.*?\)(?=:)", "process 4242 on HOST since TIME (COMMAND)", text)
     text = re.sub(r"\([^()]*(?:header|Header|EOF|buffer|InvalidHeader|offset|incomplete|MetadataIncomplete)[^()]*\)", "(...)", text)
-    return text
+    return re.sub(r"cannot be used here \(.*\):", "cannot be used here (...):", text)
 
 
 # --- tests

@@ -235,8 +235,11 @@ def _file_state(path: Path, what: str) -> tuple[dict[str, Tensor], str]:
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises many kinds for a broken or unsafe file
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise TLGError(f"{path} is not a readable file of weights alone: {reason}", code=3) from None
+        # Not torch's own text: it advises to switch the protection off.
+        unsafe = "weights_only" in str(error)
+        reason = "holds more than tensors and was not opened" if unsafe else "is broken or no file of weights"
+        raise TLGError(f"{path} {reason} ({type(error).__name__}): save it as .safetensors or as a state dict of "
+                       "tensors", code=3) from None
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):

@@ -178,7 +178,8 @@ def load_episodes(path: str | Path, classes: int = 80) -> list[Episode]:
             and "class_id" in entry
         )
         if not ok:
-            raise TLGError(f"{path}: entry {i} is not an episode (query, support, class_id 0..{classes - 1})", code=3)
+            raise TLGError(f"{path}: entry {i} is not an episode (query, support, class_id 0..{classes - 1}): make "
+                           "the list again by scoring again", code=3)
         episodes.append(Episode(entry["query"], tuple(entry["support"]), entry["class_id"],
                                 entry.get("support_class", -1)))
     return episodes

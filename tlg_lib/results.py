@@ -251,7 +251,8 @@ def load_results(path: str | Path) -> dict:
     try:
         results = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise TLGError(f"cannot read {path}: {error}", code=3) from None
+        raise TLGError(f"cannot read {path} ({error}): make it again with `tlg run`, it keeps what is finished",
+                       code=3) from None
     if not isinstance(results, dict) or results.get("schema") != SCHEMA:
         raise TLGError(f"{path} is not a results.json of this version (schema {SCHEMA})", code=3)
     return results

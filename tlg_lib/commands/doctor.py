@@ -1,0 +1,45 @@
+"""`tlg doctor`: what was found on this machine and what to do about the rest."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+
+def command(
+    gradients: Annotated[str, typer.Option(help="which parameters of this variant get a gradient, and nothing else: "
+                                                "corrected, released or hsnet")] = "",
+    backbone: Annotated[str, typer.Option(help="with --gradients: resnet50, vgg16 or efficientnet_lite0")] = "resnet50",
+) -> None:
+    """Look at versions, device, weights, data, disk and folders, with a remedy for what is missing.
+
+    Exit code 3: something will fail as things are.
+    """
+    from rich.console import Console
+    from rich.markup import escape
+
+    from ..doctor import NOTE, OK, PROBLEM, examine, library_place
+    from ..errors import TLGError
+
+    if gradients:
+        from ..gradients import print_report
+
+        print_report(gradients, backbone)
+        return
+    console = Console(soft_wrap=True, highlight=False)
+    marks = {OK: "[green]ok     [/green]", NOTE: "[yellow]note   [/yellow]", PROBLEM: "[red]problem[/red]"}
+    console.print(escape(library_place()))
+    findings = examine()
+    area = ""
+    for finding in findings:
+        if finding.area != area:
+            area = finding.area
+            console.print(f"\n[bold]{area}[/bold]")
+        console.print(f"  {marks[finding.state]} {escape(finding.text)}")
+        if finding.remedy:
+            console.print(f"          -> {escape(finding.remedy)}")
+    problems = sum(f.state == PROBLEM for f in findings)
+    if problems:
+        raise TLGError(f"{problems} problem{'s' if problems > 1 else ''} found (above, each with its remedy)", code=3)
+    print("\neverything that the mini preset needs is here")
