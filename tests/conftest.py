@@ -76,13 +76,30 @@ def make_tiny_coco(root, per_side=80, size=(60, 80), seed=0):
             images.append({"id": number, "file_name": name, "height": height, "width": width})
             x0, y0 = int(rng.integers(5, 15)), int(rng.integers(5, 15))
             polygon = [x0, y0, x0 + 50, y0, x0 + 50, y0 + 40, x0, y0 + 40]
-            annotations.append({"id": 1000 + i, "image_id": number, "category_id": COCO_CATEGORY_IDS[c], "iscrowd": 0,
-                                "area": 2000, "bbox": [x0, y0, 50, 40], "segmentation": [polygon]})
+            annotations.append(
+                {
+                    "id": 1000 + i,
+                    "image_id": number,
+                    "category_id": COCO_CATEGORY_IDS[c],
+                    "iscrowd": 0,
+                    "area": 2000,
+                    "bbox": [x0, y0, 50, 40],
+                    "segmentation": [polygon],
+                }
+            )
             if i % 4 == 0:
                 counts = [height * (width - 4), height * 4]  # column-major: the last four columns
-                annotations.append({"id": 5000 + i, "image_id": number, "category_id": 1, "iscrowd": 1, "area": 240,
-                                    "bbox": [width - 4, 0, 4, height],
-                                    "segmentation": {"size": [height, width], "counts": counts}})
+                annotations.append(
+                    {
+                        "id": 5000 + i,
+                        "image_id": number,
+                        "category_id": 1,
+                        "iscrowd": 1,
+                        "area": 240,
+                        "bbox": [width - 4, 0, 4, height],
+                        "segmentation": {"size": [height, width], "counts": counts},
+                    }
+                )
         categories = [{"id": n, "name": f"category {n}"} for n in COCO_CATEGORY_IDS]
         content = {"images": images, "annotations": annotations, "categories": categories}
         (root / "annotations" / f"instances_{side}.json").write_text(json.dumps(content))
@@ -91,7 +108,7 @@ def make_tiny_coco(root, per_side=80, size=(60, 80), seed=0):
 
 @pytest.fixture(scope="session")
 def tiny_voc(tmp_path_factory):
-    """80 images of 60 x 80 in VOC layout with ImageSets, split lists and pseudo masks; read it, do not change it."""
+    """80 images of 60 x 80 in VOC layout with lists and pseudo masks; read it, do not change it."""
     root = make_tiny_voc(tmp_path_factory.mktemp("voc") / "tiny")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TLG_HOME", str(tmp_path_factory.mktemp("home")))

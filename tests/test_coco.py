@@ -31,7 +31,9 @@ def oracle(notes):
             (i for i in instances if not i["iscrowd"]), key=lambda i: -i["area"]
         ):
             inside = coco.annToMask(instance).astype(bool)
-            label[inside] = 255 if instance["iscrowd"] else COCO_CATEGORY_IDS.index(instance["category_id"]) + 1
+            label[inside] = (
+                255 if instance["iscrowd"] else COCO_CATEGORY_IDS.index(instance["category_id"]) + 1
+            )
         maps[image["file_name"][:-4]] = label
     return maps
 
@@ -55,7 +57,9 @@ def test_folder_lists_and_folds(tiny_coco, tmp_path):
     data = SegmentationFolder(tmp_path / "out", "coco")
     for fold in range(4):
         rows = data.test_rows(fold)
-        assert {c for _, c in rows} == set(range(fold, 80, 4)) and all("val2014" in image for image, _ in rows)
+        assert {c for _, c in rows} == set(range(fold, 80, 4)) and all(
+            "val2014" in image for image, _ in rows
+        )
         assert all("train2014" in image for image, _ in data.rows("trn", fold))
 
 
@@ -96,7 +100,9 @@ def test_from_zip_archives_and_again(tiny_coco, tmp_path):
     first = make_coco(tmp_path / "out", archives, progress=False)
     assert first["images"] == 160 and not (tmp_path / "out" / ".unpacked").exists()
     assert make_coco(tmp_path / "out", [tmp_path / "nowhere"], progress=False) == first
-    with pytest.raises(TLGError, match="no file or folder"):  # other settings: painted again, so sources are needed
+    with pytest.raises(
+        TLGError, match="no file or folder"
+    ):  # other settings: painted again, so sources are needed
         make_coco(tmp_path / "out", [tmp_path / "nowhere"], crowd="class", progress=False)
 
 
@@ -119,14 +125,17 @@ def test_missing_parts_are_named(tiny_coco, tmp_path):
         make_coco(tmp_path / "out", [tiny_coco / "annotations"], progress=False)
 
 
-@pytest.mark.parametrize("change, word", [
-    (lambda c: c["images"][3].update(file_name="../evil.jpg"), "image entry 3"),
-    (lambda c: c["images"][3].update(height=-1), "image entry 3"),
-    (lambda c: c["annotations"][2].update(category_id=12), "annotation 2 has category 12"),
-    (lambda c: c.pop("images"), "not COCO instances"),
-    (lambda c: c["annotations"][2].pop("segmentation"), "not COCO instances"),
-    (lambda c: c.update(images="x"), "not COCO instances"),
-])
+@pytest.mark.parametrize(
+    "change, word",
+    [
+        (lambda c: c["images"][3].update(file_name="../evil.jpg"), "image entry 3"),
+        (lambda c: c["images"][3].update(height=-1), "image entry 3"),
+        (lambda c: c["annotations"][2].update(category_id=12), "annotation 2 has category 12"),
+        (lambda c: c.pop("images"), "not COCO instances"),
+        (lambda c: c["annotations"][2].pop("segmentation"), "not COCO instances"),
+        (lambda c: c.update(images="x"), "not COCO instances"),
+    ],
+)
 def test_broken_annotations_are_named(tiny_coco, tmp_path, change, word):
     content = json.loads((tiny_coco / "annotations/instances_val2014.json").read_text())
     change(content)
@@ -143,11 +152,21 @@ def test_bytes_that_are_no_annotations(tmp_path, content):
         read_annotations(tmp_path / "notes.json")
 
 
-@pytest.mark.parametrize("outline", [
-    [[1, 2, 3]], [[1, 2, 3, 4, 5, 1e300]], [["a"] * 6], None, 5, {"size": [60, 80], "counts": "\x00"},
-    {"size": [6, 8], "counts": [48]}, {"size": [60, 80], "counts": [60]}, {"size": [60, 80], "counts": [4801]},
-    {"size": [60, 80], "counts": [4900, -100]},
-])
+@pytest.mark.parametrize(
+    "outline",
+    [
+        [[1, 2, 3]],
+        [[1, 2, 3, 4, 5, 1e300]],
+        [["a"] * 6],
+        None,
+        5,
+        {"size": [60, 80], "counts": "\x00"},
+        {"size": [6, 8], "counts": [48]},
+        {"size": [60, 80], "counts": [60]},
+        {"size": [60, 80], "counts": [4801]},
+        {"size": [60, 80], "counts": [4900, -100]},
+    ],
+)
 def test_broken_outline_stops_with_the_image_named(tiny_coco, tmp_path, outline):
     source = tmp_path / "src"
     (source / "annotations").mkdir(parents=True)
@@ -169,6 +188,8 @@ def test_parallel_map_keeps_the_order_and_passes_errors_on(processes):
     from tlg_lib.data.parallel import parallel_map
 
     numbers = [float(n) for n in range(600)]
-    assert list(parallel_map(math.sqrt, numbers, "x", processes=processes, show=False)) == [n**0.5 for n in numbers]
+    assert list(parallel_map(math.sqrt, numbers, "x", processes=processes, show=False)) == [
+        n**0.5 for n in numbers
+    ]
     with pytest.raises(ValueError):
         list(parallel_map(math.sqrt, numbers[:599] + [-1.0], "x", processes=processes, show=False))

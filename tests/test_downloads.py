@@ -1,4 +1,4 @@
-"""Downloads and archives under every fault: a local server that breaks off, lies or refuses; hostile archives."""
+"""Downloads and archives under every fault: a server that breaks off, lies or refuses; hostile files."""
 
 import hashlib
 import http.server
@@ -226,24 +226,29 @@ GOOD = ("voc/a.txt", b"hello", tarfile.REGTYPE)
 
 @pytest.mark.parametrize("mode", ["w", "w:gz", "w:bz2", "w:xz"])
 def test_good_tar(tmp_path, mode):
-    archive = tar_with(tmp_path / "a.tar", ("voc", b"", tarfile.DIRTYPE), GOOD, ("./voc/b", b"", tarfile.REGTYPE), mode=mode)
+    archive = tar_with(
+        tmp_path / "a.tar", ("voc", b"", tarfile.DIRTYPE), GOOD, ("./voc/b", b"", tarfile.REGTYPE), mode=mode
+    )
     assert archives.is_archive(archive)
     with unpacked(archive, tmp_path / "out", progress=False) as folder:
         assert (folder / "voc/a.txt").read_bytes() == b"hello" and (folder / "voc/b").read_bytes() == b""
     assert list((tmp_path / "out").iterdir()) == []
 
 
-@pytest.mark.parametrize("member, word", [
-    (("../evil", b"x", tarfile.REGTYPE), "out of the folder"),
-    (("voc/../../evil", b"x", tarfile.REGTYPE), "out of the folder"),
-    (("..\\evil", b"x", tarfile.REGTYPE), "out of the folder"),
-    (("/tmp/evil-absolute", b"x", tarfile.REGTYPE), "out of the folder"),
-    (("C:evil", b"x", tarfile.REGTYPE), "out of the folder"),
-    (("voc/link", b"/etc/passwd", tarfile.SYMTYPE), "link or a device"),
-    (("voc/link", b"../../evil", tarfile.LNKTYPE), "link or a device"),
-    (("voc/dev", b"", tarfile.CHRTYPE), "link or a device"),
-    (("voc/pipe", b"", tarfile.FIFOTYPE), "link or a device"),
-])
+@pytest.mark.parametrize(
+    "member, word",
+    [
+        (("../evil", b"x", tarfile.REGTYPE), "out of the folder"),
+        (("voc/../../evil", b"x", tarfile.REGTYPE), "out of the folder"),
+        (("..\\evil", b"x", tarfile.REGTYPE), "out of the folder"),
+        (("/tmp/evil-absolute", b"x", tarfile.REGTYPE), "out of the folder"),
+        (("C:evil", b"x", tarfile.REGTYPE), "out of the folder"),
+        (("voc/link", b"/etc/passwd", tarfile.SYMTYPE), "link or a device"),
+        (("voc/link", b"../../evil", tarfile.LNKTYPE), "link or a device"),
+        (("voc/dev", b"", tarfile.CHRTYPE), "link or a device"),
+        (("voc/pipe", b"", tarfile.FIFOTYPE), "link or a device"),
+    ],
+)
 def test_hostile_tar_is_refused_and_leaves_nothing(tmp_path, member, word):
     archive = tar_with(tmp_path / "a.tar", GOOD, member)
     with pytest.raises(TLGError, match=word) as caught:
@@ -256,8 +261,11 @@ def test_hostile_tar_is_refused_and_leaves_nothing(tmp_path, member, word):
 def test_symlink_then_file_through_it(tmp_path):
     """The classic two-step: a link to another folder, then a file "inside" it."""
     (tmp_path / "victim").mkdir()
-    archive = tar_with(tmp_path / "a.tar", ("d", str(tmp_path / "victim").encode(), tarfile.SYMTYPE),
-                       ("d/evil", b"x", tarfile.REGTYPE))
+    archive = tar_with(
+        tmp_path / "a.tar",
+        ("d", str(tmp_path / "victim").encode(), tarfile.SYMTYPE),
+        ("d/evil", b"x", tarfile.REGTYPE),
+    )
     with pytest.raises(TLGError, match="link"):
         with unpacked(archive, tmp_path / "out", progress=False):
             pass

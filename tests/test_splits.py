@@ -1,4 +1,4 @@
-"""Split lists: the rule on folders whose areas are known, both ways of dividing, reading of every broken list."""
+"""Split lists: the rule where areas are known, both ways of dividing, reading of every broken list."""
 
 import hashlib
 import json
@@ -36,20 +36,31 @@ def folder_with(root, areas, size=(375, 500), val=()):
 
 
 def test_rule_is_at_least_2048_pixels_at_native_size(tmp_path):
-    root = folder_with(tmp_path / "x", {"a": {1: 2048, 2: 2047, 255: 9000}, "b": {6: 5000, 1: 60000}, "c": {20: 2500}},
-                       val=["c"])
+    root = folder_with(
+        tmp_path / "x",
+        {"a": {1: 2048, 2: 2047, 255: 9000}, "b": {6: 5000, 1: 60000}, "c": {20: 2500}},
+        val=["c"],
+    )
     built = build_splits(root, "pascal")
     assert built["trn"] == {0: [("a", 0), ("b", 0)], 1: [("b", 5)], 2: [], 3: []}
     assert built["val"] == {0: [], 1: [], 2: [], 3: [("c", 19)]}
     assert (root / "splits/trn/fold0.txt").read_text() == "a__01\nb__01\n"
     assert read_splits(root, "pascal") == built
-    assert build_splits(root, "pascal", min_area=2047, write=False)["trn"][0] == [("a", 0), ("b", 0), ("a", 1)]
+    assert build_splits(root, "pascal", min_area=2047, write=False)["trn"][0] == [
+        ("a", 0),
+        ("b", 0),
+        ("a", 1),
+    ]
 
 
 def test_threshold_shrinks_with_small_images_only(tmp_path):
     small = folder_with(tmp_path / "small", {"a": {1: 179}, "b": {1: 178}}, size=(128, 128), val=["b"])
     assert build_splits(small, "mini")["trn"][0] == [("a", 0)]  # 2,048 x 128 x 128 / (500 x 375) = 178.96
-    assert splits.default_min_area({"a": {0: 480 * 640}}) == 2048 == splits.default_min_area({"a": {0: 500 * 333}})
+    assert (
+        splits.default_min_area({"a": {0: 480 * 640}})
+        == 2048
+        == splits.default_min_area({"a": {0: 500 * 333}})
+    )
 
 
 def test_coco_folds(tmp_path):
@@ -155,20 +166,23 @@ def test_index_names_a_broken_mask(tmp_path):
 
 
 # --- reading
-@pytest.mark.parametrize("content, word", [
-    (b"2007_000032 01\n", "line 1: .*is not <image>__<class"),
-    (b"2007_000032__01\n2007_000033_02\n", "line 2"),
-    (b"2007_000032__1.5\n", "line 1"),
-    (b"2007_000032__00\n", "class 0, but pascal has 1..20"),
-    (b"2007_000032__21\n", "class 21, but"),
-    (b"2007_000032__06\n", r"class 6 \(bus\) belongs to fold 1"),
-    (b"../../etc/passwd__01\n", "not an image id"),
-    (b"a\\b__01\n", "not an image id"),
-    (b"a\x00b__01\n", "not an image id"),
-    (b"x__01\n\xff\xfe__01\n", "line 2: not UTF-8"),
-    (b"__01\n", "line 1"),
-    (b"a__" + "\u0661".encode() + b"\n", "line 1: .*is not"),
-])
+@pytest.mark.parametrize(
+    "content, word",
+    [
+        (b"2007_000032 01\n", "line 1: .*is not <image>__<class"),
+        (b"2007_000032__01\n2007_000033_02\n", "line 2"),
+        (b"2007_000032__1.5\n", "line 1"),
+        (b"2007_000032__00\n", "class 0, but pascal has 1..20"),
+        (b"2007_000032__21\n", "class 21, but"),
+        (b"2007_000032__06\n", r"class 6 \(bus\) belongs to fold 1"),
+        (b"../../etc/passwd__01\n", "not an image id"),
+        (b"a\\b__01\n", "not an image id"),
+        (b"a\x00b__01\n", "not an image id"),
+        (b"x__01\n\xff\xfe__01\n", "line 2: not UTF-8"),
+        (b"__01\n", "line 1"),
+        (b"a__" + "\u0661".encode() + b"\n", "line 1: .*is not"),
+    ],
+)
 def test_broken_lists_name_file_and_line(tmp_path, content, word):
     (tmp_path / "fold0.txt").write_bytes(content)
     with pytest.raises(TLGError, match=word) as caught:
@@ -199,7 +213,10 @@ def test_published_lists_must_be_the_known_ones(tmp_path, monkeypatch):
         for fold in range(4):
             text = f"2007_{5 * fold:02d}00__{5 * fold + 1:02d}\n"
             (source / split / f"fold{fold}.txt").write_text(text)
-            facts["files"][f"{split}/fold{fold}.txt"] = {"sha256": hashlib.sha256(text.encode()).hexdigest(), "rows": 1}
+            facts["files"][f"{split}/fold{fold}.txt"] = {
+                "sha256": hashlib.sha256(text.encode()).hexdigest(),
+                "rows": 1,
+            }
     with pytest.raises(TLGError, match="fold0.txt is not HSNet's list"):
         splits.published_splits(root, source)
     assert not (root / "splits").exists()
@@ -224,8 +241,14 @@ def test_comparison():
     first = {"trn": {**empty, 0: [("a", 0), ("b", 0), ("c", 1)]}, "val": empty}
     second = {"trn": {**empty, 0: [("b", 0), ("a", 0), ("d", 1)]}, "val": empty}
     row = compare_splits(first, second)[0]
-    assert row == {"split": "trn", "fold": 0, "both": 2, "only_first": [("c", 1)], "only_second": [("d", 1)],
-                   "same_order": False}
+    assert row == {
+        "split": "trn",
+        "fold": 0,
+        "both": 2,
+        "only_first": [("c", 1)],
+        "only_second": [("d", 1)],
+        "same_order": False,
+    }
     assert all(r["both"] == 0 and r["same_order"] for r in compare_splits(first, second)[1:])
 
 
@@ -245,7 +268,12 @@ def test_rule_agrees_with_published_rows_on_real_photographs(tmp_path):
         (root / name).symlink_to(shared("real", "voc632") / name)
     rule = build_splits(root, "pascal", write=False, progress=False)
     published = read_splits(shared("real", "voc632"), "pascal")
-    rows = [{row for split in SPLITS for f in range(4) for row in lists[split][f]} for lists in (rule, published)]
+    rows = [
+        {row for split in SPLITS for f in range(4) for row in lists[split][f]} for lists in (rule, published)
+    ]
     agreement = len(rows[0] & rows[1]) / len(rows[0] | rows[1])
-    print(f"rows by rule {len(rows[0])}, published {len(rows[1])}, in both {len(rows[0] & rows[1])}: {agreement:.3f}")
+    print(
+        f"rows by rule {len(rows[0])}, published {len(rows[1])}, in both {len(rows[0] & rows[1])}: "
+        f"{agreement:.3f}"
+    )
     assert agreement > 0.94

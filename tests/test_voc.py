@@ -1,4 +1,4 @@
-"""VOC and SBD from archives of the official shape, small: what is merged, which mask wins, and every fault."""
+"""VOC and SBD from small archives of the official shape: what is merged, which mask wins, faults."""
 
 import json
 import os
@@ -28,16 +28,34 @@ def label(value, border=False):
 
 
 def write_sbd_mat(path, mask):
-    savemat(path, {"GTcls": {"Segmentation": mask, "Boundaries": np.zeros(3), "CategoriesPresent": np.unique(mask)[1:]}},
-            do_compression=True)
+    savemat(
+        path,
+        {
+            "GTcls": {
+                "Segmentation": mask,
+                "Boundaries": np.zeros(3),
+                "CategoriesPresent": np.unique(mask)[1:],
+            }
+        },
+        do_compression=True,
+    )
 
 
 # VOC train: a b; VOC val: c d; SBD train: b c e; SBD val: d f; g has no mask at all.
 @pytest.fixture
 def originals(tmp_path):
-    devkit, sbd = tmp_path / "src" / "VOCdevkit" / "VOC2012", tmp_path / "src" / "benchmark_RELEASE" / "dataset"
-    for folder in (devkit / "JPEGImages", devkit / "SegmentationClass", devkit / "ImageSets" / "Segmentation",
-                   devkit / "Annotations", sbd / "cls", sbd / "img"):
+    devkit, sbd = (
+        tmp_path / "src" / "VOCdevkit" / "VOC2012",
+        tmp_path / "src" / "benchmark_RELEASE" / "dataset",
+    )
+    for folder in (
+        devkit / "JPEGImages",
+        devkit / "SegmentationClass",
+        devkit / "ImageSets" / "Segmentation",
+        devkit / "Annotations",
+        sbd / "cls",
+        sbd / "img",
+    ):
         folder.mkdir(parents=True)
     for i, image in enumerate("abcdefg"):
         Image.new("RGB", SIZE[::-1], (i * 30, 90, 10)).save(devkit / "JPEGImages" / f"{image}.jpg")
@@ -64,8 +82,10 @@ def pack(folder, path, mode):
 def check_merge(target, summary):
     names = sorted(p.stem for p in (target / "SegmentationClassAug").glob("*.png"))
     assert names == list("abcdef") == sorted(p.stem for p in (target / "JPEGImages").iterdir())
-    lists = {side: (target / "ImageSets" / "Segmentation" / f"{side}.txt").read_text().split()
-             for side in ("train", "val", "train_aug")}
+    lists = {
+        side: (target / "ImageSets" / "Segmentation" / f"{side}.txt").read_text().split()
+        for side in ("train", "val", "train_aug")
+    }
     assert lists == {"train": ["a", "b"], "val": ["c", "d"], "train_aug": ["a", "b", "e", "f"]}
     assert summary["own_masks"] == 4 and summary["from_sbd"] == 2 and summary["missing"] == 0
     for image, value in zip("abcd", (1, 2, 3, 4)):  # VOC's own mask wins over SBD's, with its border
@@ -81,7 +101,9 @@ def test_merge_from_folders_leaves_the_sources_alone(originals, tmp_path):
     check_merge(tmp_path / "out", summary)
     assert sorted(p for p in originals.rglob("*")) == before
     photo = "JPEGImages/a.jpg"
-    assert os.path.samefile(originals / "VOCdevkit/VOC2012" / photo, tmp_path / "out" / photo)  # linked, not copied
+    assert os.path.samefile(
+        originals / "VOCdevkit/VOC2012" / photo, tmp_path / "out" / photo
+    )  # linked, not copied
 
 
 def test_merge_from_archives(originals, tmp_path):
@@ -119,7 +141,9 @@ def test_finished_and_interrupted_calls(originals, tmp_path, monkeypatch):
     assert not (target / "dataset.json").exists()
     first = make_voc(target, [originals], progress=False)
     check_merge(target, first)
-    assert make_voc(target, [tmp_path / "nowhere"], progress=False) == first  # done: the sources are not asked for
+    assert (
+        make_voc(target, [tmp_path / "nowhere"], progress=False) == first
+    )  # done: the sources are not asked for
     (target / "SegmentationClassAug" / "e.png").unlink()
     with pytest.raises(TLGError, match="no file or folder"):  # no longer whole, so they are
         make_voc(target, [tmp_path / "nowhere"], progress=False)
@@ -150,8 +174,11 @@ def test_subset_counts_what_is_not_there(originals, tmp_path):
 def test_wrong_sources_are_named(tmp_path, originals):
     (tmp_path / "empty").mkdir()
     (tmp_path / "text.tar").write_text("x")
-    for source, word in ((tmp_path / "empty", "neither VOC 2012"), (tmp_path / "absent", "no file or folder"),
-                         (tmp_path / "text.tar", "neither a folder nor")):
+    for source, word in (
+        (tmp_path / "empty", "neither VOC 2012"),
+        (tmp_path / "absent", "no file or folder"),
+        (tmp_path / "text.tar", "neither a folder nor"),
+    ):
         with pytest.raises(TLGError, match=word) as caught:
             make_voc(tmp_path / "out", [source], progress=False)
         assert caught.value.code == 3 and not (tmp_path / "out" / "dataset.json").exists()

@@ -9,10 +9,12 @@ import typer
 
 app = typer.Typer(no_args_is_help=True, help="Make, list, check and look at datasets.")
 
-From = Annotated[Optional[list[Path]], typer.Option("--from", help="folder or archive already on disk; repeatable")]
+From = Annotated[
+    Optional[list[Path]], typer.Option("--from", help="folder or archive already on disk; repeatable")
+]
 Out = Annotated[Optional[Path], typer.Option(help="folder of the dataset; by default below data/")]
 Folder = Annotated[Path, typer.Argument(help="dataset folder in VOC layout")]
-Dataset = Annotated[str, typer.Option(help="class names and folds: mini, pascal or coco; \"\" asks the folder")]
+Dataset = Annotated[str, typer.Option(help='class names and folds: mini, pascal or coco; "" asks the folder')]
 
 
 @app.command()
@@ -25,7 +27,8 @@ def mini(out: Out = None) -> None:
 
 @app.command()
 def voc(
-    sources: From = None, out: Out = None,
+    sources: From = None,
+    out: Out = None,
     sbd: Annotated[bool, typer.Option(help="add SBD: 10,582 training images instead of 1,464")] = True,
     lists: Annotated[str, typer.Option(help="split lists: rule (class area), or hsnet (published)")] = "rule",
     lists_from: Annotated[Optional[Path], typer.Option(help="folder with HSNet's trn/ and val/")] = None,
@@ -36,20 +39,27 @@ def voc(
     _known_lists(lists)
     target = _target(out, "voc")
     done = make_voc(target, sources or [], sbd=sbd)
-    print(f"{target}: {done['images']:,} images, {done['own_masks']:,} with a mask of VOC, {done['from_sbd']:,} of SBD")
+    print(
+        f"{target}: {done['images']:,} images, {done['own_masks']:,} with a mask of VOC, "
+        f"{done['from_sbd']:,} of SBD"
+    )
     for name, count in done["lists"].items():
         expected = STANDARD.get(name) if sbd else None
         beside = "" if expected in (None, count) else f" (the complete merge has {expected:,})"
         print(f"  {name}: {count:,}{beside}")
     if done["missing"]:
-        print(f"  {done['missing']:,} images of VOC's lists are not there, as {', '.join(done['missing_examples'])}: a "
-              "subset? If not, name the whole download with --from")
+        print(
+            f"  {done['missing']:,} images of VOC's lists are not there, as "
+            f"{', '.join(done['missing_examples'])}: a "
+            "subset? If not, name the whole download with --from"
+        )
     _lists(target, "pascal", lists, lists_from)
 
 
 @app.command()
 def coco(
-    sources: From = None, out: Out = None,
+    sources: From = None,
+    out: Out = None,
     crowd: Annotated[str, typer.Option(help="crowd regions: ignore (255) or class")] = "ignore",
 ) -> None:
     """COCO 2014 as COCO-20i: from folders or archives on disk, else by download (20 GB)."""
@@ -63,16 +73,21 @@ def coco(
         print(f"  {name}: {count:,}{beside}")
     if done["missing"]:
         print(f"  {done['missing']:,} annotated images are not on disk: a subset?")
-    print("HSNet publishes its COCO lists as pickles, which are not opened here: the lists are built by rule.")
+    print(
+        "HSNet publishes its COCO lists as pickles, which are not opened here: the lists are built by rule."
+    )
     _lists(target, "coco", "rule", None)
 
 
 @app.command()
 def splits(
-    folder: Folder, dataset: Dataset = "",
+    folder: Folder,
+    dataset: Dataset = "",
     lists: Annotated[str, typer.Option(help="rule (class area), or hsnet (published)")] = "rule",
     lists_from: Annotated[Optional[Path], typer.Option(help="folder with HSNet's trn/ and val/")] = None,
-    min_area: Annotated[int, typer.Option(help="smallest class area in pixels; 0: 2,048, less for small images")] = 0,
+    min_area: Annotated[
+        int, typer.Option(help="smallest class area in pixels; 0: 2,048, less for small images")
+    ] = 0,
     force: Annotated[bool, typer.Option(help="replace lists that are there")] = False,
 ) -> None:
     """Write split lists by rule or HSNet's, and say how the two differ."""
@@ -82,8 +97,11 @@ def splits(
     if min_area < 0:
         raise TLGError(f"--min-area {min_area}: give a number of pixels, or 0 for the rule")
     if (folder / "splits").exists() and not force:
-        raise TLGError(f"{folder / 'splits'} is there already: look at it with `tlg data verify {folder}`, or replace it "
-                       "with --force")
+        raise TLGError(
+            f"{folder / 'splits'} is there already: look at it with `tlg data verify {folder}`, or replace "
+            f"it "
+            "with --force"
+        )
     _lists(folder, _dataset(folder, dataset), lists, lists_from, min_area)
 
 
@@ -97,12 +115,21 @@ def verify(folder: Folder, dataset: Dataset = "") -> None:
     from ..errors import TLGError
 
     report = look(folder, _dataset(folder, dataset))
-    table = Table(title=f"{report.root}: {report.images:,} images, {report.masks:,} masks, dataset {report.dataset}")
+    table = Table(
+        title=f"{report.root}: {report.images:,} images, {report.masks:,} masks, dataset {report.dataset}"
+    )
     for column in ("fold", "class", "name", "images", "share of pixels", "trn rows", "val rows"):
         table.add_column(column, justify="left" if column == "name" else "right")
     for row in sorted(report.classes, key=lambda r: (r["fold"], r["class"])):
-        table.add_row(str(row["fold"]), str(row["class"]), row["name"], str(row["images"]), f"{100 * row['share']:.2f}%",
-                      str(row["trn"]), str(row["val"]))
+        table.add_row(
+            str(row["fold"]),
+            str(row["class"]),
+            row["name"],
+            str(row["images"]),
+            f"{100 * row['share']:.2f}%",
+            str(row["trn"]),
+            str(row["val"]),
+        )
     Console().print(table)
     for split, counts in report.rows.items():
         print(f"{split}: {sum(counts):,} rows, by fold {counts}")
@@ -121,7 +148,8 @@ def verify(folder: Folder, dataset: Dataset = "") -> None:
 
 @app.command()
 def sheet(
-    folder: Folder, dataset: Dataset = "",
+    folder: Folder,
+    dataset: Dataset = "",
     out: Annotated[Path, typer.Option(help="PNG to write")] = Path("sheet.png"),
     count: Annotated[int, typer.Option(help="number of images", min=1, max=1000)] = 36,
 ) -> None:
@@ -137,7 +165,9 @@ def sheet(
     if not names:
         raise TLGError(f"{folder}: no image in JPEGImages has a label map in SegmentationClassAug", code=3)
     chosen = [names[i * len(names) // min(count, len(names))] for i in range(min(count, len(names)))]
-    save_figure(label_sheet(data, chosen), out, alt=f"{len(chosen)} images of {folder.name} with label maps in colour")
+    save_figure(
+        label_sheet(data, chosen), out, alt=f"{len(chosen)} images of {folder.name} with label maps in colour"
+    )
     print(f"{len(chosen)} of {len(names)} label maps: {out}")
 
 
@@ -183,5 +213,8 @@ def _lists(folder: Path, dataset: str, lists: str, lists_from: Path | None, min_
     published = published_splits(folder, lists_from or "")
     print(f"HSNet's lists written to {folder / 'splits'}; beside them the rule would give:")
     for row in compare_splits(published, build_splits(folder, dataset, min_area, write=False)):
-        print(f"  {row['split']} fold {row['fold']}: {row['both']} rows in both, {len(row['only_first'])} only in HSNet's, "
-              f"{len(row['only_second'])} only by rule{'' if row['same_order'] else ', in another order'}")
+        print(
+            f"  {row['split']} fold {row['fold']}: {row['both']} rows in both, {len(row['only_first'])} only "
+            f"in HSNet's, "
+            f"{len(row['only_second'])} only by rule{'' if row['same_order'] else ', in another order'}"
+        )

@@ -29,8 +29,12 @@ def is_archive(path: str | Path) -> bool:
 
 
 @contextmanager
-def unpacked(archive: str | Path, beside: str | Path, wanted: Callable[[str], bool] = lambda name: True,
-             progress: bool = True) -> Iterator[Path]:
+def unpacked(
+    archive: str | Path,
+    beside: str | Path,
+    wanted: Callable[[str], bool] = lambda name: True,
+    progress: bool = True,
+) -> Iterator[Path]:
     """Unpack into a temporary folder below ``beside``, yield it, and remove it at the end.
 
     The caller moves what it needs out of the folder, so files of an archive that turns out to be broken or
@@ -43,7 +47,9 @@ def unpacked(archive: str | Path, beside: str | Path, wanted: Callable[[str], bo
         beside.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=f".{archive.name}.", suffix=".part", dir=beside))
     except OSError as error:
-        raise TLGError(f"cannot write {beside} ({error.strerror}): choose a writable folder", code=5) from None
+        raise TLGError(
+            f"cannot write {beside} ({error.strerror}): choose a writable folder", code=5
+        ) from None
     try:
         _unpack(archive, folder, wanted, progress)
         yield folder
@@ -61,19 +67,35 @@ def _unpack(archive: Path, folder: Path, wanted: Callable[[str], bool], progress
             _untar(archive, folder, wanted, progress)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise TLGError(f"no space left to unpack {archive.name} in {folder.parent}: make room, or set TLG_HOME to "
-                           "another disk", code=5) from None
+            raise TLGError(
+                f"no space left to unpack {archive.name} in {folder.parent}: make room, or set TLG_HOME to "
+                "another disk",
+                code=5,
+            ) from None
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise TLGError(f"cannot unpack {archive} ({error.strerror}): check the permissions", code=5) from None
+            raise TLGError(
+                f"cannot unpack {archive} ({error.strerror}): check the permissions", code=5
+            ) from None
         raise _broken(archive, error) from None
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError, RuntimeError,
-            NotImplementedError, ValueError, UnicodeError) as error:
+    except (
+        tarfile.TarError,
+        zipfile.BadZipFile,
+        EOFError,
+        zlib.error,
+        lzma.LZMAError,
+        RuntimeError,
+        NotImplementedError,
+        ValueError,
+        UnicodeError,
+    ) as error:
         raise _broken(archive, error) from None
 
 
 def _broken(archive: Path, error: Exception) -> TLGError:
-    return TLGError(f"{archive}: broken or incomplete archive ({str(error) or type(error).__name__}): download it "
-                    "again", code=3)
+    return TLGError(
+        f"{archive}: broken or incomplete archive ({str(error) or type(error).__name__}): download it again",
+        code=3,
+    )
 
 
 def _unzip(archive: Path, folder: Path, wanted: Callable[[str], bool], progress: bool) -> None:
@@ -118,15 +140,19 @@ def safe_name(name: str, archive: Path) -> str:
 
 
 def _refused(archive: Path, name: str, why: str) -> TLGError:
-    return TLGError(f"{archive}: refused, the entry {name[:80]!r} {why}: get the archive from its official place",
-                    code=3)
+    return TLGError(
+        f"{archive}: refused, the entry {name[:80]!r} {why}: get the archive from its official place", code=3
+    )
 
 
 def _check_space(archive: Path, folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if needed + SPARE > free:
-        raise TLGError(f"unpacking {archive.name} needs {needed / 1e6:.0f} MB and {folder.parent} has {free / 1e6:.0f} "
-                       "MB free: make room, or set TLG_HOME to another disk", code=5)
+        raise TLGError(
+            f"unpacking {archive.name} needs {needed / 1e6:.0f} MB and {folder.parent} has {free / 1e6:.0f} "
+            "MB free: make room, or set TLG_HOME to another disk",
+            code=5,
+        )
 
 
 def _write(source: BinaryIO, path: Path, size: int) -> None:

@@ -28,24 +28,32 @@ from .splits import check_id
 from .voc import read_summary
 
 SIDES = {"train2014": "train", "val2014": "val"}  # COCO's folder -> our list
-# The project publishes no checksums: zip members carry CRCs, and the SHA-256 of the first download is recorded.
+# COCO publishes no checksums: zip members carry CRCs, and the SHA-256 of the first download is kept.
 SOURCES = {
-    "train2014": Source("train2014.zip", "http://images.cocodataset.org/zips/train2014.zip", size=13_510_573_713),
+    "train2014": Source(
+        "train2014.zip", "http://images.cocodataset.org/zips/train2014.zip", size=13_510_573_713
+    ),
     "val2014": Source("val2014.zip", "http://images.cocodataset.org/zips/val2014.zip", size=6_645_013_297),
-    "annotations": Source("annotations_trainval2014.zip",
-                          "http://images.cocodataset.org/annotations/annotations_trainval2014.zip", size=252_872_794),
+    "annotations": Source(
+        "annotations_trainval2014.zip",
+        "http://images.cocodataset.org/annotations/annotations_trainval2014.zip",
+        size=252_872_794,
+    ),
 }
 STANDARD = {"train": 82_783, "val": 40_504}
 CROWD = ("ignore", "class")
 _CLASS_OF = {number: i for i, number in enumerate(COCO_CATEGORY_IDS)}
 
 
-def make_coco(target: str | Path = "", sources: list[Path] = (), crowd: str = "ignore", progress: bool = True) -> dict:
+def make_coco(
+    target: str | Path = "", sources: list[Path] = (), crowd: str = "ignore", progress: bool = True
+) -> dict:
     """Make COCO-20i's folder in ``target`` (by default data/coco) and return its counts.
 
-    sources: folders or archives with train2014/, val2014/ and annotations/instances_{train,val}2014.json; with
-    none given all three archives are downloaded (20 GB). crowd: "ignore" or "class". An interrupted call goes
-    on; a finished one returns at once. Raises TLGError: code 7 offline, 5 without space, 3 for a broken source.
+    sources: folders or archives with train2014/, val2014/ and annotations/instances_{train,val}2014.json;
+    with none given all three archives are downloaded (20 GB). crowd: "ignore" or "class". An interrupted call
+    goes on; a finished one returns at once. Raises TLGError: code 7 offline, 5 without space, 3 for a broken
+    source.
     """
     if crowd not in CROWD:
         raise TLGError(f"crowd={crowd}: choose one of {', '.join(CROWD)}")
@@ -60,7 +68,9 @@ def make_coco(target: str | Path = "", sources: list[Path] = (), crowd: str = "i
             with ExitStack() as stack:
                 if not sources:
                     sources = fetch(list(SOURCES.values()), cache_home() / "downloads", progress)
-                folders = folders_of(list(sources), stack, scratch, _wanted, tuple(SOURCES.values()), progress)
+                folders = folders_of(
+                    list(sources), stack, scratch, _wanted, tuple(SOURCES.values()), progress
+                )
                 summary = _convert_all(target, folders, scratch, crowd, progress)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
@@ -72,7 +82,9 @@ def _wanted(name: str) -> bool:
     parts = name.split("/")
     if parts[-1].startswith("."):
         return False
-    return parts[-1] in {f"instances_{side}.json" for side in SIDES} or (len(parts) > 1 and parts[-2] in SIDES)
+    return parts[-1] in {f"instances_{side}.json" for side in SIDES} or (
+        len(parts) > 1 and parts[-2] in SIDES
+    )
 
 
 def _convert_all(target: Path, folders: list[Path], scratch: Path, crowd: str, progress: bool) -> dict:
@@ -82,8 +94,12 @@ def _convert_all(target: Path, folders: list[Path], scratch: Path, crowd: str, p
         notes = search(folders, lambda f: (f / f"instances_{side}.json").is_file())
         if photos is None or notes is None:
             what = f"folder {side}/" if photos is None else f"file instances_{side}.json"
-            raise TLGError(f"no {what} in {', '.join(map(str, folders)) or 'the sources'}: COCO-20i needs {', '.join(SIDES)} "
-                           "and the annotations of 2014; name each with --from", code=3)
+            raise TLGError(
+                f"no {what} in {', '.join(map(str, folders)) or 'the sources'}: COCO-20i needs "
+                f"{', '.join(SIDES)} "
+                "and the annotations of 2014; name each with --from",
+                code=3,
+            )
         places[side] = (photos if photos.name == side else photos / side, notes / f"instances_{side}.json")
     for name in ("JPEGImages", "SegmentationClassAug", "ImageSets/Segmentation"):
         (target / name).mkdir(parents=True, exist_ok=True)
@@ -94,11 +110,18 @@ def _convert_all(target: Path, folders: list[Path], scratch: Path, crowd: str, p
         counts[SIDES[side]] = len(images)
         with atomic(target / "ImageSets" / "Segmentation" / f"{SIDES[side]}.txt", "w") as file:
             file.writelines(f"{image}\n" for image in images)
-    return {"dataset": "coco", "crowd": crowd, "images": sum(counts.values()), "lists": counts, "missing": missing}
+    return {
+        "dataset": "coco",
+        "crowd": crowd,
+        "images": sum(counts.values()),
+        "lists": counts,
+        "missing": missing,
+    }
 
 
-def _convert_side(target: Path, photos: Path, notes: Path, move: bool, crowd: str,
-                  progress: bool) -> tuple[list[str], int]:
+def _convert_side(
+    target: Path, photos: Path, notes: Path, move: bool, crowd: str, progress: bool
+) -> tuple[list[str], int]:
     """Label maps and images of one side; returns the ids and how many annotated images are not on disk."""
     images, by_image = read_annotations(notes)
     present = {p.name for p in photos.iterdir()} if photos.is_dir() else set()
@@ -122,14 +145,16 @@ def _convert_side(target: Path, photos: Path, notes: Path, move: bool, crowd: st
         if not (resumed and path.is_file()):
             jobs.append((str(path), entry["height"], entry["width"], by_image.get(entry["id"], []), crowd))
     if not ids:
-        raise TLGError(f"none of the images of {notes} is in {photos}: name the folder that holds {photos.name}", code=3)
+        raise TLGError(
+            f"none of the images of {notes} is in {photos}: name the folder that holds {photos.name}", code=3
+        )
     for _ in parallel_map(_paint_file, jobs, f"label maps of {photos.name}", processes=True, show=progress):
         pass
     return sorted(ids), absent
 
 
 def read_annotations(path: str | Path) -> tuple[list[dict], dict[int, list[dict]]]:
-    """Checked content of an instances_*.json: image entries (id, file_name, height, width), instances by image id.
+    """Checked content of an instances_*.json: image entries and, by image id, their instances.
 
     Raises TLGError (code 3) naming the file and the entry.
     """
@@ -137,22 +162,30 @@ def read_annotations(path: str | Path) -> tuple[list[dict], dict[int, list[dict]
         content = json.loads(Path(path).read_bytes())
         images, instances = content["images"], content["annotations"]
         for i, entry in enumerate(images):
-            if not (isinstance(entry["id"], int) and 0 < entry["height"] < 2**16 and 0 < entry["width"] < 2**16):
+            if not (
+                isinstance(entry["id"], int) and 0 < entry["height"] < 2**16 and 0 < entry["width"] < 2**16
+            ):
                 raise TLGError(f"{path}: image entry {i} has no valid id, height and width", code=3)
             name = entry["file_name"]
             check_id(Path(name).stem if name == Path(name).name else name + "/", f"{path}: image entry {i}")
         by_image: dict[int, list[dict]] = {}
         for i, entry in enumerate(instances):
             if entry["category_id"] not in _CLASS_OF:
-                raise TLGError(f"{path}: annotation {i} has category {entry['category_id']}, which is none of COCO's 80",
-                               code=3)
+                raise TLGError(
+                    f"{path}: annotation {i} has category {entry['category_id']}, which is none of COCO's 80",
+                    code=3,
+                )
             by_image.setdefault(entry["image_id"], []).append(
-                {key: entry[key] for key in ("category_id", "iscrowd", "area", "segmentation")})
+                {key: entry[key] for key in ("category_id", "iscrowd", "area", "segmentation")}
+            )
     except OSError as error:
         raise TLGError(f"cannot read annotations {path} ({error.strerror})", code=3) from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise TLGError(f"{path}: not COCO instances ({type(error).__name__}: {error}): get annotations_trainval2014.zip "
-                       "again", code=3) from None
+        raise TLGError(
+            f"{path}: not COCO instances ({type(error).__name__}: {error}): get annotations_trainval2014.zip "
+            "again",
+            code=3,
+        ) from None
     return images, by_image
 
 
@@ -161,8 +194,11 @@ def _paint_file(job: tuple[str, int, int, list[dict], str]) -> None:
     try:
         mask = paint(height, width, instances, crowd)
     except (ValueError, KeyError, TypeError) as error:
-        raise TLGError(f"{Path(path).stem}: broken outline in the annotations ({type(error).__name__}): get "
-                       "annotations_trainval2014.zip again", code=3) from None
+        raise TLGError(
+            f"{Path(path).stem}: broken outline in the annotations ({type(error).__name__}): get "
+            "annotations_trainval2014.zip again",
+            code=3,
+        ) from None
     write_mask(path, mask)
 
 
@@ -180,17 +216,19 @@ def paint(height: int, width: int, instances: list[dict], crowd: str = "ignore")
 
 
 def region(segmentation: list | dict, height: int, width: int) -> np.ndarray:
-    """bool [height, width] of a COCO segmentation: a list of polygons, or plain run lengths {"counts": [...]}.
+    """bool [height, width] of a COCO segmentation: a list of polygons, or {"counts": run lengths}.
 
-    These two kinds are all that the instances files of COCO 2014 hold. Raises ValueError for anything else: the C
-    code behind pycocotools trusts its input, so what it gets is checked first.
+    These two kinds are all that the instances files of COCO 2014 hold. Raises ValueError for anything else:
+    the C code behind pycocotools trusts its input, so what it gets is checked first.
     """
     from pycocotools import mask as rle
 
     if isinstance(segmentation, list):
         if not all(isinstance(polygon, list) and len(polygon) % 2 == 0 for polygon in segmentation):
             raise ValueError("a polygon is a list of x, y, x, y, ...")
-        if not all(isinstance(v, (int, float)) and abs(v) < 2**16 for polygon in segmentation for v in polygon):
+        if not all(
+            isinstance(v, (int, float)) and abs(v) < 2**16 for polygon in segmentation for v in polygon
+        ):
             raise ValueError("coordinates out of range")
         polygons = [polygon for polygon in segmentation if len(polygon) >= 6]  # fewer points enclose nothing
         if not polygons:

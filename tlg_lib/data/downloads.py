@@ -28,21 +28,32 @@ SPARE = 64 << 20  # bytes that a download leaves free on the disk
 OFFLINE = "connect to the network, or fetch the file elsewhere and name it with --from"
 
 
-def download(url: str, path: str | Path, *, sha256: str = "", md5: str = "", progress: bool = True,
-             attempts: int = 4, timeout: float = 30.0, pause: float = 1.0) -> Path:
+def download(
+    url: str,
+    path: str | Path,
+    *,
+    sha256: str = "",
+    md5: str = "",
+    progress: bool = True,
+    attempts: int = 4,
+    timeout: float = 30.0,
+    pause: float = 1.0,
+) -> Path:
     """Fetch ``url`` to ``path`` and return it; a whole file with the right checksum is not fetched again.
 
     A broken connection is taken up again by Range, if the server still has the same file (ETag or time of
     change, and length); after ``attempts`` connections in a row that brought nothing it gives up. timeout and
     pause (doubled each time) are in seconds. Raises TLGError: code 7 when the server cannot be reached or
-    keeps breaking off (the part stays for the next try), 5 without space, 4 while another process downloads to
-    the same folder, 3 for a missing page or a wrong checksum.
+    keeps breaking off (the part stays for the next try), 5 without space, 4 while another process downloads
+    to the same folder, 3 for a missing page or a wrong checksum.
     """
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise TLGError(f"cannot make {path.parent} ({error.strerror}): choose a writable folder", code=5) from None
+        raise TLGError(
+            f"cannot make {path.parent} ({error.strerror}): choose a writable folder", code=5
+        ) from None
     with folder_lock(path.parent):
         if path.is_file() and _is_right(path, sha256, md5, progress):
             return path
@@ -67,25 +78,36 @@ def sha256_of(path: str | Path, progress: bool = False) -> str:
 
 
 def check_sum(path: str | Path, sha256: str = "", md5: str = "", progress: bool = False) -> str:
-    """Compare a file with the given checksum; returns its SHA-256. Raises TLGError (code 3) when it differs."""
+    """Compare a file with a checksum; returns its SHA-256. Raises TLGError (code 3) when it differs."""
     path = Path(path)
     found = sha256_of(path, progress)
     if sha256 and found != sha256.lower():
-        raise TLGError(f"{path}: SHA-256 {found[:12]}..., expected {sha256[:12].lower()}...: the file is not the "
-                       "expected one; delete it and download again", code=3)
+        raise TLGError(
+            f"{path}: SHA-256 {found[:12]}..., expected {sha256[:12].lower()}...: the file is not the "
+            "expected one; delete it and download again",
+            code=3,
+        )
     if md5 and not sha256:
         other = _hash(path, hashlib.md5(usedforsecurity=False), progress)
         if other != md5.lower():
-            raise TLGError(f"{path}: MD5 {other}, expected {md5.lower()}: the file is not the expected one; delete "
-                           "it and download again", code=3)
+            raise TLGError(
+                f"{path}: MD5 {other}, expected {md5.lower()}: the file is not the expected one; delete "
+                "it and download again",
+                code=3,
+            )
     return found
 
 
 def _hash(path: str | Path, digest, progress: bool) -> str:
     blocks = -(-Path(path).stat().st_size // BLOCK)
     with open(path, "rb") as file:
-        for block in track(_blocks(file), total=blocks, label=f"checking {Path(path).name}", unit="MiB",
-                           show=progress and blocks > 256):
+        for block in track(
+            _blocks(file),
+            total=blocks,
+            label=f"checking {Path(path).name}",
+            unit="MiB",
+            show=progress and blocks > 256,
+        ):
             digest.update(block)
     return digest.hexdigest()
 
@@ -117,7 +139,9 @@ def _note(path: Path) -> Path:
     return path.with_name(path.name + ".part.json")
 
 
-def _fetch(url: str, path: Path, checksum: str, progress: bool, attempts: int, timeout: float, pause: float) -> None:
+def _fetch(
+    url: str, path: Path, checksum: str, progress: bool, attempts: int, timeout: float, pause: float
+) -> None:
     """Connect until the part is whole by the length that the server states."""
     useless = 0
     while True:
@@ -129,8 +153,11 @@ def _fetch(url: str, path: Path, checksum: str, progress: bool, attempts: int, t
         except urllib.error.HTTPError as error:
             error.close()
             if error.code < 500 and error.code not in (408, 425, 429):
-                raise TLGError(f"{url}: the server answers {error.code} {error.reason}: the file may have moved; "
-                               "fetch it by hand and name it with --from", code=3) from None
+                raise TLGError(
+                    f"{url}: the server answers {error.code} {error.reason}: the file may have moved; "
+                    "fetch it by hand and name it with --from",
+                    code=3,
+                ) from None
             reason = f"the server answers {error.code}"
         except (OSError, http.client.HTTPException) as error:  # errors of this disk became TLGError before
             reason = str(getattr(error, "reason", error)) or type(error).__name__
@@ -166,14 +193,19 @@ def _receive(url: str, path: Path, checksum: str, progress: bool, timeout: float
         if response.status == 206:
             start, total = _content_range(response.headers.get("Content-Range", ""))
             if start != offset or total != note["total"]:
-                _note(path).unlink(missing_ok=True)  # another file by now: start over with the next connection
+                _note(path).unlink(
+                    missing_ok=True
+                )  # another file by now: start over with the next connection
                 return False
         else:
             offset = 0
             total = _length(response.headers.get("Content-Length"))
             if not total and not checksum:
-                raise TLGError(f"{url}: the server states no length and no checksum is known, so a broken download "
-                               "could not be told from a whole one: fetch it by hand and name it with --from", code=3)
+                raise TLGError(
+                    f"{url}: the server states no length and no checksum is known, so a broken download "
+                    "could not be told from a whole one: fetch it by hand and name it with --from",
+                    code=3,
+                )
         _check_space(path, total - offset)
         validator = _validator(response.headers)
         if response.status != 206:
@@ -192,25 +224,39 @@ def _append(response, part: Path, offset: int, total: int, progress: bool, name:
             file.seek(offset)
             file.truncate()
             blocks = -(-total // BLOCK)
-            for block in track(_blocks(response), total=blocks or None, start=offset // BLOCK, label=name, unit="MiB",
-                               show=progress and (blocks > 8 or not total)):
+            for block in track(
+                _blocks(response),
+                total=blocks or None,
+                start=offset // BLOCK,
+                label=name,
+                unit="MiB",
+                show=progress and (blocks > 8 or not total),
+            ):
                 if total and file.tell() + len(block) > total:
                     raise http.client.HTTPException("more bytes than stated")
                 file.write(block)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise TLGError(f"no space left to download {part}: free {max(0, total - offset) / 1e6:.0f} MB, or set "
-                           "TLG_HOME to another disk; what came is kept and the same command goes on", code=5) from None
+            raise TLGError(
+                f"no space left to download {part}: free {max(0, total - offset) / 1e6:.0f} MB, or set "
+                "TLG_HOME to another disk; what came is kept and the same command goes on",
+                code=5,
+            ) from None
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR):
-            raise TLGError(f"cannot write {part} ({error.strerror}): choose a writable folder", code=5) from None
+            raise TLGError(
+                f"cannot write {part} ({error.strerror}): choose a writable folder", code=5
+            ) from None
         raise
 
 
 def _check_space(path: Path, needed: int) -> None:
     free = shutil.disk_usage(path.parent).free
     if needed + SPARE > free:
-        raise TLGError(f"{path.name} needs {needed / 1e6:.0f} MB and {path.parent} has {free / 1e6:.0f} MB free: make "
-                       "room, or set TLG_HOME to another disk", code=5)
+        raise TLGError(
+            f"{path.name} needs {needed / 1e6:.0f} MB and {path.parent} has {free / 1e6:.0f} MB free: make "
+            "room, or set TLG_HOME to another disk",
+            code=5,
+        )
 
 
 def _read_note(path: Path, url: str) -> dict:

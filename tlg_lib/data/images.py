@@ -42,11 +42,16 @@ def read_mask(path: str | Path) -> np.ndarray:
     if image.format == "JPEG":
         raise TLGError(f"{path}: a mask saved as JPEG has invented values: save it as PNG", code=3)
     if image.mode.startswith(("I", "F")):
-        raise TLGError(f"{path}: a 16-bit mask ({image.mode}): save it as 8-bit grey or palette PNG, pixel = "
-                       "class number", code=3)
+        raise TLGError(
+            f"{path}: a 16-bit mask ({image.mode}): save it as 8-bit grey or palette PNG, pixel = "
+            "class number",
+            code=3,
+        )
     if image.mode not in ("P", "L", "1"):
-        raise TLGError(f"{path}: a mask in colour ({image.mode}): save class numbers as 8-bit grey or palette PNG",
-                       code=3)
+        raise TLGError(
+            f"{path}: a mask in colour ({image.mode}): save class numbers as 8-bit grey or palette PNG",
+            code=3,
+        )
     values = np.array(image, dtype=np.uint8)  # [H, W]; mode "1" becomes 0 and 1
     if image.mode == "L":
         bits = _png_grey_bits(path)
@@ -56,7 +61,7 @@ def read_mask(path: str | Path) -> np.ndarray:
 
 
 def write_mask(path: str | Path, mask: np.ndarray, palette: bool = True) -> None:
-    """Write uint8 [H, W] as PNG, whole or not at all; palette: in VOC's colours, so that it can be looked at."""
+    """Write uint8 [H, W] as PNG, whole or not at all; palette: in VOC's colours, to be looked at."""
     image = Image.fromarray(np.ascontiguousarray(mask, dtype=np.uint8))
     if palette:
         image.putpalette(voc_palette().tobytes())

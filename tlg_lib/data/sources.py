@@ -1,4 +1,4 @@
-"""Finding and placing the parts of a dataset: folders, archives, downloads, and files brought into the layout."""
+"""The parts of a dataset: found in folders and archives, downloaded, and brought into the layout."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .downloads import check_sum, download
 
 @dataclass(frozen=True)
 class Source:
-    """One official archive: its address, the published MD5 where there is one, and its size in bytes (0: unknown)."""
+    """One official archive: address, published MD5 where there is one, size in bytes (0: unknown)."""
 
     name: str
     url: str
@@ -25,12 +25,18 @@ class Source:
     size: int = 0
 
 
-def folders_of(sources: list[Path], stack: ExitStack, beside: Path, wanted: Callable[[str], bool],
-               known: tuple[Source, ...], progress: bool) -> list[Path]:
+def folders_of(
+    sources: list[Path],
+    stack: ExitStack,
+    beside: Path,
+    wanted: Callable[[str], bool],
+    known: tuple[Source, ...],
+    progress: bool,
+) -> list[Path]:
     """Folders in which to look for a dataset's parts: the given ones, and the given archives unpacked.
 
-    An archive may also lie inside a given folder. One with the name of a ``known`` source is first compared with
-    its checksum. Unpacked folders live until ``stack`` closes.
+    An archive may also lie inside a given folder. One with the name of a ``known`` source is first compared
+    with its checksum. Unpacked folders live until ``stack`` closes.
     """
     checksums = {source.name: source.md5 for source in known}
     found = []
@@ -41,7 +47,9 @@ def folders_of(sources: list[Path], stack: ExitStack, beside: Path, wanted: Call
             archives = sorted(source / name for name in checksums if (source / name).is_file())
         elif source.is_file():
             if not is_archive(source):
-                raise TLGError(f"{source} is neither a folder nor a tar or zip archive: name the downloaded file", code=3)
+                raise TLGError(
+                    f"{source} is neither a folder nor a tar or zip archive: name the downloaded file", code=3
+                )
             archives = [source]
         else:
             raise TLGError(f"no file or folder {source}: check the name given with --from", code=3)
@@ -52,17 +60,24 @@ def folders_of(sources: list[Path], stack: ExitStack, beside: Path, wanted: Call
 
 
 def fetch(sources: list[Source], folder: Path, progress: bool) -> list[Path]:
-    """Download official archives into ``folder`` (resumed, checked), after a look at the space for all of them.
+    """Download official archives into ``folder`` (resumed, checked), if there is room for all of them.
 
-    Twice the stated sizes are asked for: the archives, and what comes out of them. Raises TLGError as ``download``.
+    Twice the stated sizes are asked for: the archives, and what comes out of them. Raises TLGError as
+    ``download``.
     """
     missing = sum(source.size for source in sources if not (folder / source.name).is_file())
     here = next(parent for parent in (folder, *folder.parents) if parent.is_dir())
     free = shutil.disk_usage(here).free
     if 2 * missing > free:
-        raise TLGError(f"downloading and unpacking {', '.join(s.name for s in sources)} needs {2 * missing / 1e9:.0f} GB "
-                       f"and {here} has {free / 1e9:.1f} GB free: make room, or set TLG_HOME to another disk", code=5)
-    return [download(source.url, folder / source.name, md5=source.md5, progress=progress) for source in sources]
+        raise TLGError(
+            f"downloading and unpacking {', '.join(s.name for s in sources)} needs {2 * missing / 1e9:.0f} "
+            f"GB "
+            f"and {here} has {free / 1e9:.1f} GB free: make room, or set TLG_HOME to another disk",
+            code=5,
+        )
+    return [
+        download(source.url, folder / source.name, md5=source.md5, progress=progress) for source in sources
+    ]
 
 
 def search(folders: list[Path], fits: Callable[[Path], bool], depth: int = 3) -> Path | None:
@@ -79,7 +94,9 @@ def search(folders: list[Path], fits: Callable[[Path], bool], depth: int = 3) ->
 def _folders_in(folder: Path) -> list[Path]:
     try:
         with os.scandir(folder) as entries:  # image folders hold thousands of files: ask for the kind only
-            return [Path(entry.path) for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
+            return [
+                Path(entry.path) for entry in entries if entry.is_dir() and not entry.name.startswith(".")
+            ]
     except OSError:
         return []
 
@@ -87,7 +104,8 @@ def _folders_in(folder: Path) -> list[Path]:
 def place(source: Path, target: Path, move: bool = False) -> None:
     """Bring one file into the dataset: moved if told so (we unpacked it), else hard-linked, else copied.
 
-    A link costs no space, and the user's own download stays where it is. An existing target of the same size is kept.
+    A link costs no space, and the user's own download stays where it is. An existing target of the same size
+    is kept.
     """
     if target.is_file() and target.stat().st_size == source.stat().st_size:
         return

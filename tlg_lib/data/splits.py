@@ -51,15 +51,23 @@ def read_split(path: str | Path, dataset: str) -> list[Row]:
             continue
         row = _ROW.fullmatch(line)
         if not row:
-            raise TLGError(f"{path} line {number}: {line[:60]!r} is not <image>__<class from 1>, as "
-                           "2007_000032__01: correct the line or delete the list to build it by rule", code=3)
+            raise TLGError(
+                f"{path} line {number}: {line[:60]!r} is not <image>__<class from 1>, as "
+                "2007_000032__01: correct the line or delete the list to build it by rule",
+                code=3,
+            )
         image, class_id = row[1], int(row[2]) - 1
         check_id(image, f"{path} line {number}")
         if not 0 <= class_id < len(names):
-            raise TLGError(f"{path} line {number}: class {class_id + 1}, but {dataset} has 1..{len(names)}", code=3)
+            raise TLGError(
+                f"{path} line {number}: class {class_id + 1}, but {dataset} has 1..{len(names)}", code=3
+            )
         if class_id not in own:
-            raise TLGError(f"{path} line {number}: class {class_id + 1} ({names[class_id]}) belongs to fold "
-                           f"{fold_of(dataset, class_id)}: each list names its own fold's classes", code=3)
+            raise TLGError(
+                f"{path} line {number}: class {class_id + 1} ({names[class_id]}) belongs to fold "
+                f"{fold_of(dataset, class_id)}: each list names its own fold's classes",
+                code=3,
+            )
         rows.append((image, class_id))
     return rows
 
@@ -73,8 +81,11 @@ def read_lines(path: str | Path) -> list[str]:
         data = Path(path).read_bytes()
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise TLGError(f"cannot read list {path} ({reason}): restore it, or delete the whole folder to build the "
-                       "lists by rule", code=3) from None
+        raise TLGError(
+            f"cannot read list {path} ({reason}): restore it, or delete the whole folder to build the "
+            "lists by rule",
+            code=3,
+        ) from None
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -86,11 +97,13 @@ def read_lines(path: str | Path) -> list[str]:
 def check_id(image: str, where: str) -> None:
     """Refuse an image id that is no plain file name (it would reach outside the dataset folder)."""
     if not image or image in (".", "..") or any(c in "/\\" or ord(c) < 32 for c in image) or len(image) > 200:
-        raise TLGError(f"{where}: {image[:60]!r} is not an image id (a file name without folder and suffix)", code=3)
+        raise TLGError(
+            f"{where}: {image[:60]!r} is not an image id (a file name without folder and suffix)", code=3
+        )
 
 
 def write_splits(root: str | Path, splits: Splits, about: dict) -> Path:
-    """Write root/splits/{trn,val}/fold<f>.txt and splits/about.json, all of it or nothing. Returns the folder."""
+    """Write root/splits/{trn,val}/fold<f>.txt and about.json, all or nothing. Returns the folder."""
     root = Path(root)
     final = root / "splits"
     try:
@@ -102,7 +115,9 @@ def write_splits(root: str | Path, splits: Splits, about: dict) -> Path:
         for split in SPLITS:
             for fold in range(FOLDS):
                 with atomic(staging / split / f"fold{fold}.txt", "w") as file:
-                    file.writelines(f"{image}__{class_id + 1:02d}\n" for image, class_id in splits[split][fold])
+                    file.writelines(
+                        f"{image}__{class_id + 1:02d}\n" for image, class_id in splits[split][fold]
+                    )
         write_json(staging / "about.json", about)
         if final.exists():
             old = staging / "replaced"
@@ -110,7 +125,9 @@ def write_splits(root: str | Path, splits: Splits, about: dict) -> Path:
         os.rename(staging, final)
         shutil.rmtree(final / "replaced", ignore_errors=True)
     except OSError as error:
-        raise TLGError(f"cannot write {final} ({error.strerror}): make room, then try again", code=5) from None
+        raise TLGError(
+            f"cannot write {final} ({error.strerror}): make room, then try again", code=5
+        ) from None
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return final
@@ -120,8 +137,8 @@ def write_splits(root: str | Path, splits: Splits, about: dict) -> Path:
 def class_index(root: str | Path, progress: bool = True) -> dict[str, dict[int, int]]:
     """Pixels of each label value in each label map: {image_id: {value: pixels}}, value = class + 1, 0 or 255.
 
-    Kept in the cache folder; a map is read again only when its size or time of change differs. Raises TLGError
-    naming a broken map (``tlg data verify`` lists them all).
+    Kept in the cache folder; a map is read again only when its size or time of change differs. Raises
+    TLGError naming a broken map (``tlg data verify`` lists them all).
     """
     index, broken = scan_masks(root, progress)
     if broken:
@@ -134,7 +151,9 @@ def scan_masks(root: str | Path, progress: bool = True) -> tuple[dict[str, dict[
     """As ``class_index``, with the maps that cannot be read as {image_id: reason} beside it."""
     folder = Path(root) / "SegmentationClassAug"
     if not folder.is_dir():
-        raise TLGError(f"no folder {folder}: give a dataset in VOC layout, or make one with `tlg data voc`", code=3)
+        raise TLGError(
+            f"no folder {folder}: give a dataset in VOC layout, or make one with `tlg data voc`", code=3
+        )
     store = _index_file(folder)
     known = _read_index(store)
     stamps, found, todo = {}, {}, []
@@ -149,8 +168,15 @@ def scan_masks(root: str | Path, progress: bool = True) -> tuple[dict[str, dict[
                     todo.append(image)
     broken = {}
     todo.sort()
-    for image, result in zip(todo, parallel_map(_count_values, [folder / f"{i}.png" for i in todo],
-                                                "reading label maps, once", show=progress and len(todo) > 500)):
+    for image, result in zip(
+        todo,
+        parallel_map(
+            _count_values,
+            [folder / f"{i}.png" for i in todo],
+            "reading label maps, once",
+            show=progress and len(todo) > 500,
+        ),
+    ):
         if isinstance(result, str):
             broken[image] = result
         else:
@@ -179,15 +205,18 @@ def _read_index(store: Path) -> dict[str, tuple[list[int], dict[int, int]]]:
     """The kept index; empty when there is none or it is damaged, as it can always be made again."""
     try:
         entries = json.loads(store.read_text(encoding="utf-8"))
-        return {image: (stamp, {int(v): int(n) for v, n in counts.items()})
-                for image, (stamp, counts) in entries.items()}
+        return {
+            image: (stamp, {int(v): int(n) for v, n in counts.items()})
+            for image, (stamp, counts) in entries.items()
+        }
     except (OSError, ValueError, TypeError, AttributeError, RecursionError):
         return {}
 
 
 # --- lists by rule
-def build_splits(root: str | Path, dataset: str = "pascal", min_area: int = 0, write: bool = True,
-                 progress: bool = True) -> Splits:
+def build_splits(
+    root: str | Path, dataset: str = "pascal", min_area: int = 0, write: bool = True, progress: bool = True
+) -> Splits:
     """Split lists by rule for a folder in VOC layout, written below root/splits (write=False: only returned).
 
     Rows: the class covers at least ``min_area`` pixels; 0 means 2,048, scaled down in proportion where the
@@ -203,24 +232,37 @@ def build_splits(root: str | Path, dataset: str = "pascal", min_area: int = 0, w
     pictures = picture_ids(root)
     index = {image: counts for image, counts in index.items() if image in pictures}
     if not index:
-        raise TLGError(f"{root}: no image in JPEGImages has a label map of the same name in SegmentationClassAug",
-                       code=3)
+        raise TLGError(
+            f"{root}: no image in JPEGImages has a label map of the same name in SegmentationClassAug", code=3
+        )
     for image, counts in index.items():
         wrong = [v for v in counts if v != 255 and v > len(names)]
         if wrong:
-            raise TLGError(f"{root / 'SegmentationClassAug' / image}.png: class number {wrong[0]}, but {dataset} has "
-                           f"1..{len(names)} (0 background, 255 ignored): correct the map or drop it", code=3)
+            raise TLGError(
+                f"{root / 'SegmentationClassAug' / image}.png: class number {wrong[0]}, but {dataset} has "
+                f"1..{len(names)} (0 background, 255 ignored): correct the map or drop it",
+                code=3,
+            )
     area = min_area or default_min_area(index)
-    holds = {image: [v - 1 for v, n in sorted(counts.items()) if 0 < v < 255 and n >= area]
-             for image, counts in index.items()}
+    holds = {
+        image: [v - 1 for v, n in sorted(counts.items()) if 0 < v < 255 and n >= area]
+        for image, counts in index.items()
+    }
     sides, how = _sides(root, holds)
-    splits = {split: {f: [(image, c) for image in sides[split] for c in holds[image] if fold_of(dataset, c) == f]
-                      for f in range(FOLDS)} for split in SPLITS}
+    splits = {
+        split: {
+            f: [(image, c) for image in sides[split] for c in holds[image] if fold_of(dataset, c) == f]
+            for f in range(FOLDS)
+        }
+        for split in SPLITS
+    }
     for rows in splits["trn"].values():  # the published lists go by class in trn and by image in val
         rows.sort(key=lambda row: (row[1], row[0]))
     counts = {split: [len(splits[split][f]) for f in range(FOLDS)] for split in SPLITS}
-    print(f"split lists of {root.name} by rule (class area >= {area} pixels; {how}): "
-          + ", ".join(f"{split} {sum(n)} rows {n}" for split, n in counts.items()))
+    print(
+        f"split lists of {root.name} by rule (class area >= {area} pixels; {how}): "
+        + ", ".join(f"{split} {sum(n)} rows {n}" for split, n in counts.items())
+    )
     if write:
         about = {"lists": "rule", "dataset": dataset, "min_area": area, "sides": how, "rows": counts}
         try:
@@ -244,7 +286,9 @@ def picture_ids(root: str | Path) -> set[str]:
 
     folder = Path(root) / "JPEGImages"
     if not folder.is_dir():
-        raise TLGError(f"no folder {folder}: give a dataset in VOC layout, or make one with `tlg data voc`", code=3)
+        raise TLGError(
+            f"no folder {folder}: give a dataset in VOC layout, or make one with `tlg data voc`", code=3
+        )
     names = (os.path.splitext(name) for name in os.listdir(folder))
     return {stem for stem, suffix in names if suffix.lower() in IMAGE_SUFFIXES}
 
@@ -267,7 +311,9 @@ def _sides(root: Path, holds: dict[str, list[int]]) -> tuple[dict[str, list[str]
     if val is not None and not set(val).isdisjoint(holds):
         held_out = set(val)
         listed = image_set(root, "train_aug", "trainaug")
-        train = sorted(i for i in (listed if listed is not None else holds) if i in holds and i not in held_out)
+        train = sorted(
+            i for i in (listed if listed is not None else holds) if i in holds and i not in held_out
+        )
         how = f"val.txt, {'train_aug.txt' if listed is not None else 'all other label maps to train'}"
         return {"trn": train, "val": sorted(i for i in held_out if i in holds)}, how
     key = {image: hashlib.sha256(f"split/{image}".encode()).digest() for image in holds}
@@ -293,7 +339,8 @@ def _sides(root: Path, holds: dict[str, list[int]]) -> tuple[dict[str, list[str]
 def published_splits(root: str | Path, source: str | Path = "", progress: bool = True) -> Splits:
     """HSNet's Pascal-5i lists, downloaded or copied from a folder ``source``, checked and written.
 
-    Each file must have the known SHA-256 and number of rows. Raises TLGError: code 7 offline, 3 on a wrong file.
+    Each file must have the known SHA-256 and number of rows. Raises TLGError: code 7 offline, 3 on a wrong
+    file.
     """
     from .downloads import download, sha256_of
 
@@ -307,23 +354,34 @@ def published_splits(root: str | Path, source: str | Path = "", progress: bool =
             if not path.is_file():
                 raise TLGError(f"no file {path}: name the folder that holds trn/ and val/", code=3)
         else:
-            path = download(facts["address"] + name, cache_home() / "hsnet_lists" / name, sha256=fact["sha256"],
-                            progress=False)
+            path = download(
+                facts["address"] + name,
+                cache_home() / "hsnet_lists" / name,
+                sha256=fact["sha256"],
+                progress=False,
+            )
         if sha256_of(path) != fact["sha256"]:
-            raise TLGError(f"{path} is not HSNet's list (SHA-256 differs from the known one): get it again", code=3)
+            raise TLGError(
+                f"{path} is not HSNet's list (SHA-256 differs from the known one): get it again", code=3
+            )
         rows = read_split(path, "pascal")
         if len(rows) != fact["rows"]:
             raise TLGError(f"{path}: {len(rows)} rows, expected {fact['rows']}", code=3)
         splits[name[:3]][int(name[-5])] = rows
     counts = {split: [len(splits[split][f]) for f in range(FOLDS)] for split in SPLITS}
-    write_splits(root, splits, {"lists": "hsnet", "dataset": "pascal", "source": facts["source"], "rows": counts})
+    write_splits(
+        root, splits, {"lists": "hsnet", "dataset": "pascal", "source": facts["source"], "rows": counts}
+    )
     return splits
 
 
 def read_splits(root: str | Path, dataset: str) -> Splits:
     """All eight lists below root/splits."""
     folder = Path(root) / "splits"
-    return {split: {f: read_split(folder / split / f"fold{f}.txt", dataset) for f in range(FOLDS)} for split in SPLITS}
+    return {
+        split: {f: read_split(folder / split / f"fold{f}.txt", dataset) for f in range(FOLDS)}
+        for split in SPLITS
+    }
 
 
 def compare_splits(first: Splits, second: Splits) -> list[dict]:
@@ -336,9 +394,14 @@ def compare_splits(first: Splits, second: Splits) -> list[dict]:
         for fold in range(FOLDS):
             a, b = first[split][fold], second[split][fold]
             common = set(a) & set(b)
-            table.append({
-                "split": split, "fold": fold, "both": len(common), "only_first": sorted(set(a) - common),
-                "only_second": sorted(set(b) - common),
-                "same_order": [row for row in a if row in common] == [row for row in b if row in common],
-            })
+            table.append(
+                {
+                    "split": split,
+                    "fold": fold,
+                    "both": len(common),
+                    "only_first": sorted(set(a) - common),
+                    "only_second": sorted(set(b) - common),
+                    "same_order": [row for row in a if row in common] == [row for row in b if row in common],
+                }
+            )
     return table

@@ -1,4 +1,4 @@
-"""A full look at a dataset folder: what it holds per class and fold, and everything that is broken, with the remedy."""
+"""A full look at a dataset folder: what it holds per class and fold, what is broken, and the remedy."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from .splits import SPLITS, Row, image_set, read_split
 REMEDIES = {
     "broken image": "restore the file from the source (tlg data voc or coco again), or drop its rows",
     "broken mask": "restore the mask or save it as 8-bit PNG, pixel = class number",
-    "class out of range": "masks hold 0 (background), 1..{classes} and 255 (ignored): correct the map or --dataset",
-    "sizes differ": "mask and image must have the same height and width: resize the mask (nearest) or restore both",
+    "class out of range": "masks hold 0, 1..{classes} and 255 (ignored): correct the map or --dataset",
+    "sizes differ": "mask and image must be of one size: resize the mask (nearest) or restore both",
     "image without mask": "restore the mask, or drop the image from the lists (tlg data splits --force)",
     "mask without image": "restore the image, or drop the id from the lists (tlg data splits --force)",
     "same name twice": "keep one image per name: the suffix does not tell them apart",
@@ -32,7 +32,7 @@ REMEDIES = {
 
 @dataclass
 class Report:
-    """What ``verify`` found. classes: one dict per class (class, name, fold, images, share of pixels, rows by split)."""
+    """What ``verify`` found. classes: per class its number, name, fold, images, share of pixels, rows."""
 
     root: Path
     dataset: str
@@ -74,15 +74,19 @@ def verify(root: str | Path, dataset: str = "pascal", progress: bool = True) -> 
 def _files(root: Path, report: Report) -> tuple[dict[str, Path], dict[str, Path]]:
     for name in ("JPEGImages", "SegmentationClassAug"):
         if not (root / name).is_dir():
-            raise TLGError(f"no folder {root / name}: give a dataset in VOC layout, or make one with `tlg data voc`",
-                           code=3)
+            raise TLGError(
+                f"no folder {root / name}: give a dataset in VOC layout, or make one with `tlg data voc`",
+                code=3,
+            )
     photos: dict[str, Path] = {}
     for path in sorted((root / "JPEGImages").iterdir()):
         if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith("."):
             if path.stem in photos:
                 report.problems["same name twice"].append(f"{photos[path.stem]} and {path.name}")
             photos.setdefault(path.stem, path)
-    masks = {p.stem: p for p in sorted((root / "SegmentationClassAug").glob("*.png")) if not p.name.startswith(".")}
+    masks = {
+        p.stem: p for p in sorted((root / "SegmentationClassAug").glob("*.png")) if not p.name.startswith(".")
+    }
     return photos, masks
 
 
@@ -105,15 +109,26 @@ def _check_pair(job: tuple[Path | None, Path | None, int]) -> tuple[list[tuple[s
             problems.append(("broken mask", str(error)))
     wrong = [v for v in counts if classes < v < 255]
     if wrong:
-        problems.append(("class out of range", f"{mask}: class number {', '.join(map(str, wrong[:5]))}, the highest is "
-                         f"{classes}"))
+        problems.append(
+            (
+                "class out of range",
+                f"{mask}: class number {', '.join(map(str, wrong[:5]))}, the highest is {classes}",
+            )
+        )
     if len(sizes) == 2 and sizes[0] != sizes[1]:
-        problems.append(("sizes differ", f"{mask}: {sizes[1][0]} x {sizes[1][1]}, but the image is {sizes[0][0]} x "
-                         f"{sizes[0][1]} (height x width)"))
+        problems.append(
+            (
+                "sizes differ",
+                f"{mask}: {sizes[1][0]} x {sizes[1][1]}, but the image is {sizes[0][0]} x "
+                f"{sizes[0][1]} (height x width)",
+            )
+        )
     return problems, counts
 
 
-def _check_lists(root: Path, dataset: str, photos: dict, masks: dict, held: dict, report: Report) -> list[tuple[str, Row]]:
+def _check_lists(
+    root: Path, dataset: str, photos: dict, masks: dict, held: dict, report: Report
+) -> list[tuple[str, Row]]:
     """Rows by split, with everything wrong about the lists added to the report."""
     rows: list[tuple[str, Row]] = []
     listed: set[str] = set()
@@ -130,7 +145,9 @@ def _check_lists(root: Path, dataset: str, photos: dict, masks: dict, held: dict
                 rows += [(split, row) for row in found]
         listed |= {image for _, (image, _) in rows}
     else:
-        report.notes.append("no split lists: they are built by rule at first use (or now, with `tlg data splits`)")
+        report.notes.append(
+            "no split lists: they are built by rule at first use (or now, with `tlg data splits`)"
+        )
     for side in ("train", "train_aug", "trainaug", "val"):
         try:
             listed |= set(image_set(root, side) or ()) if rows == [] else set()
@@ -138,20 +155,31 @@ def _check_lists(root: Path, dataset: str, photos: dict, masks: dict, held: dict
             report.problems["bad list"].append(str(error))
     for image in sorted(listed):
         if image not in masks:
-            report.problems["image without mask"].append(f"{image}: in the lists, not in {root / 'SegmentationClassAug'}")
+            report.problems["image without mask"].append(
+                f"{image}: in the lists, not in {root / 'SegmentationClassAug'}"
+            )
         if image not in photos:
-            report.problems["mask without image"].append(f"{image}: in the lists, not in {root / 'JPEGImages'}")
-    for what, some, others in (("images have no mask", photos, masks), ("masks have no image", masks, photos)):
+            report.problems["mask without image"].append(
+                f"{image}: in the lists, not in {root / 'JPEGImages'}"
+            )
+    for what, some, others in (
+        ("images have no mask", photos, masks),
+        ("masks have no image", masks, photos),
+    ):
         spare = sorted(some.keys() - others.keys() - listed)
         if spare:
-            report.notes.append(f"{len(spare)} {what} and are not used ({', '.join(spare[:3])}"
-                                f"{', ...' if len(spare) > 3 else ''})")
+            report.notes.append(
+                f"{len(spare)} {what} and are not used ({', '.join(spare[:3])}"
+                f"{', ...' if len(spare) > 3 else ''})"
+            )
     names = class_names(dataset)
     for split, (image, class_id) in rows:
         if image in held and class_id + 1 not in held[image]:
             report.problems["class not in its image"].append(
-                f"splits/{split}/fold{fold_of(dataset, class_id)}.txt: {image}__{class_id + 1:02d}, but the mask has no "
-                f"{names[class_id]}")
+                f"splits/{split}/fold{fold_of(dataset, class_id)}.txt: {image}__{class_id + 1:02d}, but the "
+                f"mask has no "
+                f"{names[class_id]}"
+            )
     return rows
 
 
@@ -159,13 +187,20 @@ def _count_classes(names, dataset: str, held: dict, rows: list[tuple[str, Row]],
     pixels = sum(sum(counts.values()) for counts in held.values()) or 1
     for class_id, name in enumerate(names):
         value = class_id + 1
-        by_split = {split: len({row[0] for side, row in rows if side == split and row[1] == class_id})
-                    for split in SPLITS}
-        report.classes.append({
-            "class": class_id, "name": name, "fold": fold_of(dataset, class_id),
-            "images": sum(value in counts for counts in held.values()),
-            "share": sum(counts.get(value, 0) for counts in held.values()) / pixels, **by_split,
-        })
+        by_split = {
+            split: len({row[0] for side, row in rows if side == split and row[1] == class_id})
+            for split in SPLITS
+        }
+        report.classes.append(
+            {
+                "class": class_id,
+                "name": name,
+                "fold": fold_of(dataset, class_id),
+                "images": sum(value in counts for counts in held.values()),
+                "share": sum(counts.get(value, 0) for counts in held.values()) / pixels,
+                **by_split,
+            }
+        )
         if by_split["val"] == 1:
             report.problems["too few images"].append(f"class {name}: one validation image")
         elif rows and by_split["val"] == 0:

@@ -2,8 +2,8 @@
 
 VOC 2012 has masks for 1,464 training and 1,449 validation images. The Semantic Boundaries Dataset (SBD;
 Hariharan et al., ICCV 2011) adds masks for 11,355 of VOC's images. The merged training set of the literature,
-10,582 images, is all of SBD and VOC's training images without VOC's validation images. Where both have a mask,
-VOC's own is used: it is finer, and has 255 along the borders, which SBD's masks lack.
+10,582 images, is all of SBD and VOC's training images without VOC's validation images. Where both have a
+mask, VOC's own is used: it is finer, and has 255 along the borders, which SBD's masks lack.
 """
 
 from __future__ import annotations
@@ -26,8 +26,10 @@ from .sources import Source, fetch, folders_of, place, search
 from .splits import check_id, image_set, read_lines
 
 VOC = Source(
-    "VOCtrainval_11-May-2012.tar", "http://host.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar",
-    md5="6cd6e144f989b92b3379bac3b3de84fd", size=1_999_639_040,
+    "VOCtrainval_11-May-2012.tar",
+    "http://host.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar",
+    md5="6cd6e144f989b92b3379bac3b3de84fd",
+    size=1_999_639_040,
 )
 SBD = Source(
     "benchmark.tgz",
@@ -37,7 +39,9 @@ SBD = Source(
 STANDARD = {"train_aug": 10_582, "val": 1_449}  # of the complete merge; VOC alone: 1,464 training images
 
 
-def make_voc(target: str | Path = "", sources: list[Path] = (), sbd: bool = True, progress: bool = True) -> dict:
+def make_voc(
+    target: str | Path = "", sources: list[Path] = (), sbd: bool = True, progress: bool = True
+) -> dict:
     """Make the merged dataset in ``target`` (by default data/voc) and return its counts.
 
     sources: folders or archives that hold VOC 2012, SBD, or a ready SegmentationClassAug; what is not among
@@ -65,7 +69,9 @@ def read_summary(target: Path, settings: dict) -> dict:
     """The dataset.json of a finished call with these settings whose files are all still there, else {}."""
     try:
         summary = json.loads((target / "dataset.json").read_text(encoding="utf-8"))
-        counts = [sum(1 for _ in (target / name).iterdir()) for name in ("JPEGImages", "SegmentationClassAug")]
+        counts = [
+            sum(1 for _ in (target / name).iterdir()) for name in ("JPEGImages", "SegmentationClassAug")
+        ]
         same = all(summary[key] == value for key, value in settings.items())
         return summary if same and min(counts) >= summary["images"] else {}
     except (OSError, ValueError, KeyError, TypeError):
@@ -76,9 +82,16 @@ def _wanted(name: str) -> bool:
     """The members of the two archives that are used: images, class masks and lists."""
     if name.rsplit("/", 1)[-1].startswith("."):
         return False
-    folders = ("/JPEGImages/", "/SegmentationClass/", "/SegmentationClassAug/", "/ImageSets/Segmentation/",
-               "dataset/cls/")
-    return any(folder in f"/{name}" for folder in folders) or name.endswith(("dataset/train.txt", "dataset/val.txt"))
+    folders = (
+        "/JPEGImages/",
+        "/SegmentationClass/",
+        "/SegmentationClassAug/",
+        "/ImageSets/Segmentation/",
+        "dataset/cls/",
+    )
+    return any(folder in f"/{name}" for folder in folders) or name.endswith(
+        ("dataset/train.txt", "dataset/val.txt")
+    )
 
 
 def _is_voc(folder: Path) -> bool:
@@ -90,13 +103,17 @@ def _is_sbd(folder: Path) -> bool:
     return (folder / "cls").is_dir() and any((folder / f"{side}.txt").is_file() for side in ("train", "val"))
 
 
-def _merge(target: Path, folders: list[Path], sbd: bool, stack: ExitStack, scratch: Path, given: bool,
-           progress: bool) -> dict:
+def _merge(
+    target: Path, folders: list[Path], sbd: bool, stack: ExitStack, scratch: Path, given: bool, progress: bool
+) -> dict:
     voc_at = search(folders, _is_voc)
     if voc_at is None:
         if given and search(folders, _is_sbd) is None:
-            raise TLGError(f"neither VOC 2012 (JPEGImages with SegmentationClass) nor SBD (dataset/cls) in "
-                           f"{', '.join(map(str, folders))}: name the folder or archive that holds it", code=3)
+            raise TLGError(
+                f"neither VOC 2012 (JPEGImages with SegmentationClass) nor SBD (dataset/cls) in "
+                f"{', '.join(map(str, folders))}: name the folder or archive that holds it",
+                code=3,
+            )
         archive = fetch([VOC], cache_home() / "downloads", progress)[0]
         folders = folders + folders_of([archive], stack, scratch, _wanted, (), progress)
         voc_at = search(folders, _is_voc)
@@ -137,19 +154,33 @@ def _mask_sources(voc_at: Path, ready: Path | None, sbd_at: Path | None) -> dict
     return {image: path for image, path in sorted(masks.items()) if not image.startswith(".")}
 
 
-def _write(target: Path, voc_at: Path, sbd_at: Path | None, masks: dict[str, Path], move: dict[Path, bool],
-           settings: dict, progress: bool) -> dict:
+def _write(
+    target: Path,
+    voc_at: Path,
+    sbd_at: Path | None,
+    masks: dict[str, Path],
+    move: dict[Path, bool],
+    settings: dict,
+    progress: bool,
+) -> dict:
     listed = {side: image_set(voc_at, side) for side in ("train", "val")}
     val = set(listed["val"] or ())
     wanted = set(masks)
     if sbd_at:  # SBD's own lists say which of its images count
-        sbd_ids = {line for side in ("train", "val") if (sbd_at / f"{side}.txt").is_file()
-                   for line in read_lines(sbd_at / f"{side}.txt") if line}
+        sbd_ids = {
+            line
+            for side in ("train", "val")
+            if (sbd_at / f"{side}.txt").is_file()
+            for line in read_lines(sbd_at / f"{side}.txt")
+            if line
+        }
         wanted = {i for i in wanted if i in sbd_ids or masks[i].suffix == ".png"}
     photos = voc_at / "JPEGImages"
     images = sorted(i for i in wanted if (photos / f"{i}.jpg").is_file())
     if not images:
-        raise TLGError(f"{voc_at}: no JPEGImages/<id>.jpg has a mask of the same name: is the archive complete?", code=3)
+        raise TLGError(
+            f"{voc_at}: no JPEGImages/<id>.jpg has a mask of the same name: is the archive complete?", code=3
+        )
     for image in images:
         check_id(image, str(masks[image]))
     for name in ("JPEGImages", "SegmentationClassAug", "ImageSets/Segmentation"):
@@ -157,11 +188,19 @@ def _write(target: Path, voc_at: Path, sbd_at: Path | None, masks: dict[str, Pat
     for image in track(images, label="images into the dataset", unit="files", show=progress):
         place(photos / f"{image}.jpg", target / "JPEGImages" / f"{image}.jpg", move[voc_at])
         if masks[image].suffix == ".png":
-            place(masks[image], target / "SegmentationClassAug" / f"{image}.png",
-                  any(move[f] for f in move if f in masks[image].parents))
+            place(
+                masks[image],
+                target / "SegmentationClassAug" / f"{image}.png",
+                any(move[f] for f in move if f in masks[image].parents),
+            )
     mats = [masks[i] for i in images if masks[i].suffix == ".mat"]
-    for _ in parallel_map(partial(_convert, target / "SegmentationClassAug"), mats, "SBD masks to PNG",
-                          processes=True, show=progress):
+    for _ in parallel_map(
+        partial(_convert, target / "SegmentationClassAug"),
+        mats,
+        "SBD masks to PNG",
+        processes=True,
+        show=progress,
+    ):
         pass
     sides = {"val": [i for i in images if i in val]}
     if listed["val"] is not None:
@@ -171,9 +210,16 @@ def _write(target: Path, voc_at: Path, sbd_at: Path | None, masks: dict[str, Pat
             with atomic(target / "ImageSets" / "Segmentation" / f"{side}.txt", "w") as file:
                 file.writelines(f"{i}\n" for i in ids)
     expected = sorted((set(listed["train"] or ()) | val) - set(images))
-    return {**settings, "dataset": "pascal", "images": len(images), "from_sbd": len(mats),
-            "own_masks": len(images) - len(mats), "missing": len(expected), "missing_examples": expected[:5],
-            "lists": {side: len(ids) for side, ids in sides.items()} if listed["val"] is not None else {}}
+    return {
+        **settings,
+        "dataset": "pascal",
+        "images": len(images),
+        "from_sbd": len(mats),
+        "own_masks": len(images) - len(mats),
+        "missing": len(expected),
+        "missing_examples": expected[:5],
+        "lists": {side: len(ids) for side, ids in sides.items()} if listed["val"] is not None else {},
+    }
 
 
 def _convert(folder: Path, mat: Path) -> None:
@@ -186,8 +232,9 @@ def _convert(folder: Path, mat: Path) -> None:
 def read_sbd(path: str | Path) -> np.ndarray:
     """Class mask of an SBD .mat file, uint8 [H, W], 0..20.
 
-    SBD's files are MATLAB version 5: numbers, text and structures in a documented layout, read by SciPy without
-    running code (it is no pickle). Version 7.3 and everything else is refused. Raises TLGError naming the file.
+    SBD's files are MATLAB version 5: numbers, text and structures in a documented layout, read by SciPy
+    without running code (it is no pickle). Version 7.3 and everything else is refused. Raises TLGError naming
+    the file.
     """
     from scipy.io import loadmat
 
@@ -195,9 +242,12 @@ def read_sbd(path: str | Path) -> np.ndarray:
         field = loadmat(path, variable_names=["GTcls"])["GTcls"]["Segmentation"][0, 0]
         mask = np.asarray(field)
     except Exception as error:  # SciPy raises many kinds for broken or foreign files
-        raise TLGError(f"{path}: not a readable SBD mask ({type(error).__name__}): unpack benchmark.tgz again",
-                       code=3) from None
+        raise TLGError(
+            f"{path}: not a readable SBD mask ({type(error).__name__}): unpack benchmark.tgz again", code=3
+        ) from None
     if mask.ndim != 2 or mask.dtype.kind not in "ui" or mask.size == 0 or mask.max() > 20:
-        raise TLGError(f"{path}: GTcls.Segmentation is not a map of class numbers 0..20: unpack benchmark.tgz again",
-                       code=3)
+        raise TLGError(
+            f"{path}: GTcls.Segmentation is not a map of class numbers 0..20: unpack benchmark.tgz again",
+            code=3,
+        )
     return mask.astype(np.uint8)
