@@ -1,4 +1,4 @@
-"""Make the mini benchmark: `python data_scripts/make_mini.py [folder] [--seed 0] [--images 60] [--size 128]`."""
+"""Make the mini benchmark: `python data_scripts/make_mini.py [folder] [--seed 0] [--images 60]`."""
 
 import argparse
 import sys
@@ -24,8 +24,10 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return error.code
     if wrong:
-        print(f"error: {len(wrong)} files differ from the manifest, {wrong[0]} first: delete them and run again",
-              file=sys.stderr)
+        print(
+            f"error: {len(wrong)} files differ from the manifest, {wrong[0]} first: delete the folder",
+            file=sys.stderr,
+        )
         return 3
     print(f"{root}: complete, checksums agree, {time.perf_counter() - began:.0f} s")
     return 0

@@ -22,7 +22,7 @@ def clip():
 
 @pytest.fixture(scope="module")
 def pictures():
-    """Two pictures per class with test glyphs, of a seed that nothing was trained on: images, labels, classes."""
+    """Two pictures per class with test glyphs, of a seed used nowhere else: images, labels, classes."""
     drawn = [(render(77, c, i, "val", 128), c) for c in range(20) for i in (50, 51)]
     images = torch.stack([torch.from_numpy(picture.copy()).permute(2, 0, 1) for (_, picture, _), _ in drawn])
     images = F.interpolate(images.float(), (256, 256), mode="bilinear", antialias=True)
@@ -135,11 +135,14 @@ def test_files_that_do_not_fit_are_refused(tmp_path):
         load_clip("ViT-B-32/openai", tmp_path / "gone.pt")
 
 
-@pytest.mark.parametrize("name, message", [
-    ("ViT-B-23/openai", "unknown CLIP model 'ViT-B-23/openai': did you mean ViT-B-32"),
-    ("ViT-B-32/opnai", "'ViT-B-32' has no weights 'opnai': choose one of openai"),
-    ("ViT-B-32", "'ViT-B-32' names no weights: write ViT-B-32/TAG"),
-])
+@pytest.mark.parametrize(
+    "name, message",
+    [
+        ("ViT-B-23/openai", "unknown CLIP model 'ViT-B-23/openai': did you mean ViT-B-32"),
+        ("ViT-B-32/opnai", "'ViT-B-32' has no weights 'opnai': choose one of openai"),
+        ("ViT-B-32", "'ViT-B-32' names no weights: write ViT-B-32/TAG"),
+    ],
+)
 def test_wrong_official_names(name, message):
     with pytest.raises(TLGError, match=message):
         load_clip(name)
@@ -152,7 +155,9 @@ def test_offline_is_one_line_with_the_remedy(monkeypatch):
         raise ConnectionError("Name or service not known\nmore lines")
 
     monkeypatch.setattr(open_clip, "create_model", offline)
-    with pytest.raises(TLGError, match="cannot get the weights of ViT-B-32/openai .*clip_weights=FILE") as caught:
+    with pytest.raises(
+        TLGError, match="cannot get the weights of ViT-B-32/openai .*clip_weights=FILE"
+    ) as caught:
         load_clip("ViT-B-32/openai")
     assert caught.value.code == 7
 

@@ -16,34 +16,52 @@ from tlg_lib.data.mini_glyphs import DISTRACTORS, GLYPHS, OPEN, class_glyphs, lo
 from tlg_lib.data.mini_render import TWO_CLASSES, plan_image, render
 from tlg_lib.errors import TLGError
 
-NAMES = ("aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person pottedplant "
-         "sheep sofa train tvmonitor").split()
+NAMES = (
+    "aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person "
+    "pottedplant sheep sofa train tvmonitor"
+).split()
 PER_CLASS, SIZE = 5, 64
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    return make_mini(tmp_path_factory.mktemp("mini") / "mini", seed=3, images_per_class=PER_CLASS, size=SIZE,
-                     progress=False, workers=1)
+    return make_mini(
+        tmp_path_factory.mktemp("mini") / "mini",
+        seed=3,
+        images_per_class=PER_CLASS,
+        size=SIZE,
+        progress=False,
+        workers=1,
+    )
 
 
 def bytes_of(root):
-    return {p.relative_to(root).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest()
-            for p in sorted(root.rglob("*")) if p.is_file()}
+    return {
+        p.relative_to(root).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest()
+        for p in sorted(root.rglob("*"))
+        if p.is_file()
+    }
 
 
 @pytest.mark.slow
 def test_same_seed_same_bytes_with_two_workers_after_an_interruption(root, tmp_path):
     again = tmp_path / "again"
-    command = ("from tlg_lib.data.mini import make_mini; import sys; "
-               f"make_mini(sys.argv[1], 3, {PER_CLASS}, {SIZE}, progress=False, workers=1)")
+    command = (
+        "from tlg_lib.data.mini import make_mini; import sys; "
+        f"make_mini(sys.argv[1], 3, {PER_CLASS}, {SIZE}, progress=False, workers=1)"
+    )
     process = subprocess.Popen([sys.executable, "-c", command, str(again)])
     while len(list(again.glob("JPEGImages/*.jpg"))) < 10 and process.poll() is None:
         pass
     process.kill()
     process.wait()
-    assert 10 <= len(list(again.glob("JPEGImages/*.jpg"))) < 20 * PER_CLASS and not (again / "manifest.json").exists()
-    for leftover in again.rglob("*.part"):  # what a kill may leave of the file in hand; never under a final name
+    assert (
+        10 <= len(list(again.glob("JPEGImages/*.jpg"))) < 20 * PER_CLASS
+        and not (again / "manifest.json").exists()
+    )
+    for leftover in again.rglob(
+        "*.part"
+    ):  # what a kill may leave of the file in hand; never under a final name
         leftover.unlink()
     make_mini(again, 3, PER_CLASS, SIZE, progress=False, workers=2)
     assert bytes_of(again) == bytes_of(root)
@@ -59,9 +77,16 @@ def test_layout_sizes_and_palette(root):
     assert [p.stem for p in images] == [p.stem for p in labels] and len(images) == 20 * PER_CLASS
     label = Image.open(labels[0])
     assert label.mode == "P" and label.size == (SIZE, SIZE) == Image.open(images[0]).size
-    # Colours of the VOC palette as its development kit lists them: aeroplane, bicycle, person, tvmonitor, border.
+    # Colours as the VOC development kit lists them: aeroplane, bicycle, person, tvmonitor, border.
     palette = np.array(label.getpalette()).reshape(-1, 3)
-    known = {0: (0, 0, 0), 1: (128, 0, 0), 2: (0, 128, 0), 15: (192, 128, 128), 20: (0, 64, 128), 255: (224, 224, 192)}
+    known = {
+        0: (0, 0, 0),
+        1: (128, 0, 0),
+        2: (0, 128, 0),
+        15: (192, 128, 128),
+        20: (0, 64, 128),
+        255: (224, 224, 192),
+    }
     assert {k: tuple(palette[k]) for k in known} == known
 
 
@@ -69,7 +94,7 @@ def test_objects_are_wrapped_in_a_thin_border(root):
     for path in sorted(root.glob("SegmentationClassAug/*.png")):
         label = np.asarray(Image.open(path))
         assert set(np.unique(label)) <= {0, 255, *range(1, 21)}
-        # Walking one step in any of four directions never leads from an object straight to another value but 255.
+        # One step in any of four directions never leads from an object straight to another value but 255.
         for a, b in ((label[1:], label[:-1]), (label[:, 1:], label[:, :-1])):
             differ = (a != b) & (a != 255) & (b != 255)
             assert not differ.any(), path.name
@@ -78,24 +103,36 @@ def test_objects_are_wrapped_in_a_thin_border(root):
 
 
 def test_lists_follow_folds_split_and_pixel_rule(root):
-    counted = {p.stem: Counter(np.asarray(Image.open(p)).ravel().tolist())
-               for p in root.glob("SegmentationClassAug/*.png")}
+    counted = {
+        p.stem: Counter(np.asarray(Image.open(p)).ravel().tolist())
+        for p in root.glob("SegmentationClassAug/*.png")
+    }
     train = (root / "ImageSets/Segmentation/train.txt").read_text().split()
     val = (root / "ImageSets/Segmentation/val.txt").read_text().split()
     assert sorted(train + val) == sorted(counted) and len(train) == 20 * 3 and not set(train) & set(val)
     for split, names in (("trn", train), ("val", val)):
         for fold in range(4):
-            rows = [row.rsplit("__", 1) for row in (root / f"splits/{split}/fold{fold}.txt").read_text().split()]
+            rows = [
+                row.rsplit("__", 1) for row in (root / f"splits/{split}/fold{fold}.txt").read_text().split()
+            ]
             found = {(name, int(c)) for name, c in rows}
             assert len(found) == len(rows)
-            assert found == {(name, c) for name in names for c in range(5 * fold + 1, 5 * fold + 6)
-                             if counted[name][c] >= 0.02 * SIZE * SIZE}
+            assert found == {
+                (name, c)
+                for name in names
+                for c in range(5 * fold + 1, 5 * fold + 6)
+                if counted[name][c] >= 0.02 * SIZE * SIZE
+            }
             assert {c for _, c in found} == set(range(5 * fold + 1, 5 * fold + 6))
 
 
 def test_one_picture_in_twenty_or_more_holds_two_classes(root):
     planned = [plan_image(0, c, i, mini.split_of(i, 60)) for c in range(20) for i in range(60)]
-    assert sum(len({c for c, _ in plan.objects}) == 2 for plan in planned) == 20 * 60 // TWO_CLASSES >= 0.05 * len(planned)
+    assert (
+        sum(len({c for c, _ in plan.objects}) == 2 for plan in planned)
+        == 20 * 60 // TWO_CLASSES
+        >= 0.05 * len(planned)
+    )
     seen = [p for p in contents(root) if len(p["classes"]) == 2]
     assert len(seen) >= 0.05 * 20 * PER_CLASS
 
@@ -109,12 +146,17 @@ def test_classes_have_names_and_disjoint_glyphs_for_training_and_test(root):
     for entry in manifest["images"].values():
         allowed = {g for name in NAMES for g in class_glyphs(name, entry["split"])}
         assert set(entry["glyphs"]) <= allowed
-    assert manifest["settings"]["seed"] == 3 and "sha256:" in manifest["settings"]["fonts"]["fonticon-fontawesome6"]
+    assert (
+        manifest["settings"]["seed"] == 3
+        and "sha256:" in manifest["settings"]["fonts"]["fonticon-fontawesome6"]
+    )
 
 
 def test_every_glyph_draws_something_and_no_test_glyph_looks_like_a_training_glyph():
     for name in NAMES:
-        shapes = {g: load_glyph(g, name in OPEN) for split in ("trn", "val") for g in class_glyphs(name, split)}
+        shapes = {
+            g: load_glyph(g, name in OPEN) for split in ("trn", "val") for g in class_glyphs(name, split)
+        }
         for glyph_name, glyph in shapes.items():
             assert 0.02 < glyph.shape.mean() < 0.6, glyph_name
             assert (glyph.detail <= glyph.shape + 1e-9).all()

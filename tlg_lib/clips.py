@@ -1,8 +1,8 @@
-"""CLIP models behind one small interface: the embedded mini CLIP, or any open_clip model by its official name.
+"""CLIP models behind one small interface: the embedded mini CLIP, or any open_clip model by official name.
 
-All are built by open_clip's own factory. The mini CLIP (DESIGN section 6, assets/mini_clip/MODEL_CARD.md) takes
-its early image stages from a pip package and the rest from a checksummed file of this repository; it knows some
-two hundred words, and ``Clip.unknown_words`` says which words of a prompt it does not know.
+All are built by open_clip's own factory. The mini CLIP (DESIGN section 6, assets/mini_clip/MODEL_CARD.md)
+takes its early image stages from a pip package and the rest from a checksummed file of this repository; it
+knows some two hundred words, and ``Clip.unknown_words`` says which words of a prompt it does not know.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ MINI_MODEL = "tlg-mini-clip"  # the stem of its open_clip config, under which th
 
 
 class WordTokenizer:
-    """Whole-word tokens for the mini CLIP's text tower, whose vocabulary of 49,408 pieces would be all its weight.
+    """Whole-word tokens for the mini CLIP's text tower; CLIP's 49,408 word pieces would outweigh all else.
 
-    Ids: 0 padding, 1 unknown word, 2 start, 3.. the words in order, and last the end mark: the highest id, where
-    open_clip's text tower reads the sentence. Punctuation is dropped. An unknown word becomes token 1, which
-    training met in place of random words, so it says nothing in particular.
+    Ids: 0 padding, 1 unknown word, 2 start, 3.. the words in order, and last the end mark: the highest id,
+    where open_clip's text tower reads the sentence. Punctuation is dropped. An unknown word becomes token 1,
+    which training met in place of random words, so it says nothing in particular.
     """
 
     def __init__(self, words: list[str], context_length: int):
@@ -64,9 +64,9 @@ class WordTokenizer:
 class Clip:
     """A frozen CLIP in evaluation mode.
 
-    name: as given to load_clip; kind: "vit" or "cnn" (image tower); model: the open_clip module; dim: length of
-    an embedding; weights: where they come from, with a checksum where known; weights_file: the file that the
-    user named, else ""; mean, std: float [3] on the scale 0..255.
+    name: as given to load_clip; kind: "vit" or "cnn" (image tower); model: the open_clip module; dim: length
+    of an embedding; weights: where they come from, with a checksum where known; weights_file: the file that
+    the user named, else ""; mean, std: float [3] on the scale 0..255.
     """
 
     name: str
@@ -84,7 +84,7 @@ class Clip:
         return next(self.model.parameters()).device
 
     def normalize(self, images: Tensor) -> Tensor:
-        """uint8 RGB (or float on the same 0..255 scale) [B, 3, H, W] to the tower's float input, same size."""
+        """uint8 RGB (or float on that 0..255 scale) [B, 3, H, W] to the tower's float input, same size."""
         if images.dim() != 4 or images.shape[1] != 3:
             raise ValueError(f"expected images [B, 3, H, W], got {tuple(images.shape)}")
         mean, std = (v.to(self.device).view(1, 3, 1, 1) for v in (self.mean, self.std))
@@ -97,13 +97,16 @@ class Clip:
         for text in texts:
             needed = len(self.tokenizer.encode(text)) + 2 if hasattr(self.tokenizer, "encode") else 0
             if needed > limit:
-                raise TLGError(f"the prompt '{_short(text)}' takes {needed} tokens, {self.name} reads {limit}: shorten it")
+                raise TLGError(
+                    f"the prompt '{_short(text)}' takes {needed} tokens, {self.name} reads {limit}: "
+                    "shorten it"
+                )
         if not texts:
             return torch.zeros(0, self.dim, device=self.device)
         return F.normalize(self.model.encode_text(self.tokenizer(texts).to(self.device)).float(), dim=-1)
 
     def unknown_words(self, text: str) -> list[str]:
-        """Words of the text that the mini CLIP never saw (it reads them all alike); [] for official models."""
+        """Words that the mini CLIP never saw (it reads them all alike); [] for official models."""
         if not isinstance(self.tokenizer, WordTokenizer):
             return []
         return [word for word in self.tokenizer.split(text) if word not in self.tokenizer.ids]
@@ -114,7 +117,7 @@ class Clip:
         return F.normalize(self.model.encode_image(self.normalize(images)).float(), dim=-1)
 
     def visual_features(self, pixels: Tensor) -> Tensor:
-        """Convolutional towers: the last stage's map [B, C, h, w] of normalised pixels [B, 3, H, W], any size."""
+        """Convolutional towers: the last stage's map [B, C, h, w] of normalised pixels [B, 3, H, W]."""
         visual = self.model.visual
         if hasattr(visual, "trunk"):
             return visual.trunk.forward_features(pixels)
@@ -139,8 +142,8 @@ def load_clip(name: str = "mini", weights: str | Path = "", device: str | torch.
     """Load a CLIP model, frozen.
 
     name: "mini", or an open_clip name with or without its weights tag, as "ViT-B-16-quickgelu/openai".
-    weights: a file in place of the download (open_clip's or OpenAI's format); for "mini", a file in place of the
-    shipped one. Without a file an official model is downloaded, once, by open_clip itself.
+    weights: a file in place of the download (open_clip's or OpenAI's format); for "mini", a file in place of
+    the shipped one. Without a file an official model is downloaded, once, by open_clip itself.
     Raises TLGError: 2 unknown name, 3 missing or broken file, 7 no network.
     """
     model, tokenizer, origin, mean, std = _mini(weights) if name == "mini" else _official(name, weights)
@@ -148,7 +151,9 @@ def load_clip(name: str = "mini", weights: str | Path = "", device: str | torch.
     kind = "cnn" if hasattr(model.visual, "attnpool") or _is_timm_cnn(model.visual) else "vit"
     with torch.no_grad():
         dim = model.encode_text(tokenizer(["a"]).to(device)).shape[1]
-    return Clip(name, kind, model, tokenizer, dim, origin, str(weights), torch.tensor(mean), torch.tensor(std))
+    return Clip(
+        name, kind, model, tokenizer, dim, origin, str(weights), torch.tensor(mean), torch.tensor(std)
+    )
 
 
 # --- the mini CLIP
@@ -161,7 +166,7 @@ def mini_tokenizer() -> WordTokenizer:
 
 
 def build_mini() -> nn.Module:
-    """The mini CLIP with the pip package's ImageNet image tower and an untrained rest, from open_clip's factory."""
+    """The mini CLIP from open_clip's factory: the pip package's ImageNet image tower, an untrained rest."""
     import open_clip
 
     from .backbones import load_backbone
@@ -181,13 +186,18 @@ def _mini(weights: str | Path) -> tuple[nn.Module, WordTokenizer, str, list[floa
 
     path = Path(weights) if weights else MINI / "weights.safetensors"
     if not path.is_file():
-        raise TLGError(f"no weights of the mini CLIP at {path}: restore the file, or train it with "
-                       "data_scripts/train_mini_clip.py", code=3)
+        raise TLGError(
+            f"no weights of the mini CLIP at {path}: restore the file, or train it with "
+            "data_scripts/train_mini_clip.py",
+            code=3,
+        )
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     if not weights:
         expected = (MINI / "weights.sha256").read_text(encoding="utf-8").split()[0]
         if digest != expected:
-            raise TLGError(f"{path}: SHA-256 {digest[:12]}..., expected {expected[:12]}...: restore the file", code=3)
+            raise TLGError(
+                f"{path}: SHA-256 {digest[:12]}..., expected {expected[:12]}...: restore the file", code=3
+            )
     model = build_mini()
     try:
         trained = {key: value.float() for key, value in load_file(path).items()}
@@ -197,8 +207,10 @@ def _mini(weights: str | Path) -> tuple[nn.Module, WordTokenizer, str, list[floa
     # All that is missing must be what the pip package gave: the early stages of the image tower.
     absent = [key for key in outcome.missing_keys if not key.startswith("visual.trunk.")]
     if absent or outcome.unexpected_keys:
-        raise TLGError(f"{path} does not fit the mini CLIP: missing {absent[:2]}, "
-                       f"unknown {outcome.unexpected_keys[:2]}", code=3)
+        raise TLGError(
+            f"{path} does not fit the mini CLIP: missing {absent[:2]}, unknown {outcome.unexpected_keys[:2]}",
+            code=3,
+        )
     return model, mini_tokenizer(), f"sha256:{digest[:12]}", [127.0] * 3, [128.0] * 3
 
 
@@ -229,15 +241,21 @@ def _official(name: str, weights: str | Path):
     if model_name not in known:
         import difflib
 
-        close = difflib.get_close_matches(model_name, [m for m in known if m != MINI_MODEL] + ["mini"], n=3, cutoff=0.4)
-        raise TLGError(f"unknown CLIP model '{name}': {'did you mean ' + ', '.join(close) + '?' if close else ''} "
-                       "Names are 'mini' or open_clip's, as ViT-B-16-quickgelu/openai")
+        close = difflib.get_close_matches(
+            model_name, [m for m in known if m != MINI_MODEL] + ["mini"], n=3, cutoff=0.4
+        )
+        raise TLGError(
+            f"unknown CLIP model '{name}': {'did you mean ' + ', '.join(close) + '?' if close else ''} "
+            "Names are 'mini' or open_clip's, as ViT-B-16-quickgelu/openai"
+        )
     tags = open_clip.list_pretrained_tags_by_model(model_name)
     if tag and tag not in tags:
         raise TLGError(f"CLIP model '{model_name}' has no weights '{tag}': choose one of {', '.join(tags)}")
     if not tag and not weights:
-        raise TLGError(f"'{name}' names no weights: write {model_name}/TAG with one of {', '.join(tags)}, or name a "
-                       "file with --set clip_weights=FILE")
+        raise TLGError(
+            f"'{name}' names no weights: write {model_name}/TAG with one of {', '.join(tags)}, or name a "
+            "file with --set clip_weights=FILE"
+        )
     # OpenAI's weights were trained with the QuickGELU activation, whichever config name loads them.
     options = {"force_quick_gelu": True} if tag == "openai" else {}
     if weights:
@@ -249,8 +267,11 @@ def _official(name: str, weights: str | Path):
             if isinstance(error, (TypeError, AttributeError)):
                 raise
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise TLGError(f"cannot get the weights of {name} ({_short(reason)}): connect to the network, or name a "
-                           "file with --set clip_weights=FILE", code=7) from None
+            raise TLGError(
+                f"cannot get the weights of {name} ({_short(reason)}): connect to the network, or name a "
+                "file with --set clip_weights=FILE",
+                code=7,
+            ) from None
         origin = tag
     mean = getattr(model.visual, "image_mean", None) or open_clip.OPENAI_DATASET_MEAN
     std = getattr(model.visual, "image_std", None) or open_clip.OPENAI_DATASET_STD

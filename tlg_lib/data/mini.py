@@ -1,4 +1,4 @@
-"""The mini benchmark on disk: 20 x 60 pictures in VOC layout, made from a seed in about a minute (DESIGN section 6).
+"""The mini benchmark on disk: 20 x 60 pictures in VOC layout, made from a seed in a minute (DESIGN 6).
 
 Every picture depends on (seed, class, index) alone, so any number of workers, and a run that was interrupted
 and resumed, give the same bytes. They also depend on the fonts and, in the last digit, on the versions of
@@ -43,22 +43,38 @@ def default_root() -> Path:
     return data_home() / "mini"
 
 
-def make_mini(root: str | Path, seed: int = 0, images_per_class: int = 60, size: int = 128, progress: bool = True,
-              workers: int | None = None) -> Path:
+def make_mini(
+    root: str | Path,
+    seed: int = 0,
+    images_per_class: int = 60,
+    size: int = 128,
+    progress: bool = True,
+    workers: int | None = None,
+) -> Path:
     """Make the benchmark in ``root`` (VOC layout), or finish one that was interrupted; returns the folder.
 
     seed: 0 to 2**31 - 1; images_per_class: at least 4; size: pixels a side, 64 to 512; workers: processes, by
     default one per CPU core up to 8. A folder made with other settings is made anew, with what was derived
     from it. Raises TLGError for a folder that holds other files, bad settings or a full disk.
     """
-    for name, value, low, high in (("seed", seed, 0, 2**31 - 1), ("images_per_class", images_per_class, 4, 999),
-                                   ("size", size, 64, 512)):
+    for name, value, low, high in (
+        ("seed", seed, 0, 2**31 - 1),
+        ("images_per_class", images_per_class, 4, 999),
+        ("size", size, 64, 512),
+    ):
         if not low <= value <= high:
             raise TLGError(f"mini: {name}={value} must be between {low} and {high}")
     root = Path(root)
-    settings = {"generator": GENERATOR, "seed": seed, "images_per_class": images_per_class, "size": size,
-                **_versions()}
-    with folder_lock(root.parent, f".{root.name}.lock", wait=True):  # a second process then finds everything done
+    settings = {
+        "generator": GENERATOR,
+        "seed": seed,
+        "images_per_class": images_per_class,
+        "size": size,
+        **_versions(),
+    }
+    with folder_lock(
+        root.parent, f".{root.name}.lock", wait=True
+    ):  # a second process then finds everything done
         _prepare(root, settings)
         if not _complete(root):
             _fill(root, settings, workers or min(8, os.cpu_count() or 1), progress)
@@ -86,25 +102,38 @@ def verify_mini(root: str | Path) -> list[str]:
     manifest = _read(root / "manifest.json")
     if manifest is None:
         raise TLGError(f"no manifest.json in {root}: make the data with `tlg data mini`", code=3)
-    return [name for name, entry in manifest["files"].items()
-            if not (root / name).is_file() or _sha256(root / name) != entry["sha256"]]
+    return [
+        name
+        for name, entry in manifest["files"].items()
+        if not (root / name).is_file() or _sha256(root / name) != entry["sha256"]
+    ]
 
 
 def contents(root: str | Path) -> list[dict]:
-    """What each picture shows, without pixels: {"image", "split", "classes" (from 0), "scene", "others" (words)}."""
+    """What each picture shows, as a whole: {"image", "split", "classes" (from 0), "scene", "others"}."""
     manifest = _read(Path(root) / "manifest.json")
     if manifest is None:
         raise TLGError(f"no manifest.json in {root}: make the data with `tlg data mini`", code=3)
-    return [{"image": name, "split": entry["split"], "classes": entry["classes"], "scene": entry["scene"],
-             "others": sorted({distractor_word(glyph) for glyph in entry["distractors"]})}
-            for name, entry in sorted(manifest["images"].items())]
+    return [
+        {
+            "image": name,
+            "split": entry["split"],
+            "classes": entry["classes"],
+            "scene": entry["scene"],
+            "others": sorted({distractor_word(glyph) for glyph in entry["distractors"]}),
+        }
+        for name, entry in sorted(manifest["images"].items())
+    ]
 
 
 # --- making
 
 
 def _versions() -> dict:
-    return {"fonts": font_versions(), "libraries": {name: version(name) for name in ("numpy", "scipy", "pillow")}}
+    return {
+        "fonts": font_versions(),
+        "libraries": {name: version(name) for name in ("numpy", "scipy", "pillow")},
+    }
 
 
 def _prepare(root: Path, settings: dict) -> None:
@@ -153,17 +182,26 @@ def _fill(root: Path, settings: dict, workers: int, progress: bool) -> None:
             with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
                 for _ in told(pool.map(work, todo, chunksize=4), todo):
                     pass
-        except BrokenProcessPool:  # no workers can start where the main module is typed in or has no main guard
+        except (
+            BrokenProcessPool
+        ):  # no workers can start where the main module is typed in or has no main guard
             pass
     todo = missing()
     for _ in told(map(work, todo), todo):
         pass
     images = _describe(root, settings["seed"], jobs)
     _write_lists(root, images, settings["size"])
-    names = sorted(f"{folder}/{path.relative_to(root / folder).as_posix()}"
-                   for folder in FOLDERS for path in (root / folder).rglob("*") if not path.name.startswith("."))
-    files = {name: {"bytes": (root / name).stat().st_size, "sha256": _sha256(root / name)}
-             for name in names if (root / name).is_file()}
+    names = sorted(
+        f"{folder}/{path.relative_to(root / folder).as_posix()}"
+        for folder in FOLDERS
+        for path in (root / folder).rglob("*")
+        if not path.name.startswith(".")
+    )
+    files = {
+        name: {"bytes": (root / name).stat().st_size, "sha256": _sha256(root / name)}
+        for name in names
+        if (root / name).is_file()
+    }
     for entry in images.values():
         del entry["pixels"]
     write_json(root / "manifest.json", {"settings": settings, "images": images, "files": files})
@@ -191,8 +229,11 @@ def _make_one(root: Path, seed: int, size: int, job: tuple[int, int, str]) -> No
     plan, picture, label = render(seed, *job, size)
     palette_image = Image.fromarray(label)  # mode L, then P: the values become palette indices
     palette_image.putpalette(voc_palette())
-    for path, image, options in zip(_paths(root, plan.image_id), (Image.fromarray(picture), palette_image),
-                                    ({"format": "JPEG", "quality": 92, "subsampling": 0}, {"format": "PNG"})):
+    for path, image, options in zip(
+        _paths(root, plan.image_id),
+        (Image.fromarray(picture), palette_image),
+        ({"format": "JPEG", "quality": 92, "subsampling": 0}, {"format": "PNG"}),
+    ):
         buffer = io.BytesIO()
         image.save(buffer, **options)
         with atomic(path) as file:
@@ -217,8 +258,12 @@ def _describe(root: Path, seed: int, jobs: Iterable[tuple[int, int, str]]) -> di
         counts = np.bincount(np.asarray(Image.open(_paths(root, plan.image_id)[1])).ravel(), minlength=256)
         pixels = {c: int(counts[c + 1]) for c in range(len(PASCAL_CLASSES)) if counts[c + 1]}
         images[plan.image_id] = {
-            "split": split, "scene": plan.scene, "classes": sorted(pixels), "pixels": pixels,
-            "glyphs": [glyph for _, glyph in plan.objects], "distractors": list(plan.distractors),
+            "split": split,
+            "scene": plan.scene,
+            "classes": sorted(pixels),
+            "pixels": pixels,
+            "glyphs": [glyph for _, glyph in plan.objects],
+            "distractors": list(plan.distractors),
         }
     return images
 
@@ -229,8 +274,12 @@ def _write_lists(root: Path, images: dict[str, dict], size: int) -> None:
         chosen = {name: entry for name, entry in images.items() if entry["split"] == split}
         _write_lines(root / "ImageSets" / "Segmentation" / f"{list_name}.txt", chosen)
         for fold in range(4):
-            rows = [f"{name}__{c + 1:02d}" for c in fold_classes("mini", fold) for name, entry in chosen.items()
-                    if entry["pixels"].get(c, 0) >= MIN_SHARE * size * size]
+            rows = [
+                f"{name}__{c + 1:02d}"
+                for c in fold_classes("mini", fold)
+                for name, entry in chosen.items()
+                if entry["pixels"].get(c, 0) >= MIN_SHARE * size * size
+            ]
             _write_lines(root / "splits" / split / f"fold{fold}.txt", rows)
 
 

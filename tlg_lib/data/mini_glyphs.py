@@ -31,46 +31,74 @@ FONTS = {
     "fa": ("fonticon_fa6", "fonticon-fontawesome6", "fonts/Font Awesome 6 Free-Solid-900.otf"),
 }
 
-# Glyphs of training and of test images, disjoint, look-alikes on one side. "!" keeps the largest piece only (drops ground lines, sparks).
+# Glyphs of training and of test images, disjoint, look-alikes on one side. "!" keeps the largest piece only,
+# without ground lines.
 GLYPHS: dict[str, tuple[str, str]] = {
-    "aeroplane": ("mdi:airplane mdi:airplane-takeoff! fa:plane-up fa:jet-fighter",
-                  "fa:plane mdi:airplane-landing! fa:jet-fighter-up"),
-    "bicycle": ("mdi:bicycle mdi:bicycle-basket mdi:bicycle-penny-farthing own:bicycle-racer",
-                "fa:bicycle mdi:bicycle-cargo own:bicycle-city"),
+    "aeroplane": (
+        "mdi:airplane mdi:airplane-takeoff! fa:plane-up fa:jet-fighter",
+        "fa:plane mdi:airplane-landing! fa:jet-fighter-up",
+    ),
+    "bicycle": (
+        "mdi:bicycle mdi:bicycle-basket mdi:bicycle-penny-farthing own:bicycle-racer",
+        "fa:bicycle mdi:bicycle-cargo own:bicycle-city",
+    ),
     "bird": ("mdi:bird fa:crow mdi:duck mdi:owl", "fa:dove fa:kiwi-bird mdi:penguin"),
     "boat": ("mdi:ferry mdi:sail-boat fa:ferry own:boat-fishing", "fa:ship fa:sailboat own:boat-steamer"),
-    "bottle": ("mdi:bottle-tonic fa:wine-bottle fa:bottle-droplet fa:bottle-water",
-               "mdi:bottle-soda mdi:bottle-wine mdi:bottle-soda-classic"),
-    "bus": ("mdi:bus mdi:bus-side mdi:bus-school mdi:bus-articulated-front",
-            "mdi:bus-double-decker fa:bus fa:bus-simple"),
-    "car": ("mdi:car mdi:car-side mdi:car-hatchback mdi:car-sports fa:car",
-            "mdi:car-pickup mdi:car-convertible fa:car-side fa:car-rear"),
+    "bottle": (
+        "mdi:bottle-tonic fa:wine-bottle fa:bottle-droplet fa:bottle-water",
+        "mdi:bottle-soda mdi:bottle-wine mdi:bottle-soda-classic",
+    ),
+    "bus": (
+        "mdi:bus mdi:bus-side mdi:bus-school mdi:bus-articulated-front",
+        "mdi:bus-double-decker fa:bus fa:bus-simple",
+    ),
+    "car": (
+        "mdi:car mdi:car-side mdi:car-hatchback mdi:car-sports fa:car",
+        "mdi:car-pickup mdi:car-convertible fa:car-side fa:car-rear",
+    ),
     "cat": ("mdi:cat own:cat-walking own:cat-lying", "fa:cat own:cat-sitting own:cat-standing"),
     "chair": ("mdi:chair-school fa:chair own:chair-side", "mdi:chair-rolling mdi:seat own:chair-front"),
     "cow": ("mdi:cow own:cow-grazing own:cow-walking", "fa:cow own:cow-standing"),
-    "diningtable": ("mdi:table-furniture own:table-round own:table-set", "mdi:table-picnic own:table-cloth own:table-side"),
+    "diningtable": (
+        "mdi:table-furniture own:table-round own:table-set",
+        "mdi:table-picnic own:table-cloth own:table-side",
+    ),
     "dog": ("mdi:dog mdi:dog-side own:dog-running", "fa:dog own:dog-standing own:dog-sitting"),
     "horse": ("mdi:horse fa:horse-head own:horse-galloping", "fa:horse mdi:horse-variant own:horse-standing"),
     "motorbike": ("mdi:motorbike fa:motorcycle own:motorbike-cruiser", "mdi:moped own:motorbike-sport"),
-    "person": ("mdi:human-male mdi:walk mdi:human-greeting mdi:human fa:child-reaching fa:person-running",
-               "mdi:human-female mdi:run fa:person fa:person-dress fa:person-walking fa:child"),
-    "pottedplant": ("pot:mdi:flower-tulip pot:mdi:flower pot:mdi:cactus pot:mdi:palm-tree",
-                    "pot:fa:seedling pot:fa:plant-wilt pot:own:leaves"),
+    "person": (
+        "mdi:human-male mdi:walk mdi:human-greeting mdi:human fa:child-reaching fa:person-running",
+        "mdi:human-female mdi:run fa:person fa:person-dress fa:person-walking fa:child",
+    ),
+    "pottedplant": (
+        "pot:mdi:flower-tulip pot:mdi:flower pot:mdi:cactus pot:mdi:palm-tree",
+        "pot:fa:seedling pot:fa:plant-wilt pot:own:leaves",
+    ),
     "sheep": ("mdi:sheep own:sheep-walking own:sheep-lying", "own:sheep-standing own:sheep-grazing"),
     "sofa": ("mdi:sofa fa:couch own:sofa-corner", "mdi:sofa-single own:sofa-long own:sofa-round"),
-    "train": ("mdi:train mdi:subway-variant mdi:train-variant fa:train-tram mdi:train-car-passenger own:train-steam",
-              "fa:train-subway fa:train own:train-engine"),
-    "tvmonitor": ("mdi:television-classic mdi:monitor mdi:desktop-classic", "fa:tv mdi:television fa:desktop"),
+    "train": (
+        "mdi:train mdi:subway-variant mdi:train-variant fa:train-tram mdi:train-car-passenger "
+        "own:train-steam",
+        "fa:train-subway fa:train own:train-engine",
+    ),
+    "tvmonitor": (
+        "mdi:television-classic mdi:monitor mdi:desktop-classic",
+        "fa:tv mdi:television fa:desktop",
+    ),
 }
 
 DISTRACTORS = tuple(
-    "mdi:umbrella mdi:guitar-acoustic mdi:rocket mdi:anchor mdi:apple mdi:clock mdi:fish mdi:turtle mdi:elephant "
-    "mdi:butterfly mdi:hammer mdi:key mdi:snowman mdi:lighthouse mdi:castle mdi:hat-fedora fa:guitar fa:spider "
-    "fa:frog fa:fish fa:dragon fa:hippo fa:gift fa:lemon fa:ice-cream fa:drum fa:mug-saucer mdi:pumpkin "
-    "mdi:mushroom mdi:teddy-bear mdi:violin mdi:tent mdi:balloon mdi:basketball mdi:cake mdi:carrot "
-    "mdi:fruit-cherries mdi:fruit-pineapple mdi:lamp mdi:fridge mdi:washing-machine mdi:traffic-light mdi:bell "
-    "mdi:trophy mdi:kettle mdi:wrench mdi:tractor mdi:excavator mdi:helicopter fa:hat-wizard mdi:telescope "
-    "mdi:piano mdi:trumpet mdi:mailbox mdi:barrel mdi:fire-hydrant mdi:grill mdi:robot mdi:ghost".split())
+    (
+        "mdi:umbrella mdi:guitar-acoustic mdi:rocket mdi:anchor mdi:apple mdi:clock mdi:fish mdi:turtle "
+        "mdi:elephant mdi:butterfly mdi:hammer mdi:key mdi:snowman mdi:lighthouse mdi:castle mdi:hat-fedora "
+        "fa:guitar fa:spider fa:frog fa:fish fa:dragon fa:hippo fa:gift fa:lemon fa:ice-cream fa:drum "
+        "fa:mug-saucer mdi:pumpkin mdi:mushroom mdi:teddy-bear mdi:violin mdi:tent mdi:balloon "
+        "mdi:basketball mdi:cake mdi:carrot mdi:fruit-cherries mdi:fruit-pineapple mdi:lamp mdi:fridge "
+        "mdi:washing-machine mdi:traffic-light mdi:bell mdi:trophy mdi:kettle mdi:wrench mdi:tractor "
+        "mdi:excavator mdi:helicopter fa:hat-wizard mdi:telescope mdi:piano mdi:trumpet mdi:mailbox "
+        "mdi:barrel mdi:fire-hydrant mdi:grill mdi:robot mdi:ghost "
+    ).split()
+)
 
 # Classes whose glyph holes are air (spokes, legs), not windows: they stay holes.
 OPEN = {"bicycle", "chair", "diningtable"}
@@ -78,7 +106,7 @@ OPEN = {"bicycle", "chair", "diningtable"}
 
 @dataclass(frozen=True)
 class Glyph:
-    """shape, detail: float64 0..1 [CANVAS, CANVAS], the object centred with a margin; detail lies within shape."""
+    """shape, detail: float64 0..1 [CANVAS, CANVAS], centred with a margin; detail lies within shape."""
 
     shape: np.ndarray
     detail: np.ndarray
@@ -101,7 +129,9 @@ def font_path(font: str) -> Path:
     """The font file inside its pip package, found without importing the package (which may want Qt)."""
     package, pip_name, file = FONTS[font]
     spec = importlib.util.find_spec(package)
-    path = Path(spec.submodule_search_locations[0]) / file if spec and spec.submodule_search_locations else None
+    path = (
+        Path(spec.submodule_search_locations[0]) / file if spec and spec.submodule_search_locations else None
+    )
     if path is None or not path.is_file():
         raise TLGError(f"no icon font {file} of {pip_name}: install it with `pip install {pip_name}`", code=3)
     return path
@@ -133,7 +163,7 @@ def _font(font: str) -> tuple[ImageFont.FreeTypeFont, dict[str, int]]:
 
 @lru_cache(maxsize=None)
 def load_glyph(name: str, open_holes: bool = False) -> Glyph:
-    """Draw a glyph by name; open_holes keeps enclosed holes out of the shape. TLGError for an unknown name."""
+    """Draw a glyph by name; open_holes keeps enclosed holes out of the shape. TLGError: unknown name."""
     source, _, rest = name.partition(":")
     if source == "own":
         pen = _Pen()
@@ -150,8 +180,10 @@ def _from_font(font: str, name: str, open_holes: bool) -> tuple[np.ndarray, np.n
     name, largest = name.rstrip("!"), name.endswith("!")
     face, codes = _font(font)
     if name not in codes:
-        raise TLGError(f"the icon font {FONTS[font][1]} has no glyph '{name}': install the version of pyproject.toml",
-                       code=3)
+        raise TLGError(
+            f"the icon font {FONTS[font][1]} has no glyph '{name}': install the version of pyproject.toml",
+            code=3,
+        )
     image = Image.new("L", (CANVAS * 2, CANVAS * 2))
     ImageDraw.Draw(image).text((CANVAS, CANVAS), chr(codes[name]), font=face, fill=255, anchor="mm")
     shape = np.asarray(image, np.float64) / 255
@@ -234,8 +266,11 @@ class _Pen:
 
     def box(self, x0, y0, x1, y1, radius=0.0, *, detail: bool = False, only: bool = False):
         for draw, value in self._layers(detail, only):
-            draw.rounded_rectangle([x0 * self.side, y0 * self.side, x1 * self.side, y1 * self.side],
-                                   radius * self.side, fill=value)
+            draw.rounded_rectangle(
+                [x0 * self.side, y0 * self.side, x1 * self.side, y1 * self.side],
+                radius * self.side,
+                fill=value,
+            )
 
     def stroke(self, points, *widths, detail: bool = False, only: bool = False):
         """A line with round ends whose half width runs evenly through ``widths``."""
@@ -243,8 +278,9 @@ class _Pen:
         radii = np.interp(np.linspace(0, 1, len(points)), np.linspace(0, 1, len(widths)), widths)
         for (a, r0), (b, r1) in zip(zip(points, radii), zip(points[1:], radii[1:])):
             across = np.array([a[1] - b[1], b[0] - a[0]]) / max(1e-9, math.dist(a, b))
-            self.polygon([a + across * r0, b + across * r1, b - across * r1, a - across * r0],
-                         detail=detail, only=only)
+            self.polygon(
+                [a + across * r0, b + across * r1, b - across * r1, a - across * r0], detail=detail, only=only
+            )
         for p, r in zip(points, radii):
             self.ellipse(*p, r, detail=detail, only=only)
 
@@ -266,7 +302,7 @@ def _curve(*points, steps: int = 8) -> list[tuple[float, float]]:
 
 
 def _legs(pen, tops, feet, width, foot_width, *, knee=0.0, hoof=True):
-    """One leg per (top, foot) pair; knee bends it sideways; the last tenth is the hoof, in the second colour."""
+    """One leg per pair (top, foot); knee bends it; the last part is the hoof, of the second colour."""
     for i, (top, foot) in enumerate(zip(tops, feet)):
         top, foot = np.array(top), np.array(foot)
         middle = (top + foot) / 2 + np.array([knee if i < len(tops) // 2 else -knee, 0])
@@ -285,7 +321,12 @@ def _cow(pen, head, muzzle, feet, patches=((0.42, 0.40, 0.09), (0.62, 0.46, 0.10
     pen.stroke([head, muzzle], 0.068, 0.05)
     pen.stroke([muzzle, muzzle], 0.045, detail=True)
     hx, hy = head
-    pen.stroke(_curve((hx - 0.01, hy - 0.05), (hx + 0.02, hy - 0.11), (hx + 0.07, hy - 0.14)), 0.018, 0.008, detail=True)
+    pen.stroke(
+        _curve((hx - 0.01, hy - 0.05), (hx + 0.02, hy - 0.11), (hx + 0.07, hy - 0.14)),
+        0.018,
+        0.008,
+        detail=True,
+    )
     pen.stroke([(hx - 0.02, hy - 0.03), (hx - 0.10, hy - 0.06)], 0.03, 0.014)
     for x, y, r in patches:
         pen.ellipse(x, y, r, r * 0.8, only=True)
@@ -298,7 +339,9 @@ def _horse(pen, head, muzzle, feet, tail):
     pen.stroke([head, muzzle], 0.06, 0.036)
     hx, hy = head
     pen.polygon([(hx - 0.05, hy - 0.03), (hx - 0.02, hy - 0.12), (hx + 0.03, hy - 0.04)])
-    pen.stroke(_curve((hx - 0.05, hy - 0.05), (0.68, (hy + 0.36) / 2), (0.60, 0.36)), 0.03, 0.035, detail=True)  # mane
+    pen.stroke(
+        _curve((hx - 0.05, hy - 0.05), (0.68, (hy + 0.36) / 2), (0.60, 0.36)), 0.03, 0.035, detail=True
+    )  # mane
     pen.stroke(_curve((0.15, 0.38), *tail), 0.03, 0.05, 0.018, detail=True)
     pen.ellipse(hx + 0.02, hy, 0.010, only=True)
 
@@ -320,13 +363,27 @@ def _sheep(pen, centre, head, feet, legs=True):
 
 def _dog(pen, head, muzzle, feet, tail, slim=1.0):
     pen.stroke([(0.30, 0.50), (0.48, 0.50), (0.68, 0.47)], 0.085 * slim, 0.08 * slim, 0.115 * slim)
-    _legs(pen, [(0.27, 0.53), (0.34, 0.54), (0.65, 0.53), (0.72, 0.52)], feet, 0.055, 0.026, knee=0.025, hoof=False)
+    _legs(
+        pen,
+        [(0.27, 0.53), (0.34, 0.54), (0.65, 0.53), (0.72, 0.52)],
+        feet,
+        0.055,
+        0.026,
+        knee=0.025,
+        hoof=False,
+    )
     pen.stroke([(0.70, 0.44), head], 0.085, 0.068)
     pen.ellipse(*head, 0.085, 0.075)
     pen.stroke([head, muzzle], 0.06, 0.036)
     pen.ellipse(muzzle[0] + 0.018, muzzle[1] - 0.012, 0.02, only=True)
     hx, hy = head
-    pen.stroke(_curve((hx - 0.03, hy - 0.05), (hx - 0.09, hy), (hx - 0.075, hy + 0.09)), 0.03, 0.045, 0.025, detail=True)
+    pen.stroke(
+        _curve((hx - 0.03, hy - 0.05), (hx - 0.09, hy), (hx - 0.075, hy + 0.09)),
+        0.03,
+        0.045,
+        0.025,
+        detail=True,
+    )
     pen.stroke(_curve((0.24, 0.46), *tail), 0.03, 0.014)
     pen.ellipse(hx + 0.03, hy - 0.02, 0.012, only=True)
 
@@ -335,12 +392,26 @@ def _cat_head(pen, x, y, size=1.0):
     """Seen from the front: round, with pointed ears, eyes and nose in the second colour."""
     pen.ellipse(x, y, 0.12 * size, 0.10 * size)
     for side in (-1, 1):
-        pen.polygon([(x + side * 0.115 * size, y - 0.01), (x + side * 0.105 * size, y - 0.17 * size),
-                     (x + side * 0.015 * size, y - 0.08 * size)])
-        pen.polygon([(x + side * 0.092 * size, y - 0.06 * size), (x + side * 0.092 * size, y - 0.13 * size),
-                     (x + side * 0.045 * size, y - 0.08 * size)], only=True)
+        pen.polygon(
+            [
+                (x + side * 0.115 * size, y - 0.01),
+                (x + side * 0.105 * size, y - 0.17 * size),
+                (x + side * 0.015 * size, y - 0.08 * size),
+            ]
+        )
+        pen.polygon(
+            [
+                (x + side * 0.092 * size, y - 0.06 * size),
+                (x + side * 0.092 * size, y - 0.13 * size),
+                (x + side * 0.045 * size, y - 0.08 * size),
+            ],
+            only=True,
+        )
         pen.ellipse(x + side * 0.05 * size, y - 0.01 * size, 0.018 * size, 0.026 * size, only=True)
-    pen.polygon([(x - 0.02 * size, y + 0.035 * size), (x + 0.02 * size, y + 0.035 * size), (x, y + 0.06 * size)], only=True)
+    pen.polygon(
+        [(x - 0.02 * size, y + 0.035 * size), (x + 0.02 * size, y + 0.035 * size), (x, y + 0.06 * size)],
+        only=True,
+    )
 
 
 def _cat(pen, feet, tail, head=(0.78, 0.36), stripes=True):
@@ -357,23 +428,43 @@ def _cow_standing(pen):
 
 
 def _cow_walking(pen):
-    _cow(pen, (0.87, 0.37), (0.95, 0.46), [(0.13, 0.86), (0.36, 0.85), (0.58, 0.86), (0.84, 0.84)],
-         ((0.34, 0.42, 0.11), (0.56, 0.40, 0.07), (0.70, 0.50, 0.07)))
+    _cow(
+        pen,
+        (0.87, 0.37),
+        (0.95, 0.46),
+        [(0.13, 0.86), (0.36, 0.85), (0.58, 0.86), (0.84, 0.84)],
+        ((0.34, 0.42, 0.11), (0.56, 0.40, 0.07), (0.70, 0.50, 0.07)),
+    )
 
 
 def _cow_grazing(pen):
-    _cow(pen, (0.88, 0.62), (0.90, 0.76), [(0.17, 0.86), (0.30, 0.86), (0.64, 0.86), (0.74, 0.86)],
-         ((0.50, 0.44, 0.13), (0.24, 0.40, 0.07)))
+    _cow(
+        pen,
+        (0.88, 0.62),
+        (0.90, 0.76),
+        [(0.17, 0.86), (0.30, 0.86), (0.64, 0.86), (0.74, 0.86)],
+        ((0.50, 0.44, 0.13), (0.24, 0.40, 0.07)),
+    )
 
 
 def _horse_standing(pen):
-    _horse(pen, (0.80, 0.17), (0.92, 0.27), [(0.19, 0.92), (0.28, 0.92), (0.64, 0.92), (0.72, 0.92)],
-           [(0.09, 0.50), (0.10, 0.72)])
+    _horse(
+        pen,
+        (0.80, 0.17),
+        (0.92, 0.27),
+        [(0.19, 0.92), (0.28, 0.92), (0.64, 0.92), (0.72, 0.92)],
+        [(0.09, 0.50), (0.10, 0.72)],
+    )
 
 
 def _horse_galloping(pen):
-    _horse(pen, (0.86, 0.22), (0.98, 0.31), [(0.02, 0.76), (0.20, 0.82), (0.78, 0.80), (0.97, 0.66)],
-           [(0.04, 0.34), (-0.04, 0.44)])
+    _horse(
+        pen,
+        (0.86, 0.22),
+        (0.98, 0.31),
+        [(0.02, 0.76), (0.20, 0.82), (0.78, 0.80), (0.97, 0.66)],
+        [(0.04, 0.34), (-0.04, 0.44)],
+    )
 
 
 def _sheep_standing(pen):
@@ -394,13 +485,24 @@ def _sheep_lying(pen):
 
 
 def _dog_standing(pen):
-    _dog(pen, (0.82, 0.33), (0.95, 0.37), [(0.26, 0.86), (0.35, 0.86), (0.65, 0.86), (0.73, 0.86)],
-         [(0.16, 0.38), (0.14, 0.26)])
+    _dog(
+        pen,
+        (0.82, 0.33),
+        (0.95, 0.37),
+        [(0.26, 0.86), (0.35, 0.86), (0.65, 0.86), (0.73, 0.86)],
+        [(0.16, 0.38), (0.14, 0.26)],
+    )
 
 
 def _dog_running(pen):
-    _dog(pen, (0.85, 0.36), (0.98, 0.41), [(0.06, 0.74), (0.22, 0.80), (0.82, 0.76), (0.96, 0.68)],
-         [(0.14, 0.40), (0.03, 0.40)], slim=0.9)
+    _dog(
+        pen,
+        (0.85, 0.36),
+        (0.98, 0.41),
+        [(0.06, 0.74), (0.22, 0.80), (0.82, 0.76), (0.96, 0.68)],
+        [(0.14, 0.40), (0.03, 0.40)],
+        slim=0.9,
+    )
 
 
 def _dog_sitting(pen):
@@ -420,8 +522,13 @@ def _cat_walking(pen):
 
 
 def _cat_standing(pen):
-    _cat(pen, [(0.22, 0.84), (0.29, 0.84), (0.66, 0.84), (0.73, 0.84)], [(0.07, 0.48), (0.02, 0.62)],
-         head=(0.80, 0.40), stripes=False)
+    _cat(
+        pen,
+        [(0.22, 0.84), (0.29, 0.84), (0.66, 0.84), (0.73, 0.84)],
+        [(0.07, 0.48), (0.02, 0.62)],
+        head=(0.80, 0.40),
+        stripes=False,
+    )
 
 
 def _cat_sitting(pen):
@@ -450,8 +557,12 @@ def _wheels(pen, xs, y, radius, width, spokes=0):
 
 def _bicycle_racer(pen):
     _wheels(pen, (0.22, 0.78), 0.62, 0.19, 0.018, 6)
-    for line in ([(0.22, 0.62), (0.47, 0.63), (0.70, 0.36)], [(0.22, 0.62), (0.40, 0.36), (0.70, 0.36)],
-                 [(0.40, 0.33), (0.47, 0.63)], [(0.68, 0.30), (0.78, 0.62)]):
+    for line in (
+        [(0.22, 0.62), (0.47, 0.63), (0.70, 0.36)],
+        [(0.22, 0.62), (0.40, 0.36), (0.70, 0.36)],
+        [(0.40, 0.33), (0.47, 0.63)],
+        [(0.68, 0.30), (0.78, 0.62)],
+    ):
         pen.stroke(line, 0.017)
     pen.stroke([(0.34, 0.32), (0.46, 0.31)], 0.022)
     pen.stroke(_curve((0.67, 0.30), (0.77, 0.29), (0.79, 0.36), (0.73, 0.39)), 0.016)
@@ -460,8 +571,12 @@ def _bicycle_racer(pen):
 
 def _bicycle_city(pen):
     _wheels(pen, (0.20, 0.80), 0.64, 0.17, 0.022, 8)
-    for line in ([(0.20, 0.64), (0.46, 0.66), (0.37, 0.30)], _curve((0.46, 0.66), (0.56, 0.58), (0.70, 0.36)),
-                 [(0.20, 0.64), (0.41, 0.46)], [(0.66, 0.22), (0.72, 0.40), (0.80, 0.64)]):
+    for line in (
+        [(0.20, 0.64), (0.46, 0.66), (0.37, 0.30)],
+        _curve((0.46, 0.66), (0.56, 0.58), (0.70, 0.36)),
+        [(0.20, 0.64), (0.41, 0.46)],
+        [(0.66, 0.22), (0.72, 0.40), (0.80, 0.64)],
+    ):
         pen.stroke(line, 0.019)
     pen.stroke([(0.29, 0.28), (0.45, 0.28)], 0.032, 0.02)
     pen.stroke(_curve((0.56, 0.20), (0.66, 0.21), (0.70, 0.18)), 0.018)
@@ -483,15 +598,25 @@ def _motorbike(pen, wheel_radius, body, seat, bars, tank):
 
 
 def _motorbike_cruiser(pen):
-    _motorbike(pen, 0.155, [(0.22, 0.56), (0.40, 0.48), (0.66, 0.44), (0.60, 0.68), (0.40, 0.70)],
-               [(0.20, 0.44), (0.28, 0.47), (0.42, 0.45)], [(0.56, 0.20), (0.66, 0.26), (0.80, 0.66)],
-               [(0.46, 0.43), (0.56, 0.40), (0.66, 0.42)])
+    _motorbike(
+        pen,
+        0.155,
+        [(0.22, 0.56), (0.40, 0.48), (0.66, 0.44), (0.60, 0.68), (0.40, 0.70)],
+        [(0.20, 0.44), (0.28, 0.47), (0.42, 0.45)],
+        [(0.56, 0.20), (0.66, 0.26), (0.80, 0.66)],
+        [(0.46, 0.43), (0.56, 0.40), (0.66, 0.42)],
+    )
 
 
 def _motorbike_sport(pen):
-    _motorbike(pen, 0.165, [(0.10, 0.38), (0.34, 0.46), (0.62, 0.36), (0.86, 0.46), (0.70, 0.60), (0.58, 0.72), (0.36, 0.70)],
-               [(0.10, 0.37), (0.26, 0.42), (0.40, 0.44)], [(0.58, 0.30), (0.70, 0.34), (0.80, 0.66)],
-               [(0.42, 0.41), (0.54, 0.36), (0.66, 0.38)])
+    _motorbike(
+        pen,
+        0.165,
+        [(0.10, 0.38), (0.34, 0.46), (0.62, 0.36), (0.86, 0.46), (0.70, 0.60), (0.58, 0.72), (0.36, 0.70)],
+        [(0.10, 0.37), (0.26, 0.42), (0.40, 0.44)],
+        [(0.58, 0.30), (0.70, 0.34), (0.80, 0.66)],
+        [(0.42, 0.41), (0.54, 0.36), (0.66, 0.38)],
+    )
     pen.polygon([(0.66, 0.36), (0.72, 0.22), (0.84, 0.42)])
     pen.polygon([(0.69, 0.36), (0.73, 0.27), (0.79, 0.40)], only=True)
 
@@ -557,8 +682,20 @@ def _table_set(pen):
 
 def _table_cloth(pen):
     pen.ellipse(0.50, 0.32, 0.46, 0.09)
-    pen.polygon([(0.04, 0.32), (0.96, 0.32), (0.90, 0.60), (0.78, 0.56), (0.64, 0.62), (0.50, 0.57), (0.36, 0.62),
-                 (0.22, 0.56), (0.10, 0.60)], detail=True)
+    pen.polygon(
+        [
+            (0.04, 0.32),
+            (0.96, 0.32),
+            (0.90, 0.60),
+            (0.78, 0.56),
+            (0.64, 0.62),
+            (0.50, 0.57),
+            (0.36, 0.62),
+            (0.22, 0.56),
+            (0.10, 0.60),
+        ],
+        detail=True,
+    )
     pen.ellipse(0.50, 0.32, 0.46, 0.09)
     for x in (0.24, 0.76):
         pen.stroke([(x, 0.54), (x, 0.94)], 0.036)
@@ -626,22 +763,47 @@ def _train_engine(pen):
 
 
 def _leaves(pen):
-    for turn, length in zip(np.linspace(-1.25, 1.25, 9), (0.34, 0.42, 0.46, 0.44, 0.50, 0.43, 0.47, 0.40, 0.35)):
+    for turn, length in zip(
+        np.linspace(-1.25, 1.25, 9), (0.34, 0.42, 0.46, 0.44, 0.50, 0.43, 0.47, 0.40, 0.35)
+    ):
         tip = (0.5 + length * math.sin(turn), 0.86 - length * math.cos(turn) * 1.3)
         bend = (0.5 + length * 0.45 * math.sin(turn * 0.7), 0.86 - length * 0.75)
         pen.stroke(_curve((0.5, 0.90), bend, tip), 0.014, 0.05, 0.008)
 
 
 DRAWINGS = {
-    "cow-standing": _cow_standing, "cow-walking": _cow_walking, "cow-grazing": _cow_grazing,
-    "horse-standing": _horse_standing, "horse-galloping": _horse_galloping,
-    "sheep-standing": _sheep_standing, "sheep-walking": _sheep_walking, "sheep-grazing": _sheep_grazing,
-    "sheep-lying": _sheep_lying, "dog-standing": _dog_standing, "dog-running": _dog_running,
-    "dog-sitting": _dog_sitting, "cat-walking": _cat_walking, "cat-standing": _cat_standing,
-    "cat-sitting": _cat_sitting, "cat-lying": _cat_lying, "bicycle-racer": _bicycle_racer,
-    "bicycle-city": _bicycle_city, "motorbike-cruiser": _motorbike_cruiser, "motorbike-sport": _motorbike_sport,
-    "boat-fishing": _boat_fishing, "boat-steamer": _boat_steamer, "chair-side": _chair_side,
-    "chair-front": _chair_front, "table-round": _table_round, "table-set": _table_set, "table-cloth": _table_cloth,
-    "table-side": _table_side, "sofa-long": _sofa_long, "sofa-round": _sofa_round, "sofa-corner": _sofa_corner,
-    "train-steam": _train_steam, "train-engine": _train_engine, "leaves": _leaves,
+    "cow-standing": _cow_standing,
+    "cow-walking": _cow_walking,
+    "cow-grazing": _cow_grazing,
+    "horse-standing": _horse_standing,
+    "horse-galloping": _horse_galloping,
+    "sheep-standing": _sheep_standing,
+    "sheep-walking": _sheep_walking,
+    "sheep-grazing": _sheep_grazing,
+    "sheep-lying": _sheep_lying,
+    "dog-standing": _dog_standing,
+    "dog-running": _dog_running,
+    "dog-sitting": _dog_sitting,
+    "cat-walking": _cat_walking,
+    "cat-standing": _cat_standing,
+    "cat-sitting": _cat_sitting,
+    "cat-lying": _cat_lying,
+    "bicycle-racer": _bicycle_racer,
+    "bicycle-city": _bicycle_city,
+    "motorbike-cruiser": _motorbike_cruiser,
+    "motorbike-sport": _motorbike_sport,
+    "boat-fishing": _boat_fishing,
+    "boat-steamer": _boat_steamer,
+    "chair-side": _chair_side,
+    "chair-front": _chair_front,
+    "table-round": _table_round,
+    "table-set": _table_set,
+    "table-cloth": _table_cloth,
+    "table-side": _table_side,
+    "sofa-long": _sofa_long,
+    "sofa-round": _sofa_round,
+    "sofa-corner": _sofa_corner,
+    "train-steam": _train_steam,
+    "train-engine": _train_engine,
+    "leaves": _leaves,
 }

@@ -1,8 +1,8 @@
 """Pictures of the mini benchmark: a plan drawn from a seed, then a background, objects and their label map.
 
-Everything is computed at twice the final size in float64 and then reduced, so that edges are soft, and so that
-rounding to bytes hides the last bits in which machines may differ. The label map follows the VOC convention:
-class + 1, 0 background, 255 on a thin border round every object (DESIGN section 6).
+Everything is computed at twice the final size in float64 and then reduced, so that edges are soft, and so
+that rounding to bytes hides the last bits in which machines may differ. The label map follows the VOC
+convention: class + 1, 0 background, 255 on a thin border round every object (DESIGN section 6).
 """
 
 from __future__ import annotations
@@ -20,24 +20,41 @@ from .mini_glyphs import CANVAS, DISTRACTORS, OPEN, class_glyphs, load_glyph
 # Usual scenes of a class; drawn from in SCENE_SHARE of the images, any scene otherwise (a weak correlation).
 SCENE_SHARE = 0.6
 USUAL_SCENES = {
-    "aeroplane": ("sky", "sky", "snow", "road"), "bicycle": ("road", "city", "grass"),
-    "bird": ("sky", "forest", "water", "grass"), "boat": ("water", "water", "beach"),
-    "bottle": ("kitchen", "room", "beach"), "bus": ("road", "city"), "car": ("road", "city", "snow"),
-    "cat": ("room", "kitchen", "grass"), "chair": ("room", "kitchen"), "cow": ("grass", "field"),
-    "diningtable": ("room", "kitchen"), "dog": ("grass", "beach", "room"), "horse": ("grass", "field", "sand"),
-    "motorbike": ("road", "city", "sand"), "person": ("city", "beach", "forest", "snow"),
-    "pottedplant": ("room", "kitchen", "city"), "sheep": ("grass", "field", "snow"), "sofa": ("room", "room", "kitchen"),
-    "train": ("tracks", "tracks", "city"), "tvmonitor": ("room", "kitchen"),
+    "aeroplane": ("sky", "sky", "snow", "road"),
+    "bicycle": ("road", "city", "grass"),
+    "bird": ("sky", "forest", "water", "grass"),
+    "boat": ("water", "water", "beach"),
+    "bottle": ("kitchen", "room", "beach"),
+    "bus": ("road", "city"),
+    "car": ("road", "city", "snow"),
+    "cat": ("room", "kitchen", "grass"),
+    "chair": ("room", "kitchen"),
+    "cow": ("grass", "field"),
+    "diningtable": ("room", "kitchen"),
+    "dog": ("grass", "beach", "room"),
+    "horse": ("grass", "field", "sand"),
+    "motorbike": ("road", "city", "sand"),
+    "person": ("city", "beach", "forest", "snow"),
+    "pottedplant": ("room", "kitchen", "city"),
+    "sheep": ("grass", "field", "snow"),
+    "sofa": ("room", "room", "kitchen"),
+    "train": ("tracks", "tracks", "city"),
+    "tvmonitor": ("room", "kitchen"),
 }
 INDOOR = ("room", "kitchen")
 # Usual colours of a class, ranges of (hue in turns, saturation, value); taken by COLOUR_SHARE of its objects.
 COLOUR_SHARE = 0.7
 USUAL_COLOURS = {
-    "cow": ((0.04, 0.10, 0.0, 0.6, 0.25, 0.95),), "horse": ((0.03, 0.09, 0.3, 0.7, 0.2, 0.75),),
-    "sheep": ((0.08, 0.14, 0.0, 0.2, 0.75, 1.0),), "dog": ((0.05, 0.11, 0.1, 0.7, 0.2, 0.9),),
-    "cat": ((0.05, 0.11, 0.0, 0.8, 0.15, 0.95),), "pottedplant": ((0.22, 0.40, 0.4, 0.9, 0.3, 0.85),),
-    "chair": ((0.05, 0.10, 0.3, 0.7, 0.3, 0.8),), "diningtable": ((0.05, 0.10, 0.3, 0.7, 0.3, 0.85),),
-    "tvmonitor": ((0.0, 1.0, 0.0, 0.15, 0.1, 0.5),), "aeroplane": ((0.5, 0.65, 0.0, 0.2, 0.6, 1.0),),
+    "cow": ((0.04, 0.10, 0.0, 0.6, 0.25, 0.95),),
+    "horse": ((0.03, 0.09, 0.3, 0.7, 0.2, 0.75),),
+    "sheep": ((0.08, 0.14, 0.0, 0.2, 0.75, 1.0),),
+    "dog": ((0.05, 0.11, 0.1, 0.7, 0.2, 0.9),),
+    "cat": ((0.05, 0.11, 0.0, 0.8, 0.15, 0.95),),
+    "pottedplant": ((0.22, 0.40, 0.4, 0.9, 0.3, 0.85),),
+    "chair": ((0.05, 0.10, 0.3, 0.7, 0.3, 0.8),),
+    "diningtable": ((0.05, 0.10, 0.3, 0.7, 0.3, 0.85),),
+    "tvmonitor": ((0.0, 1.0, 0.0, 0.15, 0.1, 0.5),),
+    "aeroplane": ((0.5, 0.65, 0.0, 0.2, 0.6, 1.0),),
     "boat": ((0.0, 1.0, 0.0, 0.2, 0.7, 1.0), (0.55, 0.65, 0.4, 0.8, 0.2, 0.6)),
     "bottle": ((0.25, 0.45, 0.4, 0.9, 0.2, 0.6), (0.06, 0.10, 0.6, 0.9, 0.2, 0.5)),
     "bird": ((0.55, 0.65, 0.1, 0.6, 0.2, 0.8), (0.03, 0.14, 0.2, 0.9, 0.4, 1.0)),
@@ -74,7 +91,7 @@ def _rng(seed: int, class_id: int, index: int, purpose: int) -> np.random.Genera
 
 
 def plan_image(seed: int, class_id: int, index: int, split: str) -> Plan:
-    """Plan of picture ``index`` of a class; glyphs come from the split's half of the class's glyphs, by turns."""
+    """Plan of picture ``index`` of a class; glyphs come from the split's half of the class, by turns."""
     rng = _rng(seed, class_id, index, 0)
     name = PASCAL_CLASSES[class_id]
     glyphs = class_glyphs(name, split)
@@ -87,10 +104,14 @@ def plan_image(seed: int, class_id: int, index: int, split: str) -> Plan:
     scene = str(rng.choice(USUAL_SCENES[name] if usual else sorted(SCENES)))
     count = int(rng.choice([0, 1, 2, 3], p=[0.3, 0.35, 0.25, 0.1]))
     distractors = tuple(str(g) for g in rng.choice(DISTRACTORS, count, replace=False))
-    return Plan(image_id(class_id, index), split, scene, tuple(objects), distractors, bool(rng.random() < 0.35))
+    return Plan(
+        image_id(class_id, index), split, scene, tuple(objects), distractors, bool(rng.random() < 0.35)
+    )
 
 
-def render(seed: int, class_id: int, index: int, split: str, size: int) -> tuple[Plan, np.ndarray, np.ndarray]:
+def render(
+    seed: int, class_id: int, index: int, split: str, size: int
+) -> tuple[Plan, np.ndarray, np.ndarray]:
     """The picture uint8 [size, size, 3] and its label map uint8 [size, size] (class + 1, 0, 255)."""
     plan = plan_image(seed, class_id, index, split)
     for attempt in range(20):
@@ -116,7 +137,9 @@ def _compose(plan: Plan, rng: np.random.Generator, size: int) -> tuple[np.ndarra
         if two:  # side by side, so that both stay visible
             share = min(max(share, 0.07), 0.22)
             across = (0.27, 0.73)[place] + rng.uniform(-0.05, 0.05)
-        _paste(canvas, owner, rng, glyph, PASCAL_CLASSES[class_id], class_id + 1, share, ground, light, across)
+        _paste(
+            canvas, owner, rng, glyph, PASCAL_CLASSES[class_id], class_id + 1, share, ground, light, across
+        )
     if plan.occluded and plan.distractors:
         _paste(canvas, owner, rng, plan.distractors[0], "", 0, rng.uniform(0.012, 0.04), ground, light)
     elif plan.occluded:
@@ -128,7 +151,7 @@ def _compose(plan: Plan, rng: np.random.Generator, size: int) -> tuple[np.ndarra
 
 
 def _label(owner: np.ndarray, size: int) -> np.ndarray:
-    """Owner map at twice the size [2S, 2S] to a label map [S, S] with the one-pixel 255 border outside objects."""
+    """Owner map [2S, 2S] to a label map [S, S] with a one-pixel 255 border outside objects."""
     blocks = owner.reshape(size, 2, size, 2).transpose(0, 2, 1, 3).reshape(size, size, 4)  # [S, S, 4]
     label = np.zeros((size, size), np.uint8)
     for value in np.unique(owner[owner > 0]):
@@ -145,13 +168,13 @@ def _label(owner: np.ndarray, size: int) -> np.ndarray:
 
 
 def _paste(canvas, owner, rng, glyph_name, class_name, value, share, ground, light, across=None):
-    """Warp a glyph onto the canvas with a material, shading, outline and shadow; mark its pixels in ``owner``."""
+    """Warp a glyph onto the canvas with material, shading and shadow; mark its pixels in ``owner``."""
     side = len(canvas)
     glyph = load_glyph(glyph_name, class_name in OPEN)
     filled = glyph.shape.mean()
     rows, columns = np.flatnonzero((glyph.shape > 0.1).any(1)), np.flatnonzero((glyph.shape > 0.1).any(0))
     extent = max(rows[-1] - rows[0], columns[-1] - columns[0]) / CANVAS
-    # Size of the whole glyph canvas on the picture, as a share of its side; thin things are bounded by extent.
+    # Size of the glyph canvas on the picture, as a share of its side; thin things are bounded by extent.
     scale = min(math.sqrt(share / filled), (1.15 if value else 0.5) / extent)
     height = scale * (rows[-1] - rows[0]) / CANVAS
     width = scale * (columns[-1] - columns[0]) / CANVAS
@@ -161,7 +184,11 @@ def _paste(canvas, owner, rng, glyph_name, class_name, value, share, ground, lig
     # Centre: free in the air, or standing somewhere below the horizon; one in six runs out of the frame.
     margin = -0.2 if value and rng.random() < 0.17 else 0.02
     low, high = width / 2 + margin, 1 - width / 2 - margin
-    x = across if across is not None else (rng.uniform(low, high) if low < high else 0.5 + rng.uniform(-0.06, 0.06))
+    x = (
+        across
+        if across is not None
+        else (rng.uniform(low, high) if low < high else 0.5 + rng.uniform(-0.06, 0.06))
+    )
     floating = class_name in ("aeroplane", "bird") or not value and rng.random() < 0.3
     if floating:
         bottom = rng.uniform(height + 0.02, 0.98) if height < 0.95 else 0.5 + height / 2
@@ -173,9 +200,16 @@ def _paste(canvas, owner, rng, glyph_name, class_name, value, share, ground, lig
     stretch = math.exp(rng.uniform(-0.18, 0.18))
     mirror = -1 if rng.random() < 0.5 else 1
     shear = rng.uniform(-0.14, 0.14)
-    # Forward matrix glyph -> picture (in pixels), inverted: each picture pixel looks up its place in the glyph.
+    # Matrix glyph -> picture (in pixels), inverted: each picture pixel looks up its place in the glyph.
     turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
-    forward = turn @ np.array([[1, shear], [0, 1]]) @ np.diag([mirror * stretch, 1 / stretch]) * scale * side / CANVAS
+    forward = (
+        turn
+        @ np.array([[1, shear], [0, 1]])
+        @ np.diag([mirror * stretch, 1 / stretch])
+        * scale
+        * side
+        / CANVAS
+    )
     inverse = np.linalg.inv(forward)
     reach = int(math.ceil(scale * side * 0.62)) + 8
     x0, x1 = max(0, int(x * side) - reach), min(side, int(x * side) + reach)
@@ -185,13 +219,28 @@ def _paste(canvas, owner, rng, glyph_name, class_name, value, share, ground, lig
     gy, gx = np.mgrid[y0:y1, x0:x1].astype(np.float64)
     dx, dy = gx + 0.5 - x * side, gy + 0.5 - y * side
     wobble = CANVAS * rng.uniform(0.005, 0.014)  # elastic warp: slow random displacement
-    gx = inverse[0, 0] * dx + inverse[0, 1] * dy + CANVAS / 2 + wobble * (noise(rng, dx.shape, 4, 1) * 2 - 1) * 2
-    gy = inverse[1, 0] * dx + inverse[1, 1] * dy + CANVAS / 2 + wobble * (noise(rng, dx.shape, 4, 1) * 2 - 1) * 2
+    gx = (
+        inverse[0, 0] * dx
+        + inverse[0, 1] * dy
+        + CANVAS / 2
+        + wobble * (noise(rng, dx.shape, 4, 1) * 2 - 1) * 2
+    )
+    gy = (
+        inverse[1, 0] * dx
+        + inverse[1, 1] * dy
+        + CANVAS / 2
+        + wobble * (noise(rng, dx.shape, 4, 1) * 2 - 1) * 2
+    )
     shrink = CANVAS / (scale * side)
     coordinates = np.stack([gy, gx])
     shape, detail = (
-        np.clip(ndimage.map_coordinates(ndimage.gaussian_filter(layer, 0.35 * shrink) if shrink > 1 else layer,
-                                        coordinates, order=1), 0, 1)
+        np.clip(
+            ndimage.map_coordinates(
+                ndimage.gaussian_filter(layer, 0.35 * shrink) if shrink > 1 else layer, coordinates, order=1
+            ),
+            0,
+            1,
+        )
         for layer in (glyph.shape, glyph.detail)
     )
     surface = _surface(rng, shape, detail, class_name, light, scale * side)
@@ -214,8 +263,10 @@ def _surface(rng, shape, detail, class_name, light, extent) -> np.ndarray:
     colour, other = _colour(rng, class_name), _colour(rng, "")
     h, w = shape.shape
     y, x = np.mgrid[0:h, 0:w] / max(h, w)
-    kind = rng.choice(["plain", "gradient", "stripes", "spots", "cloud", "halves", "checks"],
-                      p=[0.22, 0.2, 0.14, 0.1, 0.16, 0.12, 0.06])
+    kind = rng.choice(
+        ["plain", "gradient", "stripes", "spots", "cloud", "halves", "checks"],
+        p=[0.22, 0.2, 0.14, 0.1, 0.16, 0.12, 0.06],
+    )
     direction = rng.uniform(0, 2 * math.pi)
     along = x * math.cos(direction) + y * math.sin(direction)
     near = np.clip(colour + rng.normal(0, 0.12, 3), 0, 1)
@@ -233,7 +284,9 @@ def _surface(rng, shape, detail, class_name, light, extent) -> np.ndarray:
     base = base + (noise(rng, (h, w), 24, 2)[..., None] - 0.5) * rng.uniform(0.03, 0.2)
     base = base * (1 - detail[..., None]) + _detail_colour(rng, class_name, colour, y) * detail[..., None]
     # Shading: the blurred silhouette as a height map, lit from above and from one side.
-    bump = ndimage.gaussian_filter(shape, max(1.0, extent * 0.03)) + 0.6 * ndimage.gaussian_filter(shape, extent * 0.07)
+    bump = ndimage.gaussian_filter(shape, max(1.0, extent * 0.03)) + 0.6 * ndimage.gaussian_filter(
+        shape, extent * 0.07
+    )
     slope_y, slope_x = np.gradient(bump)
     shade = 1 + np.clip((slope_y + light * slope_x) * extent * rng.uniform(0.03, 0.09), -0.5, 0.35)
     rim = np.clip(1.6 * (ndimage.gaussian_filter(shape, max(0.8, extent * 0.012)) - 0.5), 0, 0.8) / 0.8
@@ -248,16 +301,19 @@ def _detail_colour(rng, class_name, colour, y) -> np.ndarray:
         return np.clip(glass + 0.35 * (0.5 - y[..., None]), 0, 1)
     if class_name == "tvmonitor":
         return gradient(y.shape, rng.uniform(0, 1, 3), rng.uniform(0, 1, 3)) + 0.3 * (
-            noise(rng, y.shape, 5, 2)[..., None] - 0.5)
+            noise(rng, y.shape, 5, 2)[..., None] - 0.5
+        )
     if class_name == "pottedplant":
-        return np.broadcast_to(_hsv(rng.uniform(0.0, 0.08), rng.uniform(0.3, 0.8), rng.uniform(0.4, 0.9)), (*y.shape, 3))
+        return np.broadcast_to(
+            _hsv(rng.uniform(0.0, 0.08), rng.uniform(0.3, 0.8), rng.uniform(0.4, 0.9)), (*y.shape, 3)
+        )
     dark = colour * rng.uniform(0.15, 0.4)
     light = 1 - (1 - colour) * rng.uniform(0.1, 0.4)
     return np.broadcast_to(dark if colour.mean() > 0.45 or rng.random() < 0.3 else light, (*y.shape, 3))
 
 
 def _occlude(canvas, owner, rng):
-    """Something in front: a post, blades of grass or a blurred near edge; covers a smaller part of the object."""
+    """Something in front that covers a smaller part of the object: a post, blades of grass, a leaf."""
     side = len(canvas)
     points = np.argwhere(owner > 0)
     if not len(points):
@@ -338,11 +394,17 @@ def gradient(shape, top, bottom) -> np.ndarray:
 def _heaven(rng, side) -> np.ndarray:
     """Sky from blue or evening colours, with clouds."""
     if rng.random() < 0.25:  # evening
-        canvas = gradient((side, side), _hsv(rng.uniform(0.6, 0.75), 0.5, rng.uniform(0.3, 0.7)),
-                          _hsv(rng.uniform(0.02, 0.12), rng.uniform(0.3, 0.7), 0.95))
+        canvas = gradient(
+            (side, side),
+            _hsv(rng.uniform(0.6, 0.75), 0.5, rng.uniform(0.3, 0.7)),
+            _hsv(rng.uniform(0.02, 0.12), rng.uniform(0.3, 0.7), 0.95),
+        )
     else:
-        canvas = gradient((side, side), _hsv(rng.uniform(0.53, 0.62), rng.uniform(0.2, 0.75), rng.uniform(0.5, 0.95)),
-                          _hsv(rng.uniform(0.5, 0.6), rng.uniform(0.0, 0.25), rng.uniform(0.85, 1.0)))
+        canvas = gradient(
+            (side, side),
+            _hsv(rng.uniform(0.53, 0.62), rng.uniform(0.2, 0.75), rng.uniform(0.5, 0.95)),
+            _hsv(rng.uniform(0.5, 0.6), rng.uniform(0.0, 0.25), rng.uniform(0.85, 1.0)),
+        )
     cover = rng.uniform(0.35, 0.62)
     clouds = np.clip((noise(rng, (side, side), (6, 3), 5) - cover) * 5, 0, 1)[..., None]
     lit = np.clip(0.75 + 0.5 * noise(rng, (side, side), (6, 3), 4), 0, 1)[..., None]
@@ -357,7 +419,7 @@ def _below(canvas, edge, colours):
 
 
 def _depth(side, horizon) -> np.ndarray:
-    """Ground distance [S, 1] of each row below the horizon, growing towards it: perspective of flat ground."""
+    """Ground distance [S, 1] of each row below the horizon, growing towards it: flat ground, perspective."""
     y = np.arange(side)[:, None] / side
     return 1 / np.maximum(y - horizon + 0.03, 0.01)
 
@@ -389,11 +451,18 @@ def _water(rng, side):
     horizon = rng.uniform(0.25, 0.5)
     canvas = _heaven(rng, side)
     _hills(rng, side, canvas, horizon, rng.uniform(0.25, 0.6), 0.6)
-    sea = gradient((side, side), _hsv(rng.uniform(0.48, 0.6), rng.uniform(0.3, 0.6), rng.uniform(0.5, 0.85)),
-                   _hsv(rng.uniform(0.48, 0.62), rng.uniform(0.4, 0.9), rng.uniform(0.2, 0.6)))
+    sea = gradient(
+        (side, side),
+        _hsv(rng.uniform(0.48, 0.6), rng.uniform(0.3, 0.6), rng.uniform(0.5, 0.85)),
+        _hsv(rng.uniform(0.48, 0.62), rng.uniform(0.4, 0.9), rng.uniform(0.2, 0.6)),
+    )
     waves = _stretched(rng, side, horizon, (48, 10), 2)
     ripple = np.sin(_depth(side, horizon) * rng.uniform(20, 40) + 5 * noise(rng, (side, side), 5, 2))
-    sea += 0.35 * (waves[..., None] - 0.5) + 0.05 * ripple[..., None] + 0.35 * np.clip(waves - 0.72, 0, 1)[..., None] * 4
+    sea += (
+        0.35 * (waves[..., None] - 0.5)
+        + 0.05 * ripple[..., None]
+        + 0.35 * np.clip(waves - 0.72, 0, 1)[..., None] * 4
+    )
     _below(canvas, np.full(side, horizon * side), sea)
     return canvas, horizon
 
@@ -454,14 +523,22 @@ def _houses(rng, side, canvas, horizon, tall):
     while x < 1:
         width, height = rng.uniform(0.1, 0.28), rng.uniform(0.12, 0.3 + tall)
         left, right, top = int(x * side), int((x + width) * side), int(max(0, horizon - height) * side)
-        wall = _hsv(rng.choice([0.03, 0.08, 0.1, 0.6]) + rng.uniform(-0.03, 0.03), rng.uniform(0.05, 0.5),
-                    rng.uniform(0.35, 0.9))
-        block = canvas[top:int(horizon * side) + 1, left:right]
+        wall = _hsv(
+            rng.choice([0.03, 0.08, 0.1, 0.6]) + rng.uniform(-0.03, 0.03),
+            rng.uniform(0.05, 0.5),
+            rng.uniform(0.35, 0.9),
+        )
+        block = canvas[top : int(horizon * side) + 1, left:right]
         if block.size:
             block[:] = wall * (0.85 + 0.3 * noise(rng, block.shape[:2], 14, 2)[..., None])
             glass, step = _hsv(rng.uniform(0.5, 0.65), 0.3, rng.uniform(0.2, 0.9)), int(rng.integers(9, 17))
-            yy, xx = np.mgrid[0:block.shape[0], 0:block.shape[1]]
-            window = (yy % step > step * 0.35) & (xx % (step - 1) > step * 0.4) & (yy > 3) & (xx < block.shape[1] - 2)
+            yy, xx = np.mgrid[0 : block.shape[0], 0 : block.shape[1]]
+            window = (
+                (yy % step > step * 0.35)
+                & (xx % (step - 1) > step * 0.4)
+                & (yy > 3)
+                & (xx < block.shape[1] - 2)
+            )
             block[window] = (glass * (0.7 + 0.6 * noise(rng, block.shape[:2], 8, 1)[..., None]))[window]
         x += width + rng.choice([0, 0, 0.04])
 
@@ -507,7 +584,7 @@ def _city(rng, side):
     _below(canvas, np.full(side, horizon * side), np.clip(pavement, 0, 1))
     kerb = rng.uniform(0.05, 0.16)
     _below(canvas, np.full(side, (horizon + kerb) * side), _asphalt(rng, side, horizon))
-    canvas[int((horizon + kerb) * side):][:3] *= 1.4
+    canvas[int((horizon + kerb) * side) :][:3] *= 1.4
     return canvas, horizon
 
 
@@ -528,7 +605,9 @@ def _sand(rng, side):
 def _beach(rng, side):
     canvas, horizon = _water(rng, side)
     shore = rng.uniform(0.55, 0.75)
-    edge = (shore + rng.uniform(-0.15, 0.15) * np.linspace(-1, 1, side) + 0.05 * noise(rng, (1, side), 4, 2)[0]) * side
+    edge = (
+        shore + rng.uniform(-0.15, 0.15) * np.linspace(-1, 1, side) + 0.05 * noise(rng, (1, side), 4, 2)[0]
+    ) * side
     _below(canvas, edge - 5, np.full(3, 0.95) * (0.85 + 0.15 * noise(rng, (side, side), 30, 1)[..., None]))
     _below(canvas, edge, _dunes(rng, side, horizon))
     return canvas, min(shore, 0.6)
@@ -539,10 +618,16 @@ def _snow(rng, side):
     canvas = _heaven(rng, side)
     peaks = (horizon - rng.uniform(0.1, 0.3) * noise(rng, (1, side), 5, 4)[0]) * side
     rock = noise(rng, (side, side), (10, 16), 4)[..., None]
-    _below(canvas, peaks, np.where(rock > 0.52, np.array([0.9, 0.93, 0.98]), np.array([0.4, 0.43, 0.5])) * (0.7 + 0.4 * rock))
+    _below(
+        canvas,
+        peaks,
+        np.where(rock > 0.52, np.array([0.9, 0.93, 0.98]), np.array([0.4, 0.43, 0.5])) * (0.7 + 0.4 * rock),
+    )
     _trees(rng, side, canvas, horizon, int(rng.integers(0, 9)))
     drift = _stretched(rng, side, horizon, 8)
-    _below(canvas, np.full(side, horizon * side), np.array([0.88, 0.92, 0.99]) * (0.78 + 0.3 * drift[..., None]))
+    _below(
+        canvas, np.full(side, horizon * side), np.array([0.88, 0.92, 0.99]) * (0.78 + 0.3 * drift[..., None])
+    )
     return canvas, horizon
 
 
@@ -571,7 +656,10 @@ def _tracks(rng, side):
         _houses(rng, side, canvas, horizon, 0.0)
     _trees(rng, side, canvas, horizon, int(rng.integers(2, 9)))
     tone = _hsv(rng.uniform(0.05, 0.12), rng.uniform(0.05, 0.3), rng.uniform(0.35, 0.6))
-    gravel = tone * (0.55 + 0.9 * noise(rng, (side, side), 90, 1) * _stretched(rng, side, horizon, 40, 1))[..., None]
+    gravel = (
+        tone
+        * (0.55 + 0.9 * noise(rng, (side, side), 90, 1) * _stretched(rng, side, horizon, 40, 1))[..., None]
+    )
     _below(canvas, np.full(side, horizon * side), gravel)
     depth = _depth(side, horizon)
     below = np.arange(side)[:, None] > horizon * side
@@ -579,7 +667,9 @@ def _tracks(rng, side):
     for offset in (0.0, rng.choice([-1.9, 1.9])):
         x = (np.arange(side)[None, :] / side - start) * depth - offset
         sleepers = (np.abs(x) < 0.75) & (np.sin(depth * 7) > 0.1) & below
-        canvas[sleepers] = (_hsv(0.07, 0.35, 0.33) * (0.7 + 0.6 * noise(rng, (side, side), 30, 1)[..., None]))[sleepers]
+        canvas[sleepers] = (
+            _hsv(0.07, 0.35, 0.33) * (0.7 + 0.6 * noise(rng, (side, side), 30, 1)[..., None])
+        )[sleepers]
         rails = (np.abs(np.abs(x) - 0.5) < 0.05) & below
         canvas[rails] = rng.uniform(0.55, 0.85)
     return canvas, horizon
@@ -641,7 +731,7 @@ def _frame(rng, canvas, horizon):
     canvas[inner] = inside[inner]
     if rng.random() < 0.5:
         middle = (columns.start + columns.stop) // 2
-        canvas[rows, middle - 1:middle + 2] = border
+        canvas[rows, middle - 1 : middle + 2] = border
 
 
 def _room(rng, side):
@@ -677,6 +767,17 @@ def _kitchen(rng, side):
 
 
 SCENES = {
-    "sky": _sky, "water": _water, "grass": _grass, "field": _field, "road": _road, "city": _city, "sand": _sand,
-    "beach": _beach, "snow": _snow, "forest": _forest, "tracks": _tracks, "room": _room, "kitchen": _kitchen,
+    "sky": _sky,
+    "water": _water,
+    "grass": _grass,
+    "field": _field,
+    "road": _road,
+    "city": _city,
+    "sand": _sand,
+    "beach": _beach,
+    "snow": _snow,
+    "forest": _forest,
+    "tracks": _tracks,
+    "room": _room,
+    "kitchen": _kitchen,
 }
