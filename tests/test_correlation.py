@@ -1,0 +1,51 @@
+"""Correlation against loops over layers and positions."""
+
+import torch
+
+from tlg_lib.correlation import correlate, mask_features, transposed
+
+
+def random_maps(channels, size, seed):
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(2, c, *size, generator=generator) for c in channels]
+
+
+def by_loops(query, support):
+    out = torch.zeros(2, len(query), *query[0].shape[2:], *support[0].shape[2:])
+    for layer, (q, s) in enumerate(zip(query, support)):
+        for y in range(q.shape[2]):
+            for x in range(q.shape[3]):
+                a = q[:, :, y, x]
+                dots = torch.einsum("bc,bchw->bhw", a, s)
+                norms = (a.norm(dim=1) + 1e-5)[:, None, None] * (s.norm(dim=1) + 1e-5)
+                out[:, layer, y, x] = (dots / norms).clamp(min=0)
+    return out
+
+
+def test_correlation_is_the_clamped_cosine():
+    query, support = random_maps((6, 9), (3, 4), 0), random_maps((6, 9), (5, 2), 1)
+    expected = by_loops(query, support)
+    found = correlate(query, support)
+    torch.testing.assert_close(found, expected)
+    assert (found == 0).any() and (found > 0).any()
+    torch.testing.assert_close(transposed(found), correlate(support, query))
+
+
+def test_learnable_features_take_the_path_with_gradients():
+    query, support = random_maps((6, 9), (3, 4), 0), random_maps((6, 9), (5, 2), 1)
+    expected = correlate(query, support)
+    query[0].requires_grad_()
+    found = correlate(query, support)
+    torch.testing.assert_close(found, expected)
+    found.sum().backward()
+    assert query[0].grad.abs().sum() > 0
+
+
+def test_a_masked_support_position_matches_nothing():
+    query, support = random_maps((6,), (4, 4), 0), random_maps((6,), (4, 4), 1)
+    mask = torch.zeros(2, 1, 4, 4)
+    mask[:, :, 1:3, 2] = 1
+    found = correlate(query, mask_features(support, mask))
+    assert (found[..., 1:3, 2] > 0).any()
+    found[..., 1:3, 2] = 0
+    assert not found.any()
