@@ -15,7 +15,6 @@ import argparse
 import csv
 import hashlib
 import io
-import json
 import platform
 import random
 import sys

@@ -4,6 +4,7 @@ import hashlib
 import json
 import subprocess
 import sys
+import time
 from collections import Counter
 
 import numpy as np
@@ -52,7 +53,7 @@ def test_same_seed_same_bytes_with_two_workers_after_an_interruption(root, tmp_p
     )
     process = subprocess.Popen([sys.executable, "-c", command, str(again)])
     while len(list(again.glob("JPEGImages/*.jpg"))) < 10 and process.poll() is None:
-        pass
+        time.sleep(0.05)
     process.kill()
     process.wait()
     assert (
@@ -187,6 +188,16 @@ def test_manifest_notices_damage_and_ensure_repairs_it(root):
 def test_a_complete_folder_is_left_alone(root, monkeypatch):
     monkeypatch.setattr(mini, "_make_one", lambda *_: pytest.fail("drew a picture again"))
     assert ensure_mini(root, progress=False) == root
+
+
+def test_two_processes_at_once_make_one_dataset(tmp_path):
+    command = (
+        "import sys; from tlg_lib.data.mini import make_mini; "
+        "make_mini(sys.argv[1], 5, 4, 64, progress=False, workers=1)"
+    )
+    running = [subprocess.Popen([sys.executable, "-c", command, str(tmp_path / "m")]) for _ in range(2)]
+    assert [process.wait(timeout=300) for process in running] == [0, 0]
+    assert verify_mini(tmp_path / "m") == [] and len(list((tmp_path / "m/JPEGImages").iterdir())) == 80
 
 
 def test_folders_of_others_and_bad_settings_are_refused(tmp_path):

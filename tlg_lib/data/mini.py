@@ -82,18 +82,17 @@ def make_mini(
 
 
 def ensure_mini(root: str | Path | None = None, progress: bool = True) -> Path:
-    """The benchmark's folder, made first where it is absent, incomplete or of another version.
+    """The benchmark's folder, made first where it is absent, incomplete or of an older generator.
 
-    A complete folder is recognised by its manifest and file sizes, in some milliseconds; any seed and size is
-    accepted as it is. Safe for several processes at once.
+    A complete folder is recognised by its manifest and file sizes, in some milliseconds; its seed and size are
+    kept, whatever they are. Safe for several processes at once.
     """
     root = Path(root) if root else default_root()
-    settings = _read(root / "generator.json")
-    if settings and all(settings.get(key) == value for key, value in _versions().items()):
-        if settings.get("generator") == GENERATOR and _complete(root):
-            return root
-        return make_mini(root, settings["seed"], settings["images_per_class"], settings["size"], progress)
-    return make_mini(root, progress=progress)
+    settings = _read(root / "generator.json") or {}
+    if settings.get("generator") == GENERATOR and _complete(root):
+        return root
+    wanted = {key: settings[key] for key in ("seed", "images_per_class", "size") if type(settings.get(key)) is int}
+    return make_mini(root, progress=progress, **wanted)
 
 
 def verify_mini(root: str | Path) -> list[str]:
