@@ -145,10 +145,10 @@ def token_figure(asking: np.ndarray, answering: np.ndarray, token: int, grids: t
     axes = figure.subplots(1, len(shares) + 1)
     row, column = divmod(token, grids[0][1])
     _show(axes[0], mark_cell(asking, row, column, grids[0]), "the asking token", VERMILLION)
-    high = max(float(s.max()) for s in shares.values())
+    low, high = min(float(s.min()) for s in shares.values()), max(float(s.max()) for s in shares.values())
     for ax, (label, share) in zip(axes[1:], shares.items()):
-        _show(ax, heat_over(answering, share, 0.0, high), label)
-    _bar(figure, list(axes[1:]), 0.0, high, "share of its mass")
+        _show(ax, heat_over(answering, share, low, high), label)
+    _bar(figure, list(axes[1:]), low, high, "share of its mass")
     if title:
         figure.suptitle(title, fontsize=11, fontweight="bold", x=0.01, ha="left")
     return figure

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -43,24 +44,28 @@ def brief_trials(run, settings: dict[str, dict], seeds: tuple[int, ...] = (0, 1,
     brief = {"epoch_episodes": 0, "shots": 1, **({} if run.smoke else {"steps": STEPS, "batch": BATCH})}
     configs = {label: [run.config.replace(**brief, **changes, seed=seed) for seed in seeds]
                for label, changes in settings.items()}
+    places = {c: _folder(run, c) for group in configs.values() for c in group}
     with folder_lock(run.folder, name=".brief.lock", wait=True):  # notebooks 03 to 05 share some of these
-        jobs = [(f"{label}, seed {c.seed}", train_job, (c.to_dict(), str(_folder(run, c))))
-                for label, group in configs.items() for c in group if not (_folder(run, c) / "trained.json").is_file()]
+        left = [(label, c) for label, group in configs.items() for c in group
+                if not (places[c] / "trained.json").is_file()]
         if run.smoke:  # starting a process would take longer than these trainings
-            for group in configs.values():
-                for config in group:
-                    train(config, _folder(run, config), progress=False)
-        elif jobs:
-            run_jobs(jobs, default_workers(run.config), "trained", True)
+            for _, config in left:
+                train(config, places[config], progress=False)
+        elif left:
+            run_jobs([(f"{label}, seed {c.seed}", train_job, (c.to_dict(), str(places[c]))) for label, c in left],
+                     default_workers(run.config), "trained", True)
     trials = {}
     for label, group in configs.items():
-        models = tuple(load_trained(_folder(run, c), progress=False)[0] for c in group)
+        models = tuple(load_trained(places[c], progress=False)[0] for c in group)
         trials[label] = Trial(models, tuple(_score(m, group[0], run.smoke) for m in models), group[0])
     return trials
 
 
-def _folder(run, config: Config):
-    return run.folder / "jobs" / f"brief-{config.digest()}"
+def _folder(run, config: Config) -> Path:
+    """Named by settings and data, so that a change of either is a new training."""
+    from .experiment import data_digest, open_experiment
+
+    return run.folder / "jobs" / f"brief-{config.digest()}-{data_digest(config, open_experiment(config, False))[:8]}"
 
 
 def _score(model, config: Config, smoke: bool) -> float:
@@ -86,3 +91,22 @@ def verdict(trials: dict[str, Trial], smoke: bool = False) -> str:
     if abs(gains.mean()) <= spread:
         return f"{line}: within the noise of brief runs"
     return f"{line}: more than seeds explain here, but the runs are brief and this is one fold"
+
+
+def network_to_look_at(run):
+    """A trained network of the run's first row: (model in eval mode, config, what it is in words, its folder).
+
+    Notebook 06's where it is finished; otherwise one is trained here for some seconds, and the words say so.
+    """
+    from .notebook import open_data
+    from .train import load_trained
+
+    open_data(run)
+    folder = run.job_folder()
+    if (folder / "trained.json").is_file():
+        model, config = load_trained(folder, progress=False)
+        return model, config.replace(shots=1), f"the network of notebook 06 ({run.rows[0].label}, {config.steps} steps)", folder
+    brief = {} if run.smoke else {"steps": STEPS, "batch": BATCH}
+    model, config, summary = run.train_small("look", epoch_episodes=0, shots=1, **brief)
+    folder = run.folder / "jobs" / f"look-{config.digest()}"
+    return model, config, f"a network trained for {config.steps} steps only: run notebook 06 for a real one", folder
