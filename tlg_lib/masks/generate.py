@@ -76,7 +76,7 @@ def default_recipe(clip, dataset: str, **overrides) -> MaskRecipe:
     """The measured defaults for a tower and a dataset (docs/masks.md), with changes by field name."""
     values: dict = {"box_threshold": 0.7 if dataset == "coco" else 0.4}
     if clip.kind != "vit":
-        values.update(affinity="none", scales=(2.0, 3.0))
+        values.update(affinity="none", refine="grabcut", scales=(2.0,))
     fields = {f.name for f in dataclasses.fields(MaskRecipe)}
     unknown = sorted(set(overrides) - fields)
     if unknown:
