@@ -70,8 +70,7 @@ class Run:
         return self._alone(lambda study: study.train())
 
     def evaluate(self) -> list[dict]:
-        """Score what is not scored yet, training what is missing first; returns long-form records (study.py)."""
-        self.train()
+        """Score what is not scored yet; returns long-form records (study.py). Needs ``train`` before it."""
         return self._alone(lambda study: study.evaluate())
 
     def _alone(self, work):
@@ -92,10 +91,14 @@ class Run:
 
         open_data(self)
         config = self.config.replace(**changes)
-        folder = self.folder / "jobs" / f"{name}-{config.digest()}"
+        folder = self.demo_folder(name, config)
         with folder_lock(self.folder, name=f".{name}.lock", wait=True):
             summary = train(config, folder, progress=False)
         return load_trained(folder, progress=False)[0], config, summary
+
+    def demo_folder(self, name: str, config: Config) -> Path:
+        """A training folder of a demonstration, its name holding the digest of its settings."""
+        return self.folder / "jobs" / f"{name}-{config.digest()}"
 
     def job_folder(self, row: str = "", fold: int | None = None) -> Path:
         """Where one network lies: by default that of the first row on the first fold, with the first seed."""
