@@ -60,7 +60,7 @@ class HeterogeneousText(nn.Module):
     Support: the attribute map. Query: a 1x1 mix of the name map and the background map. The resizes here are the
     release's only ones without align_corners.
     Args: size -- (H16, W16), the grid of the text maps; learned -- False leaves the projection at its random
-    start (released), True trains it from maps of about 1, so that multiplying begins as doing nothing.
+    start (released), True trains it from maps of exactly 1, so that multiplying begins as doing nothing.
     """
 
     def __init__(self, vectors: TextVectors, size: tuple[int, int], learned: bool):
@@ -69,6 +69,7 @@ class HeterogeneousText(nn.Module):
         self.project = nn.Linear(vectors.dim, size[0] * size[1])
         self.mix = nn.Conv2d(2, 1, 1)
         if learned:
+            nn.init.zeros_(self.project.weight)
             nn.init.ones_(self.project.bias)
             nn.init.constant_(self.mix.weight, 0.5)
             nn.init.zeros_(self.mix.bias)
@@ -96,8 +97,14 @@ class HeterogeneousText(nn.Module):
             return {"query": merged, "support": attribute.unflatten(1, self.size).unsqueeze(1)}
 
     def forward(self, x: Tensor, text_map: Tensor, branch: str) -> Tensor:
-        """[B, C, H8, W8] times the map, on the map's grid, and back. -> [B, C, H8, W8]."""
-        small = F.interpolate(x, size=self.size, mode="bilinear", align_corners=False)  # [B, C, H16, W16]
-        out = F.interpolate(small * text_map, size=x.shape[-2:], mode="bilinear", align_corners=False)
+        """[B, C, H8, W8] times the map -> [B, C, H8, W8].
+
+        Released: on the map's coarser grid and back, which blurs what HA kept fine. Learned: the map is resized.
+        """
+        if self.learned:
+            out = x * F.interpolate(text_map, size=x.shape[-2:], mode="bilinear", align_corners=False)
+        else:
+            small = F.interpolate(x, size=self.size, mode="bilinear", align_corners=False)  # [B, C, H16, W16]
+            out = F.interpolate(small * text_map, size=x.shape[-2:], mode="bilinear", align_corners=False)
         record(f"hc/{branch[0]}_multimodal", out)
         return out
