@@ -6,7 +6,7 @@ tower stay as the ImageNet weights of the pip package have them, so their output
 stage, the projections and the text tower learn by contrast of pictures and captions (Radford et al., ICML
 2021), where every caption that is true of a picture counts as a match (as in Khosla et al., NeurIPS 2020).
 
-    python data_scripts/train_mini_clip.py [--out FOLDER] [--steps 500] [--evaluate-only]
+    python data_scripts/train_mini_clip.py [--out FOLDER] [--steps 400] [--evaluate-only]
 """
 
 from __future__ import annotations
@@ -337,7 +337,7 @@ def main() -> int:
     parser.add_argument(
         "--out", type=Path, default=clips.MINI, help="folder of the weights (default: the package's)"
     )
-    parser.add_argument("--steps", type=int, default=500)
+    parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--evaluate-only", action="store_true", help="measure the weights in --out")
     options = parser.parse_args()
