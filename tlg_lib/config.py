@@ -149,10 +149,10 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 def make_config(preset: str = "mini", **overrides) -> Config:
     """Config of a preset with overrides; strings such as "3", "true", "128x128" are read by field type."""
-    if preset not in PRESETS:
+    if not isinstance(preset, str) or preset not in PRESETS:
         raise TLGError(f"unknown preset '{preset}': choose one of {', '.join(PRESETS)}")
     variant = overrides.get("variant", PRESETS[preset].get("variant", "corrected"))
-    if variant not in VARIANT_SWITCHES:
+    if not isinstance(variant, str) or variant not in VARIANT_SWITCHES:
         raise TLGError(f"unknown variant '{variant}': choose one of {', '.join(VARIANTS)}")
     values = {**PRESETS[preset], **VARIANT_SWITCHES[variant], **overrides, "preset": preset}
     return _checked(values)
@@ -206,7 +206,7 @@ def _coerce(name: str, value: Any) -> Any:
             value = (value[0], value[0])
         try:
             numbers = tuple(int(v) for v in value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise wrong from None
         if len(numbers) != length:
             raise wrong

@@ -255,4 +255,38 @@ def load_results(path: str | Path) -> dict:
                        code=3) from None
     if not isinstance(results, dict) or results.get("schema") != SCHEMA:
         raise TLGError(f"{path} is not a results.json of this version (schema {SCHEMA})", code=3)
+    wrong = _misfit(results)
+    if wrong:
+        raise TLGError(f"{path}: '{wrong}' is missing or of another kind: make the file again with `tlg run`", code=3)
     return results
+
+
+_TEXT = ("preset", "dataset", "backbone", "backbone_weights", "clip", "main_row", "variant", "supervision", "device",
+         "commit", "figures_sha256")
+_NUMBERS = ("episodes", "steps", "batch", "threshold", "test_rows")
+_LISTS = ("folds", "seeds", "shots", "image_size")
+_ROW_TEXT = ("key", "label", "variant", "supervision", "query_mask", "control", "epoch", "threshold_from")
+_ROW_SCORES = ("miou", "fb_iou", "half_width_95", "agreement_with_mask")
+
+
+def _misfit(results: dict) -> str:
+    """Name of the first entry that is not as ``collect`` writes it, "" when all is: the file may be anybody's."""
+    def number(value, none: bool = False) -> bool:
+        return (none and value is None) or (
+            isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e15)
+
+    def row(value) -> bool:
+        return (isinstance(value, dict) and all(isinstance(value.get(k), str) for k in _ROW_TEXT)
+                and all(k in value and number(value[k], none=True) for k in _ROW_SCORES) and number(value.get("shots"))
+                and isinstance(value.get("folds"), dict) and all(number(v) for v in value["folds"].values()))
+
+    fits = {k: isinstance(results.get(k), str) for k in _TEXT}
+    fits |= {k: number(results.get(k)) for k in _NUMBERS}
+    fits |= {k: isinstance(results.get(k), list) and all(isinstance(v, int) and number(v) for v in results[k])
+             for k in _LISTS}
+    fits["rows"] = isinstance(results.get("rows"), list) and all(row(r) for r in results["rows"])
+    for name, keys in (("parameters", ("total", "learnable", "receiving_gradient")), ("seconds", ("training",))):
+        fits[name] = isinstance(results.get(name), dict) and all(number(results[name].get(k)) for k in keys)
+    fits["versions"] = isinstance(results.get("versions"), dict)
+    fits["smoke"] = isinstance(results.get("smoke"), bool)
+    return next((name for name, fine in fits.items() if not fine), "")
