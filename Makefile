@@ -62,7 +62,8 @@ test-notebooks: install
 
 test-browser: install
 	@echo "== widgets in headless Chromium"
-	@$(TEST_ENV) $(BIN)/python -m pytest tests -m browser -rs
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,browser]'
+	@$(TEST_ENV) $(BIN)/python -m pytest tests/browser -m browser -rs
 
 docs: install
 	@$(BIN)/tlg run mini

@@ -1,0 +1,210 @@
+"""Notebook 08 in a real JupyterLab in headless Chromium: every widget is moved, every picture must change.
+
+Needs chromium, chromedriver and selenium (`make test-browser`); skipped aloud where one is missing. Screenshots
+go to artefacts/browser.
+"""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.browser
+CHECKOUT = Path(__file__).resolve().parents[2]
+SHOTS = CHECKOUT / "artefacts" / "browser"
+PATIENCE = float(os.environ.get("TLG_BROWSER_PATIENCE", 300))  # seconds for a notebook to run; slow machines need more
+CHROMIUM = os.environ.get("TLG_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome") or shutil.which(
+    "chromium-browser")
+FLAGS = ("--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+         "--disable-component-update --disable-sync --disable-dev-shm-usage --window-size=1400,1600").split()
+PIXELS = """
+const image = arguments[0], canvas = document.createElement("canvas");
+canvas.width = image.naturalWidth; canvas.height = image.naturalHeight;
+canvas.getContext("2d").drawImage(image, 0, 0);
+return canvas.width * canvas.height ? canvas.toDataURL() : "";
+"""
+RUN_ALL = """
+const done = arguments[arguments.length - 1];
+window.jupyterapp.commands.execute("notebook:run-all-cells").then(() => done("ok"), (error) => done(String(error)));
+"""
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    """URL of a JupyterLab on a copy of notebook 08, with data and runs of its own unless TLG_HOME is set."""
+    pytest.importorskip("selenium", reason="selenium is not installed: make test-browser")
+    if not CHROMIUM or not shutil.which("chromedriver"):
+        pytest.skip("no chromium with chromedriver on this machine: the widgets were not tried in a browser")
+    folder = tmp_path_factory.mktemp("lab")
+    shutil.copy(CHECKOUT / "notebooks" / "08_visualise.ipynb", folder)
+    settings = folder / "settings" / "@jupyterlab"
+    for name, value in (("notebook-extension/tracker", {"windowingMode": "none"}),
+                        ("apputils-extension/notification", {"fetchNews": "false", "checkForUpdates": False})):
+        path = settings / f"{name}.jupyterlab-settings"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(value))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {"TLG_SMOKE": "1", "OMP_NUM_THREADS": "1", "TLG_HOME": str(folder / "home"), **os.environ}
+    log = (folder / "lab.log").open("w")
+    server = subprocess.Popen(
+        [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--port={port}", "--ip=127.0.0.1",
+         "--IdentityProvider.token=", "--LabApp.expose_app_in_browser=True", f"--ServerApp.root_dir={folder}",
+         f"--LabApp.user_settings_dir={folder / 'settings'}", f"--LabApp.workspaces_dir={folder / 'workspaces'}"],
+        env=environment, stdout=log, stderr=subprocess.STDOUT, cwd=folder)
+    address = f"http://127.0.0.1:{port}"
+    try:
+        wait(lambda: reachable(f"{address}/api"), 120, "JupyterLab did not start")
+        yield f"{address}/lab/tree/08_visualise.ipynb?reset"
+    finally:
+        server.terminate()
+        server.wait(30)
+        log.close()
+
+
+@pytest.fixture(scope="module")
+def browser(lab):
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for flag in FLAGS:
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver")))
+    driver.set_script_timeout(PATIENCE)
+    driver.get(lab)
+    SHOTS.mkdir(parents=True, exist_ok=True)
+    try:
+        wait(lambda: driver.execute_script("return !!document.querySelector('.jp-Notebook .jp-CodeCell')"), 120,
+             "the notebook did not open")
+        wait(lambda: driver.execute_script(
+            "return !!document.querySelector('.jp-Notebook-ExecutionIndicator[data-status=idle]')"), 120, "no kernel")
+        assert driver.execute_async_script(RUN_ALL) == "ok"
+        wait(lambda: len(boxes(driver)) == 5 and all(images(driver, b) for b in boxes(driver)), PATIENCE,
+             "not all five widgets were drawn")
+        yield driver
+    finally:
+        driver.save_screenshot(str(SHOTS / "last.png"))
+        driver.quit()
+
+
+def wait(condition, seconds, what):
+    """Poll until the condition holds; pytest.fail with ``what`` when it does not in time."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if condition():
+            return
+        time.sleep(0.3)
+    pytest.fail(f"{what} in {seconds:.0f} s")
+
+
+def reachable(address):
+    try:
+        return urllib.request.urlopen(address, timeout=2).status == 200
+    except OSError:
+        return False
+
+
+def boxes(driver):
+    """The five explorers, in the order of the notebook."""
+    return driver.execute_script("""return [...document.querySelectorAll('.jp-OutputArea-output')].filter(
+        (box) => box.querySelector('.tlg-picture'))""")
+
+
+def images(driver, box):
+    """Pixels of every visible picture of a box, as data URLs; [] while one is not loaded."""
+    shown = driver.execute_script("""return [...arguments[0].querySelectorAll('.tlg-picture img')].filter(
+        (image) => image.offsetParent)""", box)
+    pixels = [driver.execute_script(PIXELS, image) for image in shown]
+    return pixels if all(pixels) else []
+
+
+def changes(driver, box, act, name):
+    """Do ``act``, and wait until the pictures of the box differ from before; keep a screenshot."""
+    before = images(driver, box)
+    began = time.monotonic()
+    act()
+    wait(lambda: (now := images(driver, box)) and now != before, 60, f"{name}: no picture changed")
+    driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", box)
+    box.screenshot(str(SHOTS / f"{name}.png"))
+    return time.monotonic() - began
+
+
+def slide(box, label, keys):
+    from selenium.webdriver.common.by import By
+
+    row = next(r for r in box.find_elements(By.CSS_SELECTOR, ".widget-hslider") if label in r.text)
+    row.find_element(By.CSS_SELECTOR, ".noUi-handle").send_keys(keys)
+
+
+def test_a_click_and_the_arrow_keys_move_the_query_position(browser):
+    from selenium.webdriver.common.action_chains import ActionChains
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.common.keys import Keys
+
+    box = boxes(browser)[0]
+    browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", box)
+    frame = box.find_element(By.CSS_SELECTOR, ".tlg-pickable")
+    size = frame.size
+    click = ActionChains(browser).move_to_element_with_offset(frame, -size["width"] // 3, size["height"] // 4).click()
+    changes(browser, box, click.perform, "1-correlation-click")
+    told = frame.get_attribute("aria-label")
+    assert "Row 13 of 16, column 3 of 16" in told or "Row 12 of 16, column 3 of 16" in told, told
+    changes(browser, box, lambda: frame.send_keys(Keys.ARROW_RIGHT), "1-correlation-key")
+    assert "column 4 of 16" in frame.get_attribute("aria-label")
+
+
+def test_the_transport_slider_changes_the_plan(browser):
+    from selenium.webdriver.common.keys import Keys
+
+    box = boxes(browser)[1]
+    changes(browser, box, lambda: slide(box, "regularisation", Keys.PAGE_DOWN * 12), "2-transport")
+
+
+def test_a_typed_word_changes_the_text_map_and_an_empty_one_is_refused_in_the_widget(browser):
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.common.keys import Keys
+
+    box = boxes(browser)[2]
+    field = box.find_element(By.CSS_SELECTOR, "input[type=text]")
+    changes(browser, box, lambda: field.send_keys(Keys.CONTROL + "a", "cat" + Keys.ENTER), "3-text")
+    field.send_keys(Keys.CONTROL + "a", Keys.BACKSPACE, Keys.ENTER)
+    wait(lambda: "the name prompt is empty" in box.text, 60, "the error was not shown")
+    box.find_element(By.TAG_NAME, "button").click()
+    wait(lambda: "the name prompt is empty" not in box.text, 60, "the error stayed")
+
+
+def test_a_ticked_support_changes_the_pictures(browser):
+    from selenium.webdriver.common.by import By
+
+    box = boxes(browser)[3]
+    ticks = box.find_elements(By.CSS_SELECTOR, "input[type=checkbox]")
+    told = box.text
+    ticks[1].click()
+    wait(lambda: box.text != told and "vote of 2" in box.text, 60, "the vote did not change")
+    box.screenshot(str(SHOTS / "4-shots.png"))
+
+
+def test_the_mask_slider_changes_the_mask(browser):
+    from selenium.webdriver.common.keys import Keys
+
+    box = boxes(browser)[4]
+    changes(browser, box, lambda: slide(box, "background exponent", Keys.PAGE_UP * 3), "5-masks")
+
+
+def test_nothing_failed_and_the_console_is_clean(browser):
+    failed = browser.execute_script("""return [...document.querySelectorAll(
+        '[data-mime-type="application/vnd.jupyter.stderr"], [data-mime-type="application/vnd.jupyter.error"], .jp-RenderedText[data-mime-type*="error"]')].map((e) => e.innerText)""")
+    assert failed == []
+    assert all('role="alert"' not in box.get_attribute("innerHTML") for box in boxes(browser))
+    errors = [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
+    assert errors == [], errors
