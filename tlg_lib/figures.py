@@ -324,8 +324,8 @@ def training_curves(histories: Mapping[str, Mapping[str, Sequence[float]]], titl
         score.plot(history["score_step"], history["miou"], color=method_colour(key), alpha=0.8, lw=1.3, marker="o", ms=3)
     loss.set(xlabel="step", ylabel="training loss")
     loss.set_title("loss")
-    score.set(xlabel="step", ylabel="mIoU on held-out classes, percent")
-    score.set_title("score (short list of episodes)")
+    score.set(xlabel="step", ylabel="mIoU on hidden classes")
+    score.set_title("score in percent (short list of episodes)")
     figure.legend(loc="outside lower center", ncols=2)
     if title:
         figure.suptitle(title, fontsize=11, fontweight="bold", x=0.01, ha="left")
