@@ -26,7 +26,7 @@ SWITCHES = {
     "query_residual": ("own", ("ht/q_res",), (*CORR, *FEATURES, *MERGE, *TEXT, "attn/", "ot/", "ht/s_res")),
     "correlation_grid": ("own", MERGE, (*CORR, *FEATURES, *TEXT, "ht/q_res", "ht/s_res")),
     "mask_support": (True, ("corr_query/l2", "corr_support/l2"), (*FEATURES, *TEXT, "ht/q_res", "ht/s_res")),
-    "text_maps": ("learned", (), (*CORR, *FEATURES, *MERGE, *TEXT, "attn/", "ht/", "ot/", "hc/", "dec/", "logits_")),
+    "text_maps": ("learned", ("hc/text_merge", "hc/q_multimodal"), (*CORR, *FEATURES, *MERGE, "attn/", "ht/", "ot/")),
     "prototype_prior": (True, ("dec/q_dec1",), (*CORR, *FEATURES, *MERGE, *TEXT, "attn/", "ht/", "hc/", "dec/q_in")),
     "query_mask": ("none", ("dec/q_res",), (*CORR, *FEATURES, *MERGE, *TEXT, "ht/", "hc/", "dec/q_in", "dec/q_dec2")),
     "train_hetero": (True, (), (*CORR, *FEATURES, *MERGE, *TEXT, "attn/", "ht/", "ot/", "hc/", "dec/", "logits_")),
@@ -107,7 +107,7 @@ def test_text_maps_decide_whether_the_projection_learns():
         model = built(small("corrected", text_maps=value)).train()
         model(*inputs(small("corrected"))).query_logits.sum().backward()
         assert (model.text.project.weight.grad is not None) == (value == "learned")
-    assert (model.text.maps(torch.arange(2))["query"] - 1).abs().max() < 0.6  # begins near 1
+    assert torch.equal(model.text.maps(torch.arange(2))["query"], torch.ones(2, 1, *model.text.size))  # begins at 1
 
 
 def test_shared_reductions_of_vgg_are_one_convolution():

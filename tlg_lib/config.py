@@ -136,12 +136,15 @@ _PAPER = dict(
     eval_batch=8, schedule="constant", cache_features="off", workers=4, checkpoint_every=500, epoch_steps=1000,
 )
 PRESETS: dict[str, dict[str, Any]] = {
-    "mini": dict(dataset="mini", image_size=(128, 128), token_count=16, **_LITE),
+    "mini": dict(
+        dataset="mini", image_size=(128, 128), token_count=16, steps=150, lr=2e-3, flip=True, epoch_episodes=60, **_LITE,
+    ),
     "smoke": dict(
         dataset="mini", image_size=(128, 128), token_count=16, steps=4, batch=2, eval_episodes=8,
-        epoch_episodes=4, epoch_steps=2, checkpoint_every=2, **_LITE,
+        epoch_episodes=4, epoch_steps=2, checkpoint_every=2, lr=2e-3, flip=True, **_LITE,
     ),
-    "pascal-lite": dict(dataset="pascal", image_size=(224, 224), steps=1000, token_count=49, epoch_steps=250, **_LITE),
+    "pascal-lite": dict(dataset="pascal", image_size=(224, 224), steps=1000, token_count=49, epoch_steps=250, lr=1e-3, flip=True,
+                        **_LITE),
     "pascal": dict(dataset="pascal", **_PAPER),
     "coco": dict(dataset="coco", eval_episodes=5000, **{**_PAPER, "lr": 1e-4, "batch": 20, "steps": 80000}),
 }

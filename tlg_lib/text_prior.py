@@ -12,6 +12,11 @@ from .capture import record
 from .errors import TLGError
 
 
+# A learned map is 1 + SLOWNESS x projection: multiplying every channel, it would otherwise outrun the features
+# that it weighs (on mini, 150 steps: 62.1 mIoU at 1.0 against 66.0 without HC).
+SLOWNESS = 0.1
+
+
 @dataclass(frozen=True)
 class TextVectors:
     """Unit-length text embeddings per class: float32 [classes, D] each.
@@ -70,7 +75,7 @@ class HeterogeneousText(nn.Module):
         self.mix = nn.Conv2d(2, 1, 1)
         if learned:
             nn.init.zeros_(self.project.weight)
-            nn.init.ones_(self.project.bias)
+            nn.init.zeros_(self.project.bias)
             nn.init.constant_(self.mix.weight, 0.5)
             nn.init.zeros_(self.mix.bias)
         self.set_vectors(vectors)
@@ -87,7 +92,7 @@ class HeterogeneousText(nn.Module):
         """Text map per branch, [B, 1, H16, W16] each."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.learned):
             name, attribute, background = (
-                self.project(vectors[class_ids]) for vectors in (self.name, self.attribute, self.background)
+                self._project(vectors[class_ids]) for vectors in (self.name, self.attribute, self.background)
             )  # [B, H16*W16]
             for label, x in (("fg", name), ("refine", attribute), ("bg", background)):
                 record(f"hc/text_{label}", x.unsqueeze(1))
@@ -95,6 +100,11 @@ class HeterogeneousText(nn.Module):
             merged = self.mix(pair)
             record("hc/text_merge", merged)
             return {"query": merged, "support": attribute.unflatten(1, self.size).unsqueeze(1)}
+
+    def _project(self, vectors: Tensor) -> Tensor:
+        """Text vectors [B, D] to maps [B, H16*W16]; learned: 1 + SLOWNESS x projection, so 1 at the start."""
+        projected = self.project(vectors)
+        return 1 + SLOWNESS * projected if self.learned else projected
 
     def forward(self, x: Tensor, text_map: Tensor, branch: str) -> Tensor:
         """[B, C, H8, W8] times the map -> [B, C, H8, W8].
