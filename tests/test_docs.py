@@ -1,0 +1,82 @@
+"""Pages from executed notebooks: texts, pictures with descriptions, no machine's paths, refused failures."""
+
+import base64
+import io
+import re
+import subprocess
+import sys
+
+import nbformat
+import numpy as np
+import pytest
+from PIL import Image
+
+from tlg_lib.docs import COLOURS, build_docs
+from tlg_lib.errors import TLGError
+
+V4 = nbformat.v4
+
+
+def encoded(width=1400, height=200):
+    buffer = io.BytesIO()
+    pixels = np.random.default_rng(0).integers(0, 255, (height, width, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+@pytest.fixture
+def run(tmp_path):
+    picture = V4.new_output("display_data", {"image/png": encoded(), "text/plain": "<Image>"},
+                            metadata={"image/png": {"alt": 'a "noisy" strip'}})
+    widget = V4.new_output("display_data", {"application/vnd.jupyter.widget-view+json": {}, "text/plain": "Box()"})
+    frame = V4.new_output("execute_result", {"text/html": "<style>.x{}</style><table><tr><td>7</td></tr></table>"},
+                          execution_count=3)
+    cells = [
+        V4.new_markdown_cell("# 03 · Parts\n\nSee [04](04_more.ipynb). $a<b$\n\n<details><summary>Solution</summary>yes</details>"),
+        V4.new_code_cell('out = "/secret/place"', metadata={"tags": ["injected-parameters"]}),
+        V4.new_code_cell("print(1 < 2)", outputs=[V4.new_output("stream", name="stdout", text="True & so on\n"),
+                                                  V4.new_output("stream", name="stderr", text="noise")]),
+        V4.new_code_cell("show()", outputs=[picture, widget, frame]),
+    ]
+    nbformat.write(V4.new_notebook(cells=cells), tmp_path / "03_parts.ipynb")
+    nbformat.write(V4.new_notebook(cells=[V4.new_markdown_cell("# 04 · More")]), tmp_path / "04_more.ipynb")
+    return tmp_path
+
+
+def test_a_page_holds_what_the_notebook_showed(run, tmp_path):
+    pages = build_docs(run, tmp_path / "docs")
+    page = pages[0].read_text(encoding="utf-8")
+    assert [p.name for p in pages] == ["03_parts.html", "04_more.html"]
+    assert 'href="04_more.html">04</a>' in page and "<summary>Solution</summary>" in page
+    assert "print(1 &lt; 2)" in page and "True &amp; so on" in page and "<td>7</td>" in page
+    assert "Here stands a widget" in page and "Box()" not in page
+    assert "/secret/place" not in page and "noise" not in page and "<style>" not in page
+    assert "MathJax" in page and "MathJax" not in pages[1].read_text(encoding="utf-8")
+
+
+def test_pictures_are_small_and_described(run, tmp_path):
+    page = build_docs(run, tmp_path / "docs")[0].read_text(encoding="utf-8")
+    source, alt = re.search(r'<img src="([^"]+)" alt="([^"]+)"', page).groups()
+    picture = Image.open(tmp_path / "docs" / source)
+    assert picture.width == 1000 and len(picture.getcolors()) <= COLOURS
+    assert alt == "a &quot;noisy&quot; strip"
+
+
+def test_building_again_gives_the_same_files_and_drops_old_ones(run, tmp_path):
+    build_docs(run, tmp_path / "docs")
+    first = {p.name: p.read_bytes() for p in (tmp_path / "docs").rglob("*.*")}
+    (tmp_path / "docs" / "05_gone.html").write_text("old")
+    (tmp_path / "docs" / "kept.md").write_text("not ours")
+    build_docs(run, tmp_path / "docs")
+    again = {p.name: p.read_bytes() for p in (tmp_path / "docs").rglob("*.*")}
+    assert again == {**first, "kept.md": b"not ours"}
+
+
+def test_a_failed_cell_and_an_empty_folder_are_refused(run, tmp_path):
+    error = V4.new_output("error", ename="ValueError", evalue="x", traceback=[])
+    nbformat.write(V4.new_notebook(cells=[V4.new_code_cell("x", outputs=[error])]), run / "05_bad.ipynb")
+    with pytest.raises(TLGError, match="05_bad.*ValueError"):
+        build_docs(run, tmp_path / "docs")
+    done = subprocess.run([sys.executable, "-m", "tlg_lib.docs", str(tmp_path / "docs"), str(tmp_path / "x")],
+                          capture_output=True, text=True)
+    assert done.returncode == 3 and done.stderr.startswith("error: no executed notebooks in")
