@@ -41,9 +41,7 @@ def brief_trials(run, settings: dict[str, dict], seeds: tuple[int, ...] = (0, 1,
     open_data(run)
     if run.smoke:
         seeds = seeds[:2]
-    brief = {"epoch_episodes": 0, "shots": 1, **({} if run.smoke else {"steps": STEPS, "batch": BATCH})}
-    configs = {label: [run.config.replace(**brief, **changes, seed=seed) for seed in seeds]
-               for label, changes in settings.items()}
+    configs = {label: [_brief(run, **changes, seed=seed) for seed in seeds] for label, changes in settings.items()}
     places = {c: _folder(run, c) for group in configs.values() for c in group}
     with folder_lock(run.folder, name=".brief.lock", wait=True):  # notebooks 03 to 05 share some of these
         left = [(label, c) for label, group in configs.items() for c in group
@@ -96,17 +94,27 @@ def verdict(trials: dict[str, Trial], smoke: bool = False) -> str:
 def network_to_look_at(run):
     """A trained network of the run's first row: (model in eval mode, config, what it is in words, its folder).
 
-    Notebook 06's where it is finished; otherwise one is trained here for some seconds, and the words say so.
+    Notebook 06's where it is finished; otherwise a brief run, trained here where it is missing, and the words say so.
     """
+    from .locks import folder_lock
     from .notebook import open_data
-    from .train import load_trained
+    from .train import load_trained, train
 
     open_data(run)
     folder = run.job_folder()
     if (folder / "trained.json").is_file():
-        model, config = load_trained(folder, progress=False)
-        return model, config.replace(shots=1), f"the network of notebook 06 ({run.rows[0].label}, {config.steps} steps)", folder
-    brief = {} if run.smoke else {"steps": STEPS, "batch": BATCH}
-    model, config, summary = run.train_small("look", epoch_episodes=0, shots=1, **brief)
-    folder = run.folder / "jobs" / f"look-{config.digest()}"
-    return model, config, f"a network trained for {config.steps} steps only: run notebook 06 for a real one", folder
+        words = f"the network of notebook 06 ({run.rows[0].label})"
+    else:
+        config = _brief(run)
+        folder = _folder(run, config)
+        with folder_lock(run.folder, name=".brief.lock", wait=True):
+            train(config, folder, progress=False)
+        words = f"a network trained for {config.steps} steps only: run notebook 06 for a real one"
+    model, config = load_trained(folder, progress=False)
+    return model, config.replace(shots=1), words, folder
+
+
+def _brief(run, **changes) -> Config:
+    """The config of a brief run; a smoke run keeps its preset's few steps."""
+    small = {} if run.smoke else {"steps": STEPS, "batch": BATCH}
+    return run.config.replace(epoch_episodes=0, shots=1, **{**small, **changes})
