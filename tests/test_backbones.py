@@ -5,6 +5,7 @@ from urllib.error import URLError
 
 import pytest
 import torch
+import torchvision
 
 from tlg_lib import backbones
 from tlg_lib.config import make_config
@@ -29,17 +30,28 @@ def test_lite_maps_lead_to_the_classifier_of_the_pip_weights(lite):
     assert lite.weights == "imagenet"
 
 
-def test_resnet_maps_are_bottleneck_outputs_before_the_last_relu():
-    backbone = backbones.load_backbone(make_config("mini", backbone="resnet50", backbone_weights="random"))
+def test_resnet_maps_are_bottleneck_outputs_before_the_last_relu(tmp_path):
+    """The oracle is torchvision's own forward pass, with batch statistics that folding has to carry over."""
+    torch.manual_seed(0)
+    network = torchvision.models.resnet50(weights=None).eval()
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 1.5)
+            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+            torch.nn.init.normal_(module.bias, 0, 0.1)
+    torch.save(network.state_dict(), tmp_path / "weights.pt")
+    config = make_config("mini", backbone="resnet50", backbone_weights=str(tmp_path / "weights.pt"))
+    backbone = backbones.load_backbone(config)
     after = []
-    stages = (backbone.network.layer2, backbone.network.layer3, backbone.network.layer4)
-    hooks = [b.register_forward_hook(lambda m, i, o: after.append(o)) for stage in stages for b in stage]
+    for stage in (network.layer2, network.layer3, network.layer4):
+        for block in stage:
+            block.register_forward_hook(lambda m, i, o: after.append(o))
     x = images()
     mean = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)
     std = torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1)
-    backbone.network((x / 255 - mean) / std)
-    for hook in hooks:
-        hook.remove()
+    with torch.no_grad():
+        network((x / 255 - mean) / std)
     maps = backbone(x)
     assert len(maps) == len(after) == 13
     for before, out in zip(maps, after):

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .capture import record_pair
+from .capture import directions, record, record_pair
+from .correlation import transposed
 
 
 class CentrePivotConv4d(nn.Module):
@@ -38,8 +39,9 @@ class CentrePivotConv4d(nn.Module):
         a = a.unflatten(0, (batch, h, w)).permute(0, 4, 5, 1, 2, 3)  # [B, H, W, h', w', C']
         # Over the other image: a view of x when C stands last in memory (or behind W, as correlate gives it).
         b = self._over_other(x.permute(0, 2, 3, 1, 4, 5).flatten(0, 2))  # [B*H*W, C', h', w']
-        b = b.unflatten(0, (batch, height, width)).permute(0, 1, 2, 4, 5, 3)  # [B, H, W, h', w', C']
-        return (b + a).permute(0, 5, 1, 2, 3, 4)  # [B, C', H, W, h', w']
+        b = b.unflatten(0, (batch, height, width)).permute(0, 1, 2, 4, 5, 3).contiguous()  # [B, H, W, h', w', C']
+        y = b + a if torch.is_grad_enabled() else b.add_(a)
+        return y.permute(0, 5, 1, 2, 3, 4)  # [B, C', H, W, h', w']
 
     def _over_other(self, x: Tensor) -> Tensor:
         """The ``other`` convolution on [N, C, h, w]; on grids smaller than the kernel as one matrix product."""
@@ -98,21 +100,41 @@ class Encoder4d(nn.Module):
         self.mix43 = nn.Sequential(*(Block4d(c, c, 3, 1) for _ in range(3)))
         self.mix32 = nn.Sequential(*(Block4d(c, c, 3, 1) for _ in range(3)))
 
-    def forward(self, correlations: list[Tensor]) -> Tensor:
-        """Three correlations [B, L, H, W, h, w], strides 8, 16, 32 -> [B, C, H8, W8]."""
-        fine, middle, coarse = correlations
-        fine = self.squeeze2(fine)  # [B, C, H8, W8, 2, 2] at 400 x 400
-        record_pair("conv4d_{}/", "sqz2", fine)
-        middle = self.squeeze3(middle)  # [B, C, H16, W16, 2, 2]
-        record_pair("conv4d_{}/", "sqz3", middle)
-        coarse = self.squeeze4(coarse)  # [B, C, H32, W32, 2, 2]
-        record_pair("conv4d_{}/", "sqz4", coarse)
+    def forward(self, correlations: list[Tensor], both: bool = False) -> Tensor:
+        """Three correlations [B, L, Hq, Wq, Hs, Ws], strides 8, 16, 32 -> [B, C, Hq8, Wq8].
 
-        middle = self.mix43(add_resized(middle, coarse))
-        record_pair("conv4d_{}/", "mix43", middle)
-        fine = self.mix32(add_resized(fine, middle))
-        record_pair("conv4d_{}/", "mix432", fine)
-        return fine.mean(dim=(4, 5))  # [B, C, H8, W8]
+        both: also squeeze the query out, by the same weights: [2B, C, H8, W8], the support's maps behind the query's
+        (their grids must agree).
+        """
+        fine, middle, coarse = correlations
+        with directions(both):
+            fine = self._squeeze(self.squeeze2, fine, both, "2")  # [B or 2B, C, H8, W8, 2, 2] at 400 x 400
+            middle = self._squeeze(self.squeeze3, middle, both, "3")  # [.., C, H16, W16, 2, 2]
+            coarse = self._squeeze(self.squeeze4, coarse, both, "4")  # [.., C, H32, W32, 2, 2]
+
+            middle = self.mix43(add_resized(middle, coarse))
+            record_pair("conv4d_{}/", "mix43", middle)
+            fine = self.mix32(add_resized(fine, middle))
+            record_pair("conv4d_{}/", "mix432", fine)
+            out = fine.mean(dim=(4, 5))  # [B or 2B, C, H8, W8]
+            record_pair("after4d_{}", "", out)
+        return out
+
+    @staticmethod
+    def _squeeze(blocks: nn.Sequential, correlation: Tensor, both: bool, level: str) -> Tensor:
+        """One level, one or both directions. The first block, whose input is large, takes them one by one."""
+        record(f"corr_query/l{level}", correlation)
+        parts = [blocks[0](correlation)]
+        if both:
+            swapped = transposed(correlation)
+            record(f"corr_support/l{level}", swapped)
+            parts.append(blocks[0](swapped))
+            del swapped
+        # Joined with C last, as it stands in memory: torch.cat would put it in front.
+        x = torch.cat([p.permute(0, 2, 3, 4, 5, 1) for p in parts]).permute(0, 5, 1, 2, 3, 4)
+        x = blocks[1:](x)
+        record_pair("conv4d_{}/", f"sqz{level}", x)
+        return x
 
 
 def add_resized(fine: Tensor, coarse: Tensor) -> Tensor:

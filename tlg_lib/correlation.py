@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 EPS = 1e-5  # added to the norm, as in the release
+ROWS = 512  # query positions per matrix product: a result of a few MB, which stays in the cache until it is clamped
 
 
 def unit(features: Tensor) -> Tensor:
@@ -44,17 +45,31 @@ def correlate(query: list[Tensor], support: list[Tensor]) -> Tensor:
         ]  # L x [B, Hq*Wq, Hs*Ws]
         similarity = torch.stack(layers, dim=2).clamp(min=0)  # [B, Hq*Wq, L, Hs*Ws]
     else:
-        # The usual case, frozen features: each product is written to its place, nothing is stacked or copied.
+        # The usual case, frozen features: each product is written to its place, nothing is stacked or copied, and
+        # clamped while the processor still has it at hand.
         similarity = query[0].new_empty(batch, hq * wq, len(query), hs * ws)
         for layer, (q, s) in enumerate(zip(query, support)):
             q, s = unit(q).flatten(2).transpose(1, 2), unit(s).flatten(2)  # [B, Hq*Wq, C], [B, C, Hs*Ws]
             for b in range(batch):
-                torch.mm(q[b], s[b], out=similarity[b, :, layer])
-        similarity.clamp_(min=0)
+                for place, rows in zip(similarity[b, :, layer].split(ROWS), q[b].split(ROWS)):
+                    torch.mm(rows, s[b], out=place)
+                    place.clamp_(min=0)
     similarity = similarity.view(batch, hq, wq, len(query), hs, ws)
     return similarity.permute(0, 3, 1, 2, 4, 5)  # [B, L, Hq, Wq, Hs, Ws]
 
 
 def transposed(correlation: Tensor) -> Tensor:
-    """Swap the roles of the images: [B, L, Hq, Wq, Hs, Ws] -> [B, L, Hs, Ws, Hq, Wq], a view."""
-    return correlation.permute(0, 1, 4, 5, 2, 3)
+    """Swap the roles of the images: [B, L, Hq, Wq, Hs, Ws] -> [B, L, Hs, Ws, Hq, Wq].
+
+    A copy, as one transposition of the matrix in memory, after which L stands last: the order in which the 4D
+    encoder's convolutions read this direction.
+    """
+    batch, layers, hq, wq, hs, ws = correlation.shape
+    matrix = correlation.permute(0, 2, 3, 1, 4, 5).reshape(batch, hq * wq * layers, hs * ws)  # as correlate left it
+    if matrix.requires_grad:
+        swapped = matrix.transpose(1, 2).contiguous()  # [B, Hs*Ws, Hq*Wq*L]
+    else:
+        swapped = matrix.new_empty(batch, hs * ws, hq * wq * layers)
+        for target, source in zip(swapped, matrix):
+            target.copy_(source.t())  # of one matrix PyTorch transposes in blocks, more than twice as fast
+    return swapped.view(batch, hs, ws, hq, wq, layers).permute(0, 5, 1, 2, 3, 4)

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from . import backbones
 from .aggregation import HeterogeneousAggregation, branch_layers, resize
-from .capture import directions, record, record_pair
+from .capture import record
 from .conv4d import Encoder4d
-from .correlation import correlate, mask_features, transposed
+from .correlation import correlate, mask_features
 from .decoder import Decoder
 from .errors import TLGError
 from .prior import PER_LEVEL, prototype_prior
@@ -100,15 +100,10 @@ class TLG(nn.Module):
 
     def _encode(self, query: list[Tensor], support: list[Tensor], both: bool) -> dict[str, Tensor]:
         """4D map per direction, [B, C, H8, W8]; one correlation and one pass serve both directions."""
-        correlations = []
-        for level, name in zip(self.levels, ("l2", "l3", "l4")):
-            c = correlate([query[i] for i in level], [support[i] for i in level])  # [B, L, H, W, h, w]
-            correlations.append(torch.cat((c, transposed(c))) if both else c)  # [2B, L, H, W, h, w] if both
-            with directions(both):
-                record_pair("corr_{}/", name, correlations[-1])
-        with directions(both):
-            encoded = self.encoder(correlations)  # [2B or B, C, H8, W8]
-            record_pair("after4d_{}", "", encoded)
+        correlations = [
+            correlate([query[i] for i in level], [support[i] for i in level]) for level in self.levels
+        ]  # 3 x [B, L, H, W, h, w]
+        encoded = self.encoder(correlations, both)  # [2B or B, C, H8, W8]
         if not both:
             return {"query": encoded}
         toward_query, toward_support = encoded.chunk(2)
