@@ -89,6 +89,19 @@ def fusions(levels) -> dict[str, Predictor]:
     }
 
 
+@torch.no_grad()
+def rectified_targets(batch: EpisodeBatch, levels) -> Tensor:
+    """Pseudo targets of a training batch put right by prototypes: the fusion of both, long {0, 1, 255} [B, H, W].
+
+    Neighbouring features outvote a mask where they agree against it (prototype rectification: Zhang et al.,
+    ProDA, CVPR 2021); negatives and pixels marked 255 stay as they are. No drawn mask is involved.
+    """
+    fused = fusions(levels)["mask + both prototypes"](batch)[:, 0] >= 0.5  # [B, H, W]
+    negative = torch.tensor([e.support_class != e.class_id for e in batch.episodes], device=fused.device)
+    keep = negative[:, None, None] | (batch.query_target == 255)
+    return torch.where(keep, batch.query_target, fused.long())
+
+
 def training_free(levels) -> dict[str, Predictor]:
     """All training-free rows by the name they carry in tables."""
     return {"query pseudo mask": query_mask_alone, "prototype": prototype(levels), **fusions(levels)}

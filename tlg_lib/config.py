@@ -79,7 +79,7 @@ class Config:
     query_loss: float = 1.4
     support_loss: float = 0.6
     noisy_targets: str = field(
-        default="none", metadata=_choice("none", "confidence", "bootstrap", "soft", "size")
+        default="none", metadata=_choice("none", "confidence", "bootstrap", "soft", "size", "prototype")
     )  # supervision="image" only: how training copes with noisy masks (losses.py)
     mask_dropout: float = 0.0  # share of training queries whose pseudo mask is hidden (0.5 everywhere)
     negatives: float = 0.0  # share of training episodes with a support of another class, target empty

@@ -7,6 +7,8 @@ mistakes, so ``noisy_targets`` names a remedy:
   count little (the idea of confidence-weighted pseudo labels, e.g. Zou et al., PseudoSeg, ICLR 2021);
 - ``soft``: the generator's soft map p is the target (soft CAM targets);
 - ``bootstrap``: target 0.6 x mask + 0.4 x the network's own detached prediction (Reed et al., ICLR 2015 workshop);
+- ``prototype``: masks put right by feature prototypes before training (baselines.rectified_targets; the idea of
+  ProDA, Zhang et al., CVPR 2021);
 - ``size``: cross-entropy outside unsure pixels, plus a penalty when the predicted foreground share leaves
   0.5 to 1.5 times the mask's (size constraints: Kervadec et al., Medical Image Analysis 2019).
 """
@@ -68,7 +70,7 @@ def query_loss(logits: Tensor, target: Tensor, confidence: Tensor, config: Confi
 
 
 def _pixel_loss(logits: Tensor, target: Tensor, confidence: Tensor, config: Config) -> Tensor:
-    if config.supervision == "pixel" or config.noisy_targets == "none":
+    if config.supervision == "pixel" or config.noisy_targets in ("none", "prototype"):
         return cross_entropy(logits, target)
     if config.noisy_targets == "confidence":
         return cross_entropy(logits, target, (2 * confidence - 1).abs())

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from .baselines import rectified_targets
 from .checkpoints import Checkpoint, load_checkpoint, optimizer_tensors, restore_optimizer, save_checkpoint
 from .config import Config
 from .errors import TLGError
@@ -146,6 +147,8 @@ def _step(fabric, config, folder, sampler, make, model, wrapped, optimizer, step
     for part in range(config.accumulate):
         start = (fabric.global_rank * config.accumulate + part) * size
         batch = make(episodes[start : start + size], training=True)
+        if config.supervision == "image" and config.noisy_targets == "prototype":
+            batch.query_target = rectified_targets(batch, model.levels)
         if config.flip and torch.rand(()).item() < 0.5:
             batch = batch.flipped()
         last = part == config.accumulate - 1
