@@ -66,7 +66,7 @@ def test_feature_similarity_joins_equal_features():
     features[0, 0, 0, :2] = features[0, 1, 0, 2:] = 3.0  # two pairs of equal, mutually orthogonal positions
     found = feature_similarity(features)[0]
     torch.testing.assert_close(found.sum(1), torch.ones(4))
-    assert found[0, 1] > 0.49 and found[0, 2] < 1e-6 and found[3, 2] > 0.49
+    assert found[0, 1] > 0.49 and found[0, 2] < 1e-4 and found[3, 2] > 0.49
 
 
 # --- refinement
@@ -144,3 +144,14 @@ def test_missing_crf_is_named_with_its_remedy(monkeypatch):
         refine.refine_crf(np.zeros((4, 4, 3), np.uint8), np.ones((2, 4, 4), np.float32) / 2)
     assert caught.value.code == 3
     assert "crf" not in refine.available_refiners()
+
+
+def test_grabcut_does_not_depend_on_what_ran_before_or_beside_it():
+    """Its colour models start from a random k-means: every call seeds it, in its own thread."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    image, _, probability = square_scene()
+    alone = refine.refine_grabcut(image, probability)
+    with ThreadPoolExecutor(3) as pool:
+        beside = list(pool.map(lambda _: refine.refine_grabcut(image, probability), range(6)))
+    assert all(np.array_equal(alone, other) for other in beside)

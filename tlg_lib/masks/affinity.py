@@ -32,7 +32,7 @@ def patch_affinity(attention: Tensor, rounds: int = ROUNDS) -> Tensor:
     return matrix @ matrix
 
 
-def feature_similarity(features: Tensor, sharpness: float = 20.0) -> Tensor:
+def feature_similarity(features: Tensor, sharpness: float = 10.0) -> Tensor:
     """In place of attention where a tower has none: softmax over positions of sharpness x cosine.
 
     features [B, C, h, w] -> [B, h*w, h*w], rows sum to 1.

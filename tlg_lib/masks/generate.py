@@ -7,11 +7,13 @@ recipe and the image.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import hashlib
 import json
 import os
 from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,7 +43,8 @@ class MaskRecipe:
     """How masks are made; its digest is stored beside them.
 
     affinity: "attention" (transformers), "features" (self-similarity of the last stage) or "none".
-    refine: a name in refine.REFINERS. box_threshold: share of a CAM's maximum inside whose boxes it spreads.
+    refine: a name in refine.REFINERS. box_threshold: share of a CAM's maximum inside whose boxes it spreads, 0 =
+    everywhere.
     alpha: background score = (1 - max over classes) ** alpha. scales: input sizes relative to the image, CAMs
     averaged. max_side: larger images are worked on at this many pixels, masks are written at full size.
     labels: foreground words are all classes "present" in the image, or the "row"'s own class alone.
@@ -49,7 +52,7 @@ class MaskRecipe:
     """
 
     affinity: str = "attention"
-    refine: str = "guided"
+    refine: str = "grabcut"
     box_threshold: float = 0.4
     alpha: float = 1.0
     scales: tuple[float, ...] = (1.0,)
@@ -76,7 +79,7 @@ def default_recipe(clip, dataset: str, **overrides) -> MaskRecipe:
     """The measured defaults for a tower and a dataset (docs/masks.md), with changes by field name."""
     values: dict = {"box_threshold": 0.7 if dataset == "coco" else 0.4}
     if clip.kind != "vit":
-        values.update(affinity="none", refine="grabcut", scales=(2.0,))
+        values.update(affinity="features", box_threshold=0.0, scales=(2.0,))
     fields = {f.name for f in dataclasses.fields(MaskRecipe)}
     unknown = sorted(set(overrides) - fields)
     if unknown:
@@ -137,12 +140,17 @@ class MaskMaker:
     """
 
     def __init__(self, clip, prompts: Prompts, recipe: MaskRecipe, device: str | torch.device = "cpu"):
-        if recipe.affinity == "attention" and clip.kind != "vit":
-            raise TLGError(f"affinity=attention needs a transformer, {clip.name} is convolutional: use "
-                           "affinity=features or affinity=none")
+        _check_affinity(clip, recipe)
         self.clip, self.recipe, self.device = clip, recipe, torch.device(device)
         text, background = encode_prompts(clip, prompts)
         self.text, self.background = text.to(self.device), background.to(self.device)  # [C, D], [Bg, D]
+
+    def with_recipe(self, recipe: MaskRecipe) -> "MaskMaker":
+        """The same tower and words, which are not encoded again, under another recipe."""
+        _check_affinity(self.clip, recipe)
+        other = copy.copy(self)
+        other.recipe = recipe
+        return other
 
     def one(self, image: np.ndarray, classes: tuple[int, ...]) -> Stages:
         """Stages of one image uint8 [H, W, 3] for the class ids that it shows."""
@@ -152,10 +160,10 @@ class MaskMaker:
         """Stages of images of one size, computed together."""
         small = [_at_most(image, self.recipe.max_side) for image in images]
         cams, spreads = self.coarse(small, classes)
-        return [
-            self.finish(image, work, ids, cam[: len(ids)], wide[: len(ids)])
-            for image, work, ids, cam, wide in zip(images, small, classes, cams, spreads)
-        ]
+        with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # OpenCV and NumPy work outside Python's lock
+            return list(pool.map(
+                lambda image, work, ids, cam, wide: self.finish(image, work, ids, cam[: len(ids)], wide[: len(ids)]),
+                images, small, classes, cams, spreads))
 
     def coarse(self, images: list[np.ndarray],
                classes: list[tuple[int, ...]]) -> tuple[np.ndarray, np.ndarray]:
@@ -206,6 +214,12 @@ class MaskMaker:
             best = np.sort(refined, 0)[-2:]
             label[best[1] - best[0] < self.recipe.unsure] = 255
         return Stages(tuple(classes), cam, wide, probability, first, refined, label)
+
+
+def _check_affinity(clip, recipe: MaskRecipe) -> None:
+    if recipe.affinity == "attention" and clip.kind != "vit":
+        raise TLGError(f"affinity=attention needs a transformer, {clip.name} is convolutional: use "
+                       "affinity=features or affinity=none")
 
 
 def _at_most(image: np.ndarray, side: int) -> np.ndarray:

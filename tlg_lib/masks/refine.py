@@ -41,7 +41,7 @@ def refine_guided(image: np.ndarray, probability: np.ndarray) -> np.ndarray:
     return _normalised(refined)
 
 
-def refine_grabcut(image: np.ndarray, probability: np.ndarray, rounds: int = 3) -> np.ndarray:
+def refine_grabcut(image: np.ndarray, probability: np.ndarray, rounds: int = 2) -> np.ndarray:
     """GrabCut (Rother et al., SIGGRAPH 2004) per class: above 0.8 and below 0.15 are sure, the rest is cut.
 
     What a cut adds or drops moves that class's probability to the other side of one half.
