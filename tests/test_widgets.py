@@ -244,7 +244,7 @@ def test_mask_explorer_equals_the_generator(scene):
 
     clip, prompts, recipe = MapClip(), load_prompts("mini"), MaskRecipe(affinity="none", refine="none")
     class_id = scene.episode.class_id
-    workshop = inside.MaskWorkshop(clip, prompts, scene.query, (class_id,), class_id)
+    workshop = inside.MaskWorkshop(MaskMaker(clip, prompts, recipe), scene.query, (class_id,), class_id)
     explorer = widgets.MaskExplorer({"one": (workshop, scene.truth)}, recipe)
     explorer.alpha.value, explorer.refine.value, explorer.affinity.value = 3.0, "guided", "features"
     assert explorer.message.value == ""

@@ -282,20 +282,18 @@ def separation(features: np.ndarray, mask: np.ndarray) -> float:
 class MaskWorkshop:
     """One image's pseudo mask under any recipe; the class maps, which take longest, are kept between calls.
 
-    image uint8 [H, W, 3]; classes: ids that the image shows; class_id: the one whose mask is wanted.
+    maker: masks.generate.MaskMaker, whose tower and words serve all recipes; image uint8 [H, W, 3]; classes: ids
+    that the image shows; class_id: the one whose mask is wanted.
     """
 
-    def __init__(self, clip, prompts, image: np.ndarray, classes: tuple[int, ...], class_id: int):
-        self.clip, self.prompts = clip, prompts
-        self.image, self.classes, self.class_id = image, tuple(classes), class_id
+    def __init__(self, maker, image: np.ndarray, classes: tuple[int, ...], class_id: int):
+        self.maker, self.image, self.classes, self.class_id = maker, image, tuple(classes), class_id
         self._coarse: dict[tuple, tuple[np.ndarray, np.ndarray]] = {}
 
     def stages(self, recipe):
         """``masks.generate.Stages`` by a MaskRecipe. Raises TLGError when the recipe does not fit the tower."""
-        from .masks.generate import MaskMaker
-
-        maker = MaskMaker(self.clip, self.prompts, recipe)
-        key = (recipe.affinity, recipe.box_threshold, recipe.scales, recipe.max_side)
+        maker = self.maker.with_recipe(recipe)
+        key = (recipe.affinity, recipe.box_threshold, recipe.scales)
         if key not in self._coarse:
             cams, spreads = maker.coarse([self.image], [self.classes])
             self._coarse[key] = cams[0], spreads[0]

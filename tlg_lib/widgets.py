@@ -294,7 +294,7 @@ class MaskExplorer(ipywidgets.VBox):
         from .masks.refine import available_refiners
 
         self.workshops, self.recipe = workshops, recipe
-        vit = next(iter(workshops.values()))[0].clip.kind == "vit"
+        vit = next(iter(workshops.values()))[0].maker.clip.kind == "vit"
         slow = {**SLIDER, "continuous_update": False}
         self.image = ipywidgets.Dropdown(description="image", options=list(workshops), style=LABELS)
         self.affinity = ipywidgets.Dropdown(

@@ -39,7 +39,7 @@ def _moves(config) -> dict[str, tuple[object, Callable[[int], None]]]:
     from .. import inside, widgets
     from ..clips import load_clip
     from ..experiment import open_experiment
-    from ..masks.generate import default_recipe
+    from ..masks.generate import MaskMaker, default_recipe
     from ..masks.prompts import load_prompts
     from ..model import build_model
 
@@ -48,11 +48,13 @@ def _moves(config) -> dict[str, tuple[object, Callable[[int], None]]]:
     episode = experiment.test_episodes(config.replace(shots=5), 1)[0]
     scene = inside.open_scene(experiment, config, model, episode)
     clip, prompts, data = load_clip(config.clip, config.clip_weights), load_prompts(config.dataset), experiment.data
-    workshop = inside.MaskWorkshop(clip, prompts, data.image(episode.query), (episode.class_id,), episode.class_id)
+    recipe = default_recipe(clip, config.dataset)
+    maker = MaskMaker(clip, prompts, recipe)
+    workshop = inside.MaskWorkshop(maker, data.image(episode.query), (episode.class_id,), episode.class_id)
     truth = data.mask(episode.query, episode.class_id)
     correlation, transport = widgets.CorrelationExplorer(scene), widgets.TransportExplorer(scene)
     text, shots = widgets.TextPriorEditor(scene, clip, prompts), widgets.ShotBuilder(scene, episode.support)
-    masks = widgets.MaskExplorer({"query": (workshop, truth)}, default_recipe(clip, config.dataset))
+    masks = widgets.MaskExplorer({"query": (workshop, truth)}, recipe)
     for box in shots.choices:
         box.value = True
 
