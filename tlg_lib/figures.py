@@ -39,6 +39,7 @@ METHODS = {
     "mask": ("query's pseudo mask alone", GREY),
     "corrected-nomask": ("control: no query mask", INK),
     "wrong-support": ("control: wrong support", "#A89B00"),  # yellow, darkened to be read on white
+    "wrong-support-image": ("control: wrong support, image labels", "#C9BD45"),
 }
 STYLE = {
     "font.family": "DejaVu Sans", "font.size": 10, "axes.titlesize": 11, "axes.titleweight": "bold",
@@ -63,12 +64,12 @@ def styled(function):
 
 @styled
 def save_figure(figure: Figure, path: str | Path, alt: str, note: str = "") -> Path:
-    """Write a PNG whose description is ``alt``; ``note`` (as "smoke: figures mean nothing") is drawn below.
+    """Write a PNG whose description is ``alt``; ``note`` (as "smoke: figures mean nothing") is drawn above.
 
     The file holds no date and no version, so that it is the same for the same picture.
     """
     if note:
-        figure.text(0.995, -0.005, note, ha="right", va="top", color=VERMILLION, fontsize=9, fontweight="bold")
+        figure.text(0.995, 1.005, note, ha="right", va="bottom", color=VERMILLION, fontsize=9, fontweight="bold")
     path = Path(path)
     with atomic(path) as file:
         figure.savefig(file, format="png", dpi=120, bbox_inches="tight", pad_inches=0.12,

@@ -44,8 +44,8 @@ def _key(record: dict) -> str:
     if record["row"].startswith("mask + "):
         return FUSION
     if record["control"]:
-        main = record["row"] == "corrected-pixel"
-        return WRONG if main else f"{record['row']}, {record['control']}"
+        names = {"corrected-pixel": WRONG, "corrected-image": f"{WRONG}-image"}
+        return names.get(record["row"], f"{record['row']}, {record['control']}")
     return record["row"]
 
 
