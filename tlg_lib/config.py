@@ -79,8 +79,8 @@ class Config:
     query_loss: float = 1.4
     support_loss: float = 0.6
     noisy_targets: str = field(
-        default="none", metadata=_choice("none", "confidence", "bootstrap", "soft", "size", "prototype")
-    )  # supervision="image" only: how training copes with noisy masks (losses.py)
+        default="confidence", metadata=_choice("none", "confidence", "bootstrap", "soft", "size", "prototype")
+    )  # how training with supervision="image" copes with noisy masks (losses.py); of no effect with "pixel"
     mask_dropout: float = 0.0  # share of training queries whose pseudo mask is hidden (0.5 everywhere)
     negatives: float = 0.0  # share of training episodes with a support of another class, target empty
     accumulate: int = 1
@@ -124,7 +124,7 @@ VARIANT_SWITCHES: dict[str, dict[str, Any]] = {
         token_skip=False, key_value="adjacent", second_attention="within", query_residual="support",
         correlation_grid="other", mask_support=False, text_maps="frozen", ignore_255=False,
         reductions="shared", prototype_prior=False, dice=0.0,
-        support_loss=0.6, negatives=0.0, mask_dropout=0.0,
+        support_loss=0.6, noisy_targets="none", negatives=0.0, mask_dropout=0.0,
     ),
     # The plain 4D encoder and decoder, without HA, HT, HC and without the mask input (DESIGN 3.3, baseline 3).
     "hsnet": dict(use_ha=False, use_ht=False, use_hc=False, query_mask="none", prototype_prior=False),
@@ -258,8 +258,6 @@ def _checked(values: dict[str, Any]) -> Config:
         raise TLGError(f"widths_4d={config.widths_4d}: each must be a multiple of 4 (GroupNorm has 4 groups)")
     if config.width % 8:
         raise TLGError(f"width={config.width}: must be a multiple of 8 (attention has 8 heads)")
-    if config.supervision == "pixel" and config.noisy_targets != "none":
-        raise TLGError("noisy_targets applies to supervision=image only: pixel targets are not noisy")
     if not config.use_ha and config.use_ht:
         raise TLGError("use_ht=true needs use_ha=true: transport works on the aggregated features")
     return config

@@ -32,6 +32,7 @@ RUNGS: dict[str, tuple[str, tuple[str, ...]]] = {
     "reductions": ("reductions per level", ("reductions",)),
     "skip": ("skip around HT", ("token_skip",)),
     "dice": ("soft Dice", ("dice",)),
+    "noise": ("noisy targets by confidence", ("noisy_targets",)),
     "one-way": ("query direction only", ("support_loss",)),
     "prior": ("prototype maps to the decoder", ("prototype_prior",)),
     "negatives": ("negative episodes", ("negatives",)),
@@ -43,9 +44,10 @@ def ladder_rows(config: Config) -> tuple[Row, ...]:
     """Rows of the ladder for this config's preset and supervision; rungs that change nothing are left out."""
     top = config.replace(variant="corrected").to_dict()
     bottom = make_config(config.preset, variant="released").to_dict()
-    fixed = {"supervision": config.supervision, "noisy_targets": config.noisy_targets, "variant": "released"}
-    rungs = {name: (label, keys) for name, (label, keys) in RUNGS.items() if any(top[k] != bottom[k] for k in keys)}
-    missing = sorted(k for k in VARIANT_SWITCHES["released"] if top[k] != bottom[k]
+    fixed = {"supervision": config.supervision, "variant": "released"}
+    rungs = {name: (label, keys) for name, (label, keys) in RUNGS.items() if any(top[k] != bottom[k] for k in keys)
+             and (name != "noise" or config.supervision == "image")}
+    missing = sorted(k for k in VARIANT_SWITCHES["released"] if top[k] != bottom[k] and k != "noisy_targets"
                      and not any(k in keys for _, keys in rungs.values()))
     if missing:
         raise TLGError(f"the ladder has no rung for {', '.join(missing)}: add one to tlg_lib/ladder.py")

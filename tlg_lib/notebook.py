@@ -250,7 +250,7 @@ def _numbers(name: str, value, everything: tuple[int, ...]) -> tuple[int, ...]:
 
 def _rows(config: Config, variant: str, supervision: str) -> tuple:
     """What to train: the whole table of DESIGN 3.3, or every wanted variant on every wanted kind of target."""
-    from .study import IMAGE_NOISY_TARGETS, Row, table_rows
+    from .study import Row, table_rows
 
     for name, value, known in (("variant", variant, VARIANTS), ("supervision", supervision, SUPERVISIONS)):
         if value != "all" and value not in known:
@@ -262,8 +262,7 @@ def _rows(config: Config, variant: str, supervision: str) -> tuple:
     rows = []
     for v in VARIANTS if variant == "all" else (variant,):
         for s in SUPERVISIONS if supervision == "all" else (supervision,):
-            targets = IMAGE_NOISY_TARGETS if s == "image" else "none"
-            changes = (("noisy_targets", targets), ("supervision", s), ("variant", v))
+            changes = (("supervision", s), ("variant", v))
             rows.append(named.get(f"{v}-{s}") or Row(f"{v}-{s}", f"{v}, {s} labels", changes, full=True))
     return tuple(rows)
 
