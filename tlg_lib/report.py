@@ -19,7 +19,7 @@ from .results import FUSION, MASK, PROTOTYPE, WRONG, load_results
 # Section -> (heading, one sentence, figures in order). Figure names are those that the notebooks give.
 PICTURES = {
     "task": ("The task in one picture", "One image of a new class is the support; the other is to be segmented. No "
-             "mask was drawn by a person for either: CLIP guesses one from the class name.", ("00-task",)),
+             "mask was drawn by a person for either: CLIP guesses one from the class name.", ("07-task", "00-task")),
     "examples": ("What the network does", "Every class below was held out of training. Truth is used for scoring only.",
                  ("07-examples", "07-failures")),
     "training": ("Training", "The score on the held-out classes is watched, not used: the last epoch counts.",
@@ -129,7 +129,10 @@ def _figure(path: Path, lazy: bool = False) -> str:
 
 def _pictures(name: str, figures: dict[str, Path]) -> tuple[str, str]:
     heading, sentence, names = PICTURES[name]
-    found = "".join(_figure(figures[n]) for n in names if n in figures)
+    present = [n for n in names if n in figures]
+    if name == "task":
+        present = present[:1]  # of the fully trained network where there is one, else of notebook 00's
+    found = "".join(_figure(figures[n]) for n in present)
     return heading, f"<p>{_e(sentence)}</p>{found}" if found else ""
 
 
