@@ -142,12 +142,11 @@ class FewShotPredictor:
         small = torch.from_numpy(resize_mask(mask, size) == 1).float()[None, None].to(self.device)  # [1, 1, h, w]
         return [m.float() for m in self.backbone(pixels)], small, mask
 
-    @torch.inference_mode()
     def segment(self, query: np.ndarray, support: list) -> Prediction:
         """Segment a query uint8 [H, W, 3] by what ``support`` prepared: each shot at the threshold, then votes."""
         maps, mask, pseudo = self._prepare(query)
-        batch = self._batch(maps, mask, support)
-        shots = self.predictor(batch).float()  # [1, K, h, w]
+        with torch.no_grad():
+            shots = self.predictor(self._batch(maps, mask, support)).float()  # [1, K, h, w]
         shots = F.interpolate(shots, query.shape[:2], mode="bilinear", align_corners=False)  # [1, K, H, W]
         voted = vote(shots >= self.threshold)[0]
         return Prediction(voted.cpu().numpy(), shots.mean(1)[0].cpu().numpy(), pseudo)
