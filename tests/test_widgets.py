@@ -164,6 +164,13 @@ def test_principal_colours_give_equal_features_equal_colours():
     assert first.shape == (4, 4, 3) and np.array_equal(first[:2], second)
 
 
+def test_object_cell_lies_inside_the_mask():
+    mask = np.zeros((64, 96), np.uint8)
+    mask[16:48, 56:96] = 1
+    assert inside.object_cell(mask, (8, 12)) in {(r, c) for r in (3, 4) for c in (8, 9, 10)}
+    assert inside.object_cell(np.zeros((64, 96), np.uint8), (8, 12)) == (4, 6)
+
+
 # --- pictures
 
 

@@ -88,6 +88,15 @@ def level_grid(scene: Scene, level: int) -> tuple[int, int]:
     return tuple(scene.batch.query[first].shape[-2:])
 
 
+def object_cell(mask: np.ndarray, grid: tuple[int, int]) -> tuple[int, int]:
+    """(row, column) of the grid's cell that a mask {0, 1, 255} [H, W] covers most; the middle for an empty mask."""
+    if not (mask == 1).any():
+        return grid[0] // 2, grid[1] // 2
+    covered = F.interpolate(torch.from_numpy(mask == 1).float()[None, None], grid, mode="area")[0, 0]
+    smooth = F.avg_pool2d(covered[None, None], 3, stride=1, padding=1)[0, 0]  # among full cells, an inner one
+    return divmod(int((covered + smooth).argmax()), grid[1])
+
+
 @torch.inference_mode()
 def where_it_looks(scene: Scene, level: int, row: int, column: int, masked: bool = False, shot: int = 0) -> np.ndarray:
     """Similarity of one query position to every support position, mean over the level's layers.

@@ -98,7 +98,8 @@ class CorrelationExplorer(ipywidgets.VBox):
     def __init__(self, scene: inside.Scene):
         self.scene = scene
         rows, columns = inside.level_grid(scene, 0)
-        self.query = Picture(pickable=True, rows=rows, columns=columns, row=rows // 2, column=columns // 2)
+        row, column = inside.object_cell(scene.query_mask, (rows, columns))
+        self.query = Picture(pickable=True, rows=rows, columns=columns, row=row, column=column)
         self.query.show(scene.query, f"Query image with a {scene.class_name}.",
                         "query: click a position, or focus it and use the arrow keys")
         self.level = ipywidgets.Dropdown(description="level", style=LABELS, options=[("all levels", -1)] + [
