@@ -14,6 +14,26 @@ from .capture import directions, record, record_pair
 from .correlation import transposed
 
 
+class _Kept(torch.autograd.Function):
+    """x, and a copy of the positions of the other image that a stride keeps, C last: [B, h', w', H, W, C].
+
+    The gradients of both meet in one place and one memory order; slicing would make a tensor of zeros as large
+    as x, in another order, which every later step would have to reorder.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor, stride: int) -> tuple[Tensor, Tensor]:
+        ctx.stride = stride
+        return x.view_as(x), x.permute(0, 4, 5, 2, 3, 1)[:, ::stride, ::stride].contiguous()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad_x: Tensor, grad_kept: Tensor):
+        # In place: grad_x was made by the backward pass of the one convolution that reads x here.
+        grad_x.permute(0, 4, 5, 2, 3, 1)[:, :: ctx.stride, :: ctx.stride] += grad_kept
+        return grad_x, None
+
+
 class CentrePivotConv4d(nn.Module):
     """A 4D convolution whose kernel is zero off two planes, as HSNet section 4.2 proposes.
 
@@ -32,10 +52,9 @@ class CentrePivotConv4d(nn.Module):
         """[B, C, H, W, h, w] -> [B, C', H, W, ceil(h / stride), ceil(w / stride)]."""
         batch, _, height, width = x.shape[:4]
         # Over this image: only the positions of the other image that survive the stride are computed.
-        kept = x[..., :: self.stride, :: self.stride]  # [B, C, H, W, h', w']
-        h, w = kept.shape[-2:]
-        kept = kept.permute(0, 4, 5, 2, 3, 1).reshape(batch * h * w, height, width, -1)  # C last
-        a = self.this(kept.permute(0, 3, 1, 2))  # [B*h'*w', C', H, W]
+        x, kept = _Kept.apply(x, self.stride)
+        h, w = kept.shape[1:3]
+        a = self.this(kept.flatten(0, 2).permute(0, 3, 1, 2))  # [B*h'*w', C', H, W]
         a = a.unflatten(0, (batch, h, w)).permute(0, 4, 5, 1, 2, 3)  # [B, H, W, h', w', C']
         # Over the other image: a view of x when C stands last in memory (or behind W, as correlate gives it).
         b = self._over_other(x.permute(0, 2, 3, 1, 4, 5).flatten(0, 2))  # [B*H*W, C', h', w']
