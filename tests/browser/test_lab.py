@@ -30,6 +30,10 @@ canvas.width = image.naturalWidth; canvas.height = image.naturalHeight;
 canvas.getContext("2d").drawImage(image, 0, 0);
 return canvas.width * canvas.height ? canvas.toDataURL() : "";
 """
+KERNEL_READY = """
+const panel = window.jupyterapp.shell.currentWidget, kernel = panel?.sessionContext?.session?.kernel;
+return panel?.sessionContext?.isReady === true && kernel?.connectionStatus === "connected" && kernel.status === "idle";
+"""
 RUN_ALL = """
 const done = arguments[arguments.length - 1];
 window.jupyterapp.commands.execute("notebook:run-all-cells").then(() => done("ok"), (error) => done(String(error)));
@@ -86,8 +90,7 @@ def browser(lab):
     try:
         wait(lambda: driver.execute_script("return !!document.querySelector('.jp-Notebook .jp-CodeCell')"), 120,
              "the notebook did not open")
-        wait(lambda: driver.execute_script(
-            "return !!document.querySelector('.jp-Notebook-ExecutionIndicator[data-status=idle]')"), 120, "no kernel")
+        wait(lambda: driver.execute_script(KERNEL_READY), 120, "the kernel did not start")
         assert driver.execute_async_script(RUN_ALL) == "ok"
         wait(lambda: len(boxes(driver)) == 5 and all(images(driver, b) for b in boxes(driver)), PATIENCE,
              "not all five widgets were drawn")
@@ -203,7 +206,7 @@ def test_the_mask_slider_changes_the_mask(browser):
 
 def test_nothing_failed_and_the_console_is_clean(browser):
     failed = browser.execute_script("""return [...document.querySelectorAll(
-        '[data-mime-type="application/vnd.jupyter.stderr"], [data-mime-type="application/vnd.jupyter.error"], .jp-RenderedText[data-mime-type*="error"]')].map((e) => e.innerText)""")
+        '[data-mime-type$="jupyter.stderr"], [data-mime-type$="jupyter.error"]')].map((e) => e.innerText)""")
     assert failed == []
     assert all('role="alert"' not in box.get_attribute("innerHTML") for box in boxes(browser))
     errors = [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
