@@ -23,7 +23,7 @@ def tiny_config(data: str, **overrides):
     return make_config("smoke", **{
         "data": data, "dataset": "pascal", "image_size": 64, "width": 8, "widths_4d": [4, 4, 8], "token_count": 4, "steps": 7, "batch": 2,
         "epoch_steps": 3, "checkpoint_every": 2, "epoch_episodes": 2, "eval_episodes": 6, "backbone_weights": "random",
-        "device": "cpu", "use_hc": False, **overrides})
+        "device": "cpu", **overrides})
 
 
 def train_job(folder: Path, request: dict) -> None:
@@ -60,26 +60,22 @@ def masks_job(folder: Path, request: dict) -> None:
 JOBS = {"train": train_job, "evaluate": evaluate_job, "mini": mini_job, "masks": masks_job}
 
 
-def die_at_write(number: int, how: str) -> None:
-    """kill -9 this process at its ``number``-th write through tlg_lib.paths.atomic."""
-    count = 0
+def die_at_write(number: int, how: str, counted: dict) -> None:
+    """kill -9 this process at its ``number``-th write through tlg_lib.paths.atomic; counts the writes."""
     replace, fsync = os.replace, os.fsync
 
-    def now(event: str) -> None:
-        nonlocal count
-        if event == ("middle" if how == "middle" else "rename"):
-            count += 1
-            return count == number
-        return False
+    def due(event: str) -> bool:
+        counted[event] += 1
+        return counted[event] == number and (event == "middle") == (how == "middle")
 
     def dying_fsync(descriptor):
-        if now("middle"):
+        if due("middle"):
             os.ftruncate(descriptor, os.fstat(descriptor).st_size // 2)  # half of it reached the disk
             os.kill(os.getpid(), signal.SIGKILL)
         return fsync(descriptor)
 
     def dying_replace(*arguments, **kwargs):
-        dying = now("rename")
+        dying = due("rename")
         if dying and how == "before":
             os.kill(os.getpid(), signal.SIGKILL)
         replace(*arguments, **kwargs)
@@ -90,28 +86,35 @@ def die_at_write(number: int, how: str) -> None:
 
 
 def run(request: dict) -> dict:
-    """Fork, run, kill as asked; returns how the child ended and how long it took."""
+    """Fork, run, kill as asked; returns how the child ended, how long it took and how many files it wrote."""
     began = time.monotonic()
+    read, write = os.pipe()
     child = os.fork()
     if child == 0:
-        code = 1
+        code, counted = 1, {"middle": 0, "rename": 0}
         try:
-            if "write" in request:
-                die_at_write(request["write"], request["how"])
+            die_at_write(request.get("write", 0), request.get("how", ""), counted)
             JOBS[request["job"]](Path(request["folder"]), request)
             code = 0
         except BaseException:
             traceback.print_exc()
         finally:
+            os.write(write, str(counted["rename"]).encode())
             os._exit(code)
-    if "time" in request:
-        time.sleep(request["time"])
-        try:
+    os.close(write)
+    status = None
+    while status is None:
+        ended, code = os.waitpid(child, os.WNOHANG)
+        if ended:
+            status = code
+        elif "time" in request and time.monotonic() - began > request["time"]:
             os.kill(child, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
-    _, status = os.waitpid(child, 0)
-    return {"code": os.waitstatus_to_exitcode(status), "seconds": time.monotonic() - began}
+            _, status = os.waitpid(child, 0)
+        else:
+            time.sleep(0.005)
+    with os.fdopen(read) as pipe:
+        writes = int(pipe.read() or 0)
+    return {"code": os.waitstatus_to_exitcode(status), "seconds": time.monotonic() - began, "writes": writes}
 
 
 def main() -> None:

@@ -39,18 +39,19 @@ class Killer:
         self.process.stdin.flush()
         return json.loads(self.process.stdout.readline())
 
-    def run(self, job: str, folder: Path) -> float:
-        """To the end, undisturbed; returns the seconds it took."""
+    def run(self, job: str, folder: Path) -> tuple[float, int]:
+        """To the end, undisturbed; returns the seconds it took and the number of files written."""
         answer = self.ask(job=job, folder=str(folder))
         assert answer["code"] == 0, f"{job} failed in {folder}"
-        return answer["seconds"]
+        return answer["seconds"], answer["writes"]
 
     def kill_and_finish(self, job: str, folder: Path, rng: random.Random, seconds: float, writes: int) -> list[str]:
         """One to three kills at random moments, then the rest. Returns what was done, for the message."""
         story = []
-        for _ in range(rng.choice((1, 1, 2, 3))):
-            if rng.random() < 0.5:
-                how = {"time": rng.uniform(0, 1.1 * seconds)}
+        for attempt in range(rng.choice((1, 1, 2, 3))):
+            # The first is tied to a write, and so happens on any machine; a moment in seconds may come too late.
+            if attempt and rng.random() < 0.7:
+                how = {"time": rng.uniform(0, 0.8 * seconds)}
             else:
                 how = {"write": rng.randint(1, writes), "how": rng.choice(("before", "middle", "after"))}
             answer = self.ask(job=job, folder=str(folder), **how)
@@ -102,7 +103,6 @@ def files_result(folder: Path) -> dict:
 
 
 RESULTS = {"train": training_result, "evaluate": evaluation_result, "masks": files_result, "mini": files_result}
-WRITES = {"train": 8, "evaluate": 10, "masks": 12, "mini": 60}
 
 
 @pytest.mark.slow
@@ -113,7 +113,7 @@ def test_kill_9_at_a_random_moment_changes_nothing(killer, tmp_path, job):
     if job == "evaluate":
         killer.run("train", start)
     _copy(start, reference)
-    seconds = killer.run(job, reference)
+    seconds, writes = killer.run(job, reference)
     expected = RESULTS[job](reference)
     assert expected, "the job left nothing to compare"
     rng = random.Random(f"{job}/{os.environ.get('TLG_RESUME_SEED', '0')}")
@@ -121,14 +121,14 @@ def test_kill_9_at_a_random_moment_changes_nothing(killer, tmp_path, job):
     for trial in range(trials):
         folder = tmp_path / f"trial{trial}"
         _copy(start, folder)
-        story = killer.kill_and_finish(job, folder, rng, seconds, WRITES[job])
+        story = killer.kill_and_finish(job, folder, rng, seconds, writes)
         got = RESULTS[job](folder)
         different = [k for k in {**expected, **got} if got.get(k) != expected.get(k)]
         assert not different, f"{job}, trial {trial}, {story}: {different[:5]}"
         leftovers = [p.name for p in folder.rglob("*.part")]
         assert len(leftovers) <= len(story), f"{leftovers}"
     print(f"\n{job}: {trials} trials, {killer.kills - before} kills, all the same", file=sys.stderr)
-    assert killer.kills - before >= trials // 2
+    assert killer.kills - before >= trials
 
 
 def _copy(source: Path, target: Path) -> None:
