@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from .capture import directions, record, record_pair
 from .correlation import transposed
@@ -95,7 +96,10 @@ class Block4d(nn.Module):
         self.norm = nn.GroupNorm(4, outputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.conv(x)  # [B, C', H, W, h', w']
+        return self.activate(self.conv(x))
+
+    def activate(self, x: Tensor) -> Tensor:
+        """GroupNorm and ReLU. [B, C', H, W, h', w'] -> same shape."""
         shape = x.shape
         x = x.flatten(2, 3).flatten(3, 4)  # [B, C', H*W, h'*w'], C' last in memory: "channels last"
         x = F.relu(self.norm(x), inplace=True)
@@ -106,11 +110,15 @@ class Encoder4d(nn.Module):
     """Squeeze the other image out of the correlation pyramid, coarse to fine.
 
     Args: layers -- number of correlation layers at strides 8, 16, 32; widths -- channels of the three blocks
-    of each level (16, 64, 128 in the release). Output: [B, widths[2], H8, W8].
+    of each level (16, 64, 128 in the release); recompute -- in training, compute the squeezing blocks again in the
+    backward pass instead of keeping what they need (activation checkpointing). Output: [B, widths[2], H8, W8].
     """
 
-    def __init__(self, layers: tuple[int, int, int], widths: tuple[int, int, int] = (16, 64, 128)):
+    def __init__(
+        self, layers: tuple[int, int, int], widths: tuple[int, int, int] = (16, 64, 128), recompute: bool = False
+    ):
         super().__init__()
+        self.recompute = recompute
         a, b, c = widths
         fine, middle, coarse = layers
         self.squeeze4 = nn.Sequential(Block4d(coarse, a, 3, 2), Block4d(a, b, 3, 2), Block4d(b, c, 3, 2))
@@ -127,9 +135,9 @@ class Encoder4d(nn.Module):
         """
         fine, middle, coarse = correlations
         with directions(both):
-            fine = self._squeeze(self.squeeze2, fine, both, "2")  # [B or 2B, C, H8, W8, 2, 2] at 400 x 400
-            middle = self._squeeze(self.squeeze3, middle, both, "3")  # [.., C, H16, W16, 2, 2]
-            coarse = self._squeeze(self.squeeze4, coarse, both, "4")  # [.., C, H32, W32, 2, 2]
+            fine = self._level(self.squeeze2, fine, both, "2")  # [B or 2B, C, H8, W8, 2, 2] at 400 x 400
+            middle = self._level(self.squeeze3, middle, both, "3")  # [.., C, H16, W16, 2, 2]
+            coarse = self._level(self.squeeze4, coarse, both, "4")  # [.., C, H32, W32, 2, 2]
 
             middle = self.mix43(add_resized(middle, coarse))
             record_pair("conv4d_{}/", "mix43", middle)
@@ -139,21 +147,33 @@ class Encoder4d(nn.Module):
             record_pair("after4d_{}", "", out)
         return out
 
-    @staticmethod
-    def _squeeze(blocks: nn.Sequential, correlation: Tensor, both: bool, level: str) -> Tensor:
-        """One level, one or both directions. The first block, whose input is large, takes them one by one."""
+    def _level(self, blocks: nn.Sequential, correlation: Tensor, both: bool, level: str) -> Tensor:
+        """One level, one or both directions, its blocks recomputed in the backward pass if so configured."""
         record(f"corr_query/l{level}", correlation)
-        parts = [blocks[0](correlation)]
-        if both:
-            swapped = transposed(correlation)
-            record(f"corr_support/l{level}", swapped)
-            parts.append(blocks[0](swapped))
-            del swapped
-        # Joined with C last, as it stands in memory: torch.cat would put it in front.
-        x = torch.cat([p.permute(0, 2, 3, 4, 5, 1) for p in parts]).permute(0, 5, 1, 2, 3, 4)
-        x = blocks[1:](x)
+        if self.recompute and torch.is_grad_enabled():
+            x = checkpoint(_squeeze, blocks, correlation, both, level, use_reentrant=False)
+        else:
+            x = _squeeze(blocks, correlation, both, level)
         record_pair("conv4d_{}/", f"sqz{level}", x)
         return x
+
+
+def _squeeze(blocks: nn.Sequential, correlation: Tensor, both: bool, level: str) -> Tensor:
+    """[B, L, Hq, Wq, Hs, Ws] -> [B or 2B, C, H, W, h, w].
+
+    The first convolution, whose input is large, takes the directions one by one; the rest takes them together.
+    """
+    first = blocks[0]
+    parts = [first.conv(correlation)]
+    if both:
+        swapped = transposed(correlation)
+        record(f"corr_support/l{level}", swapped)
+        parts.append(first.conv(swapped))
+        del swapped
+    # Joined with C last, as it stands in memory: torch.cat would put it in front.
+    x = torch.cat([p.permute(0, 2, 3, 4, 5, 1) for p in parts]).permute(0, 5, 1, 2, 3, 4) if both else parts[0]
+    del parts
+    return blocks[1:](first.activate(x))
 
 
 def add_resized(fine: Tensor, coarse: Tensor) -> Tensor:

@@ -47,7 +47,9 @@ class TLG(nn.Module):
         low, middle, _ = backbones.LAYOUTS[config.backbone].grids(config.image_size)
         self.grid = low
 
-        self.encoder = Encoder4d(tuple(len(level) for level in self.levels), config.widths_4d)
+        self.encoder = Encoder4d(
+            tuple(len(level) for level in self.levels), config.widths_4d, recompute=config.activation_checkpointing
+        )
         if config.use_ha:
             self.aggregation = HeterogeneousAggregation(
                 backbone_channels, self.levels, config.width, config.reductions
@@ -197,7 +199,8 @@ def build_model(config, backbone, text: TextVectors | None = None) -> TLG:
     """A TLG for this backbone (a Backbone or a Layout), its weights drawn from ``config.seed``."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        return TLG(config, backbone.channels, backbone.levels, text)
+        model = TLG(config, backbone.channels, backbone.levels, text)
+    return model.to(memory_format=torch.channels_last) if config.channels_last else model
 
 
 @torch.no_grad()
