@@ -259,8 +259,8 @@ def score_dots(table: Mapping[str, Mapping[int, float]], title: str, metric: str
             if errors and key in errors:
                 axes.errorbar(mean, line, xerr=errors[key], color=INK, capsize=3, lw=1)
             axes.text(1.5, line, f"{mean:.1f}", va="center", fontweight="bold", fontsize=10)
-        for fold, score in scores.items():
-            axes.text(score, line + 0.2 - 0.13 * fold, str(fold), va="center", ha="center", fontsize=7,
+        for place, (fold, score) in enumerate(scores.items()):  # one above the other, so that none is hidden
+            axes.text(score, line + 0.065 * (len(scores) - 1 - 2 * place), str(fold), va="center", ha="center", fontsize=7,
                       fontweight="bold", color="white",
                       bbox=dict(boxstyle="circle,pad=0.2", facecolor=colour, edgecolor="white", lw=0.6))
     axes.set_yticks(range(len(keys)), [method_name(k) for k in reversed(keys)])

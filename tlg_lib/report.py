@@ -86,7 +86,9 @@ def verdict(results: dict) -> str:
     """One sentence, escaped: the main score and what it must be compared with."""
     main = find_row(results, results["main_row"])
     if main is None or main["miou"] is None:
-        return _e(f"Folds {', '.join(map(str, results['folds']))} of four: no mean over folds is given.")
+        folds = ", ".join(f"fold {f}: {score:.1f}" for f, score in (main["folds"] if main else {}).items())
+        return _e(f"{method_name(results['main_row'])}, mIoU on classes it never saw (1-shot): {folds or 'not scored'}. "
+                  "A mean over folds needs all four, so no mean is given.")
     spread = f" ± {main['half_width_95']:.1f}" if main["half_width_95"] is not None else ""
     against = []
     for key, words in ((MASK, "its pseudo mask alone"), (PROTOTYPE, "a prototype without training"),
