@@ -97,6 +97,7 @@ class Config:
 
     # --- evaluation
     eval_episodes: int = 1000
+    extra_episodes: int = 10**6  # at most this many of them for several shots and for the wrong-support control
     epoch_episodes: int = 100  # per-epoch curve; the final figures use eval_episodes
     eval_batch: int = 16
     threshold: float = 0.5
@@ -137,7 +138,8 @@ _PAPER = dict(
 )
 PRESETS: dict[str, dict[str, Any]] = {
     "mini": dict(
-        dataset="mini", image_size=(128, 128), token_count=16, steps=150, lr=2e-3, flip=True, epoch_episodes=60, **_LITE,
+        dataset="mini", image_size=(128, 128), token_count=16, steps=150, lr=2e-3, flip=True, epoch_episodes=60,
+        extra_episodes=400, **_LITE,
     ),
     "smoke": dict(
         dataset="mini", image_size=(128, 128), token_count=16, steps=4, batch=2, eval_episodes=8,
@@ -230,7 +232,7 @@ _RANGES = {  # name: (lowest, highest)
     "lr": (0, 10), "weight_decay": (0, 10), "transport_reg": (1e-3, 100), "token_count": (1, 4096),
     "width": (8, 2048), "dropout": (0, 0.95), "mask_dropout": (0, 1), "negatives": (0, 0.9), "accumulate": (1, 1024), "checkpoint_every": (1, 10**8),
     "epoch_steps": (1, 10**8), "devices": (1, 1024), "workers": (0, 256), "eval_episodes": (1, 10**6),
-    "epoch_episodes": (0, 10**6), "eval_batch": (1, 4096), "threshold": (0, 1), "l2_all": (0, 1), "dice": (0, 100),
+    "epoch_episodes": (0, 10**6), "extra_episodes": (1, 10**6), "eval_batch": (1, 4096), "threshold": (0, 1), "l2_all": (0, 1), "dice": (0, 100),
     "query_loss": (0, 100), "support_loss": (0, 100),
 }
 

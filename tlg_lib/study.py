@@ -194,8 +194,12 @@ def evaluate_trained(config: dict, folder: str, name: str, label: str, shots: tu
         scorer.score(last, shots=k)
     if full:
         scorer.score(last, shots=shots[0], control="wrong support")
-        scorer.score(network_predictor(load_trained(folder, "best_test", progress=False)[0]), shots=shots[0],
-                     epoch="best by test classes")
+        best_step = _best_step(folder)
+        if best_step == scorer.config.steps:
+            scorer.repeat(shots=shots[0], epoch="best by test classes")
+        elif best_step:
+            best = load_trained(folder, "best_test", progress=False)[0]
+            scorer.score(network_predictor(best), shots=shots[0], epoch="best by test classes")
     return scorer.finish()
 
 
@@ -225,6 +229,12 @@ def _free_scorers(config: Config, folder: str) -> list[tuple[Callable, "_Scorer"
 def _finished_free(config: dict, folder: str, shots: tuple[int, ...]) -> list[dict] | None:
     found = [scorer.finished for _, scorer in _free_scorers(config_from_dict(config), folder)]
     return None if None in found else [record for records in found for record in records]
+
+
+def _best_step(folder: str | Path) -> int:
+    """The step after which the test classes scored best; 0 where epochs were not scored (epoch_episodes=0)."""
+    summary = json.loads((Path(folder) / "trained.json").read_text(encoding="utf-8"))
+    return summary["best"].get("test", {}).get("step", 0)
 
 
 def evaluate_training_free(config: dict, folder: str, shots: tuple[int, ...]) -> list[dict]:
@@ -267,6 +277,8 @@ class _Scorer:
         from .evaluate import THRESHOLDS, count_episodes
 
         config = self.config.replace(shots=shots)
+        if shots > 1 or control:
+            config = config.replace(eval_episodes=min(config.eval_episodes, config.extra_episodes))
         if 1 not in self.thresholds:
             base = self.experiment.base_episodes(config.replace(shots=1), min(BASE_EPISODES, config.eval_episodes))
             self.thresholds[1] = count_episodes(predictor, base, self.make, THRESHOLDS,
@@ -288,6 +300,11 @@ class _Scorer:
                 "threshold_from": threshold_from, "agreement": counts.mask_agreement() if position == 0 else None,
                 **figures,
             })
+
+    def repeat(self, *, shots: int, epoch: str) -> None:
+        """The records of the last epoch once more under another name: it was the best one."""
+        same = [r for r in self.records if r["shots"] == shots and r["epoch"] == "last" and not r["control"]]
+        self.records += [{**record, "epoch": epoch} for record in same]
 
     def finish(self) -> list[dict]:
         write_json(self.folder / "records.json", {"stamp": self.stamp, "records": self.records})

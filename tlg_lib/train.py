@@ -13,10 +13,11 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.multiprocessing import ProcessRaisedException
 
 from .baselines import rectified_targets
 from .checkpoints import Checkpoint, load_checkpoint, optimizer_tensors, restore_optimizer, save_checkpoint
-from .config import Config
+from .config import Config, config_from_dict
 from .errors import TLGError
 from .evaluate import count_episodes, network_predictor
 from .experiment import Experiment, data_digest, open_experiment
@@ -27,7 +28,7 @@ from .paths import write_json
 from .progress import track
 
 # Settings that may change between stopping and resuming: they do not change what is learned.
-FREE = ("data", "masks", "device", "workers", "checkpoint_every", "eval_episodes", "eval_batch", "shots",
+FREE = ("data", "masks", "device", "workers", "checkpoint_every", "eval_episodes", "extra_episodes", "eval_batch", "shots",
         "threshold", "cache_features", "clip_weights", "preset", "devices")
 
 
@@ -43,8 +44,16 @@ def train(config: Config, folder: str | Path, progress: bool = True) -> dict:
     with folder_lock(folder):
         if config.devices == 1:
             return _train(_fabric(config), config, folder, progress)
-        fabric = _fabric(config)
-        return fabric.launch(_train, config, folder, progress)
+        try:
+            return _fabric(config).launch(_train_share, config.to_dict(), str(folder), progress)
+        except ProcessRaisedException as error:
+            reason = str(error).strip().splitlines()[-1].rpartition("TLGError: ")[2]
+            raise TLGError(f"one of {config.devices} training processes stopped: {reason}", code=6) from error
+
+
+def _train_share(fabric, settings: dict, folder: str, progress: bool) -> dict:
+    """One of several processes; plain values travel to it, as Fabric refuses frozen dataclasses."""
+    return _train(fabric, config_from_dict(settings), Path(folder), progress)
 
 
 def _fabric(config: Config):
@@ -53,7 +62,13 @@ def _fabric(config: Config):
     from .experiment import pick_device
 
     kind = pick_device(config.device).type
-    strategy = "auto" if config.devices == 1 else "ddp_spawn"
+    if config.devices == 1:
+        strategy = "auto"
+    else:
+        from lightning.fabric.strategies import DDPStrategy
+
+        # As released, a third of the parameters never get a gradient: DDP has to look for them.
+        strategy = DDPStrategy(start_method="spawn", find_unused_parameters=not config.train_hetero)
     return Fabric(accelerator=kind, devices=config.devices, precision=config.precision, strategy=strategy)
 
 
@@ -137,7 +152,8 @@ def _loop(fabric, config, folder, experiment, model, wrapped, optimizer, about, 
 
 def _step(fabric, config, folder, sampler, make, model, wrapped, optimizer, step: int) -> float:
     """One optimizer step on this process's share of the batch, in ``accumulate`` parts. Returns the mean loss."""
-    torch.manual_seed((config.seed * 1_000_003 + step) % 2**31)  # dropout is a function of the step
+    # Dropout is a function of the step and, where several share the batch, of the process.
+    torch.manual_seed((config.seed * 1_000_003 + step + 15_485_863 * fabric.global_rank) % 2**31)
     episodes = sampler.batch(step)
     parts = fabric.world_size * config.accumulate
     if config.batch % parts:
