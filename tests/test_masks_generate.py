@@ -156,16 +156,14 @@ def test_batches_hold_one_size_and_give_the_same_masks(folder):
         assert stored == together[name]
 
 
-def test_processes_give_the_same_masks(tmp_path):
-    """Two workers and this process, on the shipped mini CLIP."""
+def test_processes_give_the_same_masks(folder, tmp_path):
+    """Two workers and this process, on the shipped mini CLIP, which each worker loads by name."""
     from tlg_lib.clips import load_clip
-    from tlg_lib.data.mini import make_mini
 
-    root = make_mini(tmp_path / "mini", images_per_class=4, size=64, progress=False, workers=1)
-    data, clip = SegmentationFolder(root, "mini"), load_clip("mini")
-    rows = generate.all_rows(data)[:6]
+    data, clip = data_of(folder), load_clip("mini")
     for workers, out in ((0, "one"), (2, "two")):
-        generate_masks(data, clip, rows, tmp_path / out, workers=workers, batch=2, progress=False)
+        done = generate_masks(data, clip, None, tmp_path / out, workers=workers, batch=1, progress=False)
+        assert done["made"] == 4
     assert contents(tmp_path / "one") == contents(tmp_path / "two") != {}
 
 
@@ -321,3 +319,15 @@ def test_image_sizes_follow_the_exif_rotation(folder):
     assert generate._batches(data_of(folder), [job], 4) == [[job]]
     make(folder)
     assert Image.open(folder / "PseudoMasks" / "tall--0.png").size == (64, 48)
+
+
+def test_counts_agree_with_the_metric_also_at_ignored_pixels():
+    from tlg_lib.masks.verify import _counts
+    from tlg_lib.metrics import intersection_union
+
+    rng = np.random.default_rng(0)
+    truth = rng.choice([0, 1, 255], (30, 40)).astype(np.uint8)
+    for share in (0.0, 0.3, 1.0):
+        mask = rng.random((30, 40)) < share
+        expected = intersection_union(torch.from_numpy(mask), torch.from_numpy(truth))
+        np.testing.assert_array_equal(_counts(mask, truth), torch.stack(expected).numpy())

@@ -90,8 +90,8 @@ class FewShotPredictor:
             method = f"TLG {config.variant}, {config.supervision} labels, {path}"
             return config, saved.weights, method
         if checkpoint != "none":
-            self.notes.append(f"no trained network in {runs_home() / 'mini'}: this is the training-free fusion; train "
-                              "one with `tlg train mini` or name one with --checkpoint")
+            self.notes.append(f"no trained network in {runs_home() / 'mini'}: this is the training-free fusion; "
+                              "train one with `tlg train mini` or name one with --checkpoint")
         config = make_config("pascal-lite", dataset="mini", device="cpu")
         return config, None, f"training-free fusion ({FUSION})"
 
@@ -99,11 +99,11 @@ class FewShotPredictor:
         name = prompts.classes[self.class_id]
         unknown = self.clip.unknown_words(", ".join(prompts.names[self.class_id]))
         if unknown:
-            self.notes.append(f"the mini CLIP does not know '{' '.join(unknown)}', so the masks of '{name}' mean little: "
-                              "use an official CLIP, as --clip ViT-B-16-quickgelu/openai")
+            self.notes.append(f"the mini CLIP does not know '{' '.join(unknown)}', so the masks of '{name}' mean "
+                              "little: use an official CLIP, as --clip ViT-B-16-quickgelu/openai")
         elif self.clip.name == "mini":
-            self.notes.append("masks by the mini CLIP, which was trained on generated pictures, not on photographs: for "
-                              "photographs use an official CLIP, as --clip ViT-B-16-quickgelu/openai")
+            self.notes.append("masks by the mini CLIP, which was trained on generated pictures: for photographs use "
+                              "an official CLIP, as --clip ViT-B-16-quickgelu/openai")
 
     def _network(self, weights: dict, prompts):
         """The checkpoint's network, its text vectors replaced by those of ``prompts`` (new class included)."""
@@ -114,7 +114,8 @@ class FewShotPredictor:
         text = None
         if self.config.use_hc:
             same = self.clip.name == self.config.clip
-            text = text_vectors(self.clip if same else load_clip(self.config.clip, self.config.clip_weights), prompts)
+            clip = self.clip if same else load_clip(self.config.clip, self.config.clip_weights)
+            text = text_vectors(clip, prompts)
         model = build_model(self.config, self.backbone, text)
         try:
             model.load_state_dict(weights)
@@ -207,7 +208,8 @@ def predict_files(query: str | Path, support: list[str | Path], class_name: str,
     out = Path(out).expanduser()
     stems = Counter(path.stem for path in queries)
     results = []
-    for path in track(queries, label=f"segmenting '{class_name}'", unit="images", show=progress and len(queries) > 1):
+    label = f"segmenting '{class_name}'"
+    for path in track(queries, label=label, unit="images", show=progress and len(queries) > 1):
         name = path.stem if stems[path.stem] == 1 else path.name
         try:
             results.append(_predict_file(predictor, prepared, path, out / name))

@@ -1,4 +1,4 @@
-"""Seconds per image of mask generation, stage by stage, for a CLIP tower with random weights (time, not quality)."""
+"""Seconds per image of mask generation, stage by stage, for a CLIP tower with random weights."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def random_clip(model: str, device: str = "cpu"):
     network = open_clip.create_model(model, pretrained=None).to(device).eval().requires_grad_(False)
     kind = "cnn" if hasattr(network.visual, "attnpool") else "vit"
     mean, std = (255 * torch.tensor(v) for v in (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD))
-    tokenizer = open_clip.get_tokenizer(model)
-    return Clip(f"{model}, random weights", kind, network, tokenizer, network.visual.output_dim, "random", "", mean, std)
+    return Clip(f"{model}, random weights", kind, network, open_clip.get_tokenizer(model),
+                network.visual.output_dim, "random", "", mean, std)
 
 
 def bench_masks(model: str = "ViT-B-16", size: int = 400, batch: int = 1, repeats: int = 3, device: str = "cpu",

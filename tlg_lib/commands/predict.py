@@ -9,9 +9,10 @@ import typer
 
 def command(
     query: Annotated[str, typer.Option(help="photograph, or a folder of them, to segment")],
-    support: Annotated[list[str], typer.Option(help="photograph that shows the class; repeatable, or several after one "
-                                                    "--support")],
-    class_name: Annotated[str, typer.Option("--class", help="what to segment, as \"coffee mug\"; synonyms after commas")],
+    support: Annotated[list[str], typer.Option(help="photograph that shows the class; repeatable, or several "
+                                                    "after one --support")],
+    class_name: Annotated[str, typer.Option("--class", help="what to segment, as \"coffee mug\"; synonyms after "
+                                                            "commas")],
     more_support: Annotated[Optional[list[str]], typer.Argument(help="further support photographs",
                                                                 metavar="[SUPPORT]...")] = None,
     out: Annotated[str, typer.Option(help="folder for masks, overlays and summary.json")] = "predictions",
@@ -30,8 +31,9 @@ def command(
     from ..errors import TLGError
     from ..predict import predict_files
 
-    summary = predict_files(query, [*support, *(more_support or [])], class_name, out, checkpoint=checkpoint, clip=clip,
-                            clip_weights=clip_weights, prompts_file=prompts, threshold=threshold, device=device)
+    summary = predict_files(query, [*support, *(more_support or [])], class_name, out, checkpoint=checkpoint,
+                            clip=clip, clip_weights=clip_weights, prompts_file=prompts, threshold=threshold,
+                            device=device)
     print(f"method: {summary['method']}")
     print(f"masks from: {summary['clip']}; features from: {summary['backbone']} ({summary['backbone_weights']})")
     for note in summary["notes"]:

@@ -162,7 +162,7 @@ class MaskMaker:
         cams, spreads = self.coarse(small, classes)
         with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # OpenCV and NumPy work outside Python's lock
             return list(pool.map(
-                lambda image, work, ids, cam, wide: self.finish(image, work, ids, cam[: len(ids)], wide[: len(ids)]),
+                lambda image, work, ids, cam, wide: self.finish(image, work, ids, cam[:len(ids)], wide[:len(ids)]),
                 images, small, classes, cams, spreads))
 
     def coarse(self, images: list[np.ndarray],

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from ..data.folder import one_class
 from ..data.images import image_size, read_mask, resize_mask
@@ -100,7 +101,7 @@ def _checked_mask(data, image: str, class_id: int, report: MaskReport) -> np.nda
     wrong = np.setdiff1d(label, allowed)
     if len(wrong):
         expected = f"{class_id + 1} ('{data.classes[class_id]}')" if own_file else f"1..{len(data.classes)}"
-        report.faults.append(f"{path}: pixel value {wrong[0]}, expected 0, 255 or {expected}: class numbers from 1")
+        report.faults.append(f"{path}: pixel value {wrong[0]}, expected 0, 255 or {expected}: make it again")
         return None
     mask = one_class(label, class_id)
     if not (mask == 1).any():
@@ -184,7 +185,7 @@ def _stage_masks(stages, refined: dict[str, np.ndarray], class_id: int, size) ->
 
 def _enlarged(map_: np.ndarray, size) -> np.ndarray:
     tensor = torch.from_numpy(map_)[None, None]
-    return torch.nn.functional.interpolate(tensor, tuple(size), mode="bilinear", align_corners=False)[0, 0].numpy()
+    return F.interpolate(tensor, tuple(size), mode="bilinear", align_corners=False)[0, 0].numpy()
 
 
 def contact_sheet(data, rows: list[Row], side: int = 160):
