@@ -7,6 +7,8 @@ from typing import Annotated, Optional
 
 import typer
 
+from . import options as o
+
 app = typer.Typer(no_args_is_help=True, help="Measure time, memory and arithmetic; tables and JSON in runs/bench.")
 
 Backbones = Annotated[Optional[list[str]], typer.Option("--backbone", help="repeatable; default: all three")]
@@ -109,3 +111,46 @@ def scaling(
     folder = _finish(f"scaling-{network}-{backbone}", result, scaling_table(result), out)
     with atomic(folder / f"scaling-{network}-{backbone}.png") as file:
         scaling_figure(result).savefig(file, format="png", dpi=120)
+
+
+@app.command()
+def mini(
+    preset: Annotated[str, typer.Argument(help="a preset whose data is there")] = "mini", repeats: Repeats = 5,
+    device: Device = "auto", threads: Threads = 0, settings: o.Set = None, out: Out = None,
+) -> None:
+    """A preset's training step and evaluation: cached features against the backbone in the loop; loading by part."""
+    from ..bench.mini import bench_mini, mini_table
+
+    config = o.config_from_options(preset, settings, device=_start(device, threads))
+    result = bench_mini(config, repeats)
+    _finish(f"mini-{preset}", result, mini_table(result), out)
+
+
+@app.command()
+def masks(
+    model: Annotated[str, typer.Option(help="open_clip architecture, weights drawn at random")] = "ViT-B-16",
+    size: Annotated[int, typer.Option(min=64, help="image side in pixels")] = 400,
+    batch: Annotated[int, typer.Option(min=1)] = 1, repeats: Repeats = 3, device: Device = "auto",
+    threads: Threads = 0, half: Annotated[bool, typer.Option(help="bfloat16 in the tower")] = False, out: Out = None,
+) -> None:
+    """Seconds per image of pseudo-mask generation, stage by stage."""
+    from ..bench.masks import bench_masks
+    from ..bench.table import markdown
+
+    result = bench_masks(model, size, batch, repeats, _start(device, threads), half=half)
+    rows = [[stage, f"{value:.3f}"] for stage, value in result["seconds_per_image"].items()]
+    title = f"### Masks: {model}, {size} px, batch {batch}, {result['device']} ({result['threads']} threads)"
+    _finish("masks", result, f"{title}\n\n{markdown(['stage', 'seconds per image'], rows)}", out)
+
+
+@app.command("run-profile")
+def run_profile(
+    folder: Annotated[Optional[Path], typer.Argument(help="a folder that `tlg run` wrote; default runs/mini")] = None,
+    out: Out = None,
+) -> None:
+    """Where the time of a notebook run went: per notebook, and the slowest cells."""
+    from ..bench.notebooks import notebook_profile
+    from ..paths import runs_home
+
+    result, text = notebook_profile(folder or runs_home() / "mini")
+    _finish("run-profile", result, text, out)
