@@ -148,11 +148,14 @@ def test_parameters_cell_must_hold_literals(tmp_path):
         declared_parameters(tmp_path / "01_none.ipynb")
 
 
-def test_bad_input_is_one_line_and_a_code_before_any_notebook(tmp_path):
+def test_bad_input_is_one_line_and_a_code_before_any_notebook(tmp_path, capsys):
+    from tlg_lib.cli import main
+
     for arguments in (["run", "mini", "--fold", "7"], ["run", "mini", "--shots", "0"], ["run", "minni"],
                       ["run", "mini", "--set", "stpes=3"], ["run", "pascal-lite", "--data", str(tmp_path / "none")]):
-        done = subprocess.run([sys.executable, "-m", "tlg_lib.cli", *arguments, "--out", str(tmp_path / "out")],
-                              capture_output=True, text=True, timeout=120)
-        assert done.returncode != 0, arguments
-        assert done.stderr.startswith("error: ") and len(done.stderr.strip().splitlines()) == 1, done.stderr
+        with pytest.raises(SystemExit) as caught:
+            main([*arguments, "--out", str(tmp_path / "out")])
+        error = capsys.readouterr().err
+        assert caught.value.code not in (0, None), arguments
+        assert error.startswith("error: ") and len(error.strip().splitlines()) == 1, error
         assert not list(tmp_path.glob("out/*.ipynb"))

@@ -126,7 +126,8 @@ def run_notebooks(preset: str, given: dict | None = None, settings: dict | None 
     if check:
         from .notebook import PARAMETERS, setup
 
-        setup(**{name: value for name, value in parameters.items() if name in PARAMETERS}, quiet=True)
+        asked = setup(**{name: value for name, value in parameters.items() if name in PARAMETERS}, quiet=True)
+        _check_data(asked.config)
     library = _library_digest()
     with folder_lock(folder, name=LOCK_NAME):
         _say(f"{preset}: {len(notebooks)} notebooks into {folder}")
@@ -142,6 +143,15 @@ def run_notebooks(preset: str, given: dict | None = None, settings: dict | None 
                 _execute(notebook, copy, mine, stamp, head)
         _say(f"all notebooks done in {time.perf_counter() - began:.0f} s")
     return folder
+
+
+def _check_data(config) -> None:
+    """Real data must be there before anything starts; mini is made on the way. Raises TLGError."""
+    from .data.folder import open_folder
+    from .experiment import data_root
+
+    if config.dataset != "mini":
+        open_folder(str(data_root(config)), config.dataset, config.masks)
 
 
 def _execute(notebook: Notebook, copy: Path, parameters: dict, stamp: dict, head: str) -> None:
