@@ -18,7 +18,7 @@ from .errors import TLGError
 from .paths import atomic
 
 COLOURS, WIDEST = 128, 1000  # of a picture: palette entries, pixels
-MATHJAX = "https://cdn.jsdelivr.net/npm/mathjax@3/es5/tex-mml-chtml.js"
+MATHJAX = "https://cdnjs.cloudflare.com/ajax/libs/mathjax/3.2.2/es5/tex-mml-chtml.js"
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title}</title><link rel="stylesheet" href="pages.css">{math}</head>
