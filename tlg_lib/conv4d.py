@@ -55,8 +55,8 @@ class CentrePivotConv4d(nn.Module):
         # Over this image: only the positions of the other image that survive the stride are computed.
         x, kept = _Kept.apply(x, self.stride)
         h, w = kept.shape[1:3]
-        a = self.this(kept.flatten(0, 2).permute(0, 3, 1, 2))  # [B*h'*w', C', H, W]
-        a = a.unflatten(0, (batch, h, w)).permute(0, 4, 5, 1, 2, 3)  # [B, H, W, h', w', C']
+        a = self.this(kept.flatten(0, 2).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)  # [B*h'*w', H, W, C']
+        a = a.unflatten(0, (batch, h, w)).permute(0, 3, 4, 1, 2, 5)  # [B, H, W, h', w', C']
         # Over the other image: a view of x when C stands last in memory (or behind W, as correlate gives it).
         b = self._over_other(x.permute(0, 2, 3, 1, 4, 5).flatten(0, 2))  # [B*H*W, C', h', w']
         b = b.unflatten(0, (batch, height, width)).permute(0, 1, 2, 4, 5, 3).contiguous()  # [B, H, W, h', w', C']
