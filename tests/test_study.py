@@ -4,9 +4,11 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
-from tlg_lib.baselines import fusions, prototype_probability, query_mask_alone
+from tlg_lib.baselines import (fusions, late_fusion, prototype, prototype_probability, query_mask_alone, soft_mask)
 from tlg_lib.config import make_config
+from tlg_lib.data.batches import EpisodeBatch
 from tlg_lib.errors import TLGError
 from tlg_lib.evaluate import Counts
 from tlg_lib.study import Row, Study, row_config, run_jobs, table_rows
@@ -72,8 +74,6 @@ def test_a_failing_job_is_named():
 
 def test_prototype_by_hand():
     """Two directions: the mask holds one of them, so exactly its positions look like foreground."""
-    import torch
-
     features = torch.zeros(1, 2, 2, 2)
     features[0, 0, 0], features[0, 1, 1] = 1.0, 1.0  # top row points one way, bottom row the other
     mask = torch.zeros(1, 1, 2, 2)
@@ -84,10 +84,6 @@ def test_prototype_by_hand():
 
 
 def test_fusion_can_outvote_the_mask():
-    import torch
-
-    from tlg_lib.data.batches import EpisodeBatch
-
     features = [torch.zeros(1, 2, 4, 4) for _ in range(3)]
     for f in features:
         f[0, 0, :2], f[0, 1, 2:] = 1.0, 1.0
@@ -97,3 +93,14 @@ def test_fusion_can_outvote_the_mask():
     assert (query_mask_alone(batch)[0, 0] >= 0.5).nonzero()[:, 0].unique().tolist() == [3]
     fused = fusions(((0,), (1,), (2,)))["mask + support prototype"](batch)
     assert (fused[0, 0] >= 0.5).nonzero()[:, 0].unique().tolist() == [0, 1]
+
+
+def test_late_fusion_gives_every_voice_the_same_weight():
+    features = [torch.rand(1, 2, 4, 4) for _ in range(3)]
+    mask = (torch.rand(1, 1, 4, 4) < 0.5).float()
+    batch = EpisodeBatch([], features, [features], mask, mask[:, None], None, None, None, None, torch.tensor([0]))
+    levels, answer = ((0,), (1,), (2,)), torch.rand(1, 1, 4, 4)
+    proto = prototype(levels)(batch)
+    with_mask, without = (late_fusion(lambda batch: answer, levels, seen)(batch) for seen in (True, False))
+    torch.testing.assert_close(with_mask, (answer + proto + soft_mask(batch)) / 3)
+    torch.testing.assert_close(without, (answer + proto) / 2)

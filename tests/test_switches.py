@@ -33,7 +33,7 @@ SWITCHES = {
     "reductions": ("per_level", (), (*CORR, *TEXT)),
 }
 
-TRAINING = {"ignore_255", "dice", "support_loss", "negatives", "mask_dropout", "noisy_targets"}  # of losses.py and train.py
+TRAINING = {"ignore_255", "dice", "support_loss", "negatives", "mask_dropout", "noisy_targets", "late_fusion"}  # of losses.py and train.py
 
 
 def forward(config, weights=None):

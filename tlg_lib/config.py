@@ -65,6 +65,7 @@ class Config:
     l2_all: float = 0.0  # released adds 1e-4 on one GPU only; off by default
     reductions: str = field(default="per_level", metadata=_choice("shared", "per_level"))
     prototype_prior: bool = True  # ours: cosine maps of support and query-self prototypes enter the decoder
+    late_fusion: bool = True  # ours: predictions are averaged with the mask and the support prototype
     width: int = 128
     widths_4d: tuple[int, int, int] = (16, 64, 128)
     dropout: float = 0.1
@@ -124,11 +125,11 @@ VARIANT_SWITCHES: dict[str, dict[str, Any]] = {
         train_hetero=False, transport="released", transport_reg=0.5, tokens="rows", token_count=50,
         token_skip=False, key_value="adjacent", second_attention="within", query_residual="support",
         correlation_grid="other", mask_support=False, text_maps="frozen", ignore_255=False,
-        reductions="shared", prototype_prior=False, dice=0.0,
+        reductions="shared", prototype_prior=False, late_fusion=False, dice=0.0,
         support_loss=0.6, noisy_targets="none", negatives=0.0, mask_dropout=0.0,
     ),
     # The plain 4D encoder and decoder, without HA, HT, HC and without the mask input (DESIGN 3.3, baseline 3).
-    "hsnet": dict(use_ha=False, use_ht=False, use_hc=False, query_mask="none", prototype_prior=False),
+    "hsnet": dict(use_ha=False, use_ht=False, use_hc=False, query_mask="none", prototype_prior=False, late_fusion=False),
 }
 
 _LITE = dict(support_loss=0.0, width=64, widths_4d=(8, 32, 64), backbone="efficientnet_lite0")

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .baselines import Predictor
+from .baselines import Predictor, late_fusion
 from .data.batches import BatchMaker, EpisodeBatch
 from .episodes import Episode
 from .errors import TLGError
@@ -63,14 +63,15 @@ class Counts:
 
 
 def network_predictor(model) -> Predictor:
-    """Foreground probabilities of a trained network, float [B, K, H, W]."""
+    """Foreground probabilities of a trained network, float [B, K, H, W]; with ``late_fusion`` as config says."""
     from .model import predict_shots
 
     def predict_batch(batch: EpisodeBatch) -> Tensor:
         supports = [(maps, batch.support_mask[:, k]) for k, maps in enumerate(batch.support)]
         return predict_shots(model, batch.query, supports, batch.query_mask, batch.class_ids).transpose(0, 1)
 
-    return predict_batch
+    config = model.config
+    return late_fusion(predict_batch, model.levels, config.query_mask == "pseudo") if config.late_fusion else predict_batch
 
 
 def predict(predictor: Predictor, batch: EpisodeBatch, threshold: float = 0.5) -> Tensor:

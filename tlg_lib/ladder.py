@@ -35,6 +35,7 @@ RUNGS: dict[str, tuple[str, tuple[str, ...]]] = {
     "noise": ("noisy targets by confidence", ("noisy_targets",)),
     "one-way": ("query direction only", ("support_loss",)),
     "prior": ("prototype maps to the decoder", ("prototype_prior",)),
+    "fusion": ("late fusion with mask and prototype", ("late_fusion",)),
     "negatives": ("negative episodes", ("negatives",)),
 }
 PARTS = {"use_ht": "without HT", "use_hc": "without HC"}  # switched off from `corrected` alone
