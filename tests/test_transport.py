@@ -89,3 +89,14 @@ def test_residuals_differ_between_the_branches():
     patches = large.unfold(2, 2, 2).unfold(3, 2, 2).flatten(4)
     torch.testing.assert_close(support, patches.amax(-1))
     torch.testing.assert_close(query, patches.mean(-1))
+
+
+def test_adjacent_keys_and_values_take_an_odd_number_of_tokens():
+    """The unpaired last token is asked for, but neither key nor value: changing it moves its own answer alone."""
+    attention = SelfAttention(16, "adjacent", 0.0).eval()
+    tokens = torch.randn(1, 5, 16)
+    other = tokens.clone()
+    other[:, -1] += 1
+    before, after = attention(tokens), attention(other)
+    torch.testing.assert_close(before[:, :4], after[:, :4])
+    assert not torch.allclose(before[:, 4], after[:, 4])

@@ -107,7 +107,8 @@ class SelfAttention(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         if self.key_value == "adjacent":
             kv = self.kv(tokens)
-            k, v = kv[:, 0::2], kv[:, 1::2]  # [B, N/2, C] each
+            even = kv.shape[1] // 2 * 2  # a last token without a partner is neither key nor value
+            k, v = kv[:, 0:even:2], kv[:, 1:even:2]  # [B, N // 2, C] each
         else:
             k, v = self.k(tokens), self.v(tokens)  # [B, N, C] each
         q, k, v = (x.unflatten(2, (HEADS, -1)).transpose(1, 2) for x in (self.q(tokens), k, v))  # [B, 8, N, C/8]
