@@ -214,8 +214,8 @@ def test_transport_explorer_follows_token_and_slider(scene):
     explorer.reg.value = 0.01
     assert explorer.figures.value != told and "column sums of the plan × N: 1.000 to 1.000" in explorer.figures.value
     before = explorer.tokens.data, explorer.plan.alt
-    explorer.tokens.row = 1
-    assert "token (1, 0)" in explorer.plan.alt and explorer.message.value == ""
+    explorer.tokens.row, explorer.tokens.column = 1 - explorer.tokens.row, 0
+    assert f"token ({explorer.tokens.row}, 0)" in explorer.plan.alt and explorer.message.value == ""
     explorer.branch.value = "support"
     assert explorer.tokens.data != before[0] and "goes in the query image" in explorer.plan.alt
 

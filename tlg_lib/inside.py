@@ -151,11 +151,12 @@ def transport_cost(scene: Scene, branch: str = "query") -> Tensor:
 def transport_at(scene: Scene, cost: Tensor, reg: float) -> Transport:
     """The entropic plan of a cost from ``transport_cost`` at another strength of regularisation, reg > 0."""
     plan = sinkhorn_plan(cost, reg)[0].cpu().numpy()
-    grid = _token_grid(scene)
+    grid = tokens_of(scene)
     return Transport(cost[0].cpu().numpy(), plan, grid, grid)
 
 
-def _token_grid(scene: Scene) -> tuple[int, int]:
+def tokens_of(scene: Scene) -> tuple[int, int]:
+    """(rows, columns) of the network's tokens over an image."""
     if scene.config.tokens == "rows":
         return scene.config.token_count, 1
     return token_grid(scene.config.token_count, level_grid(scene, 0))

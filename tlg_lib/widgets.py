@@ -23,7 +23,7 @@ from .figures import overlay
 from .figures_inside import heat, heat_over, mark_cell, png, resized
 
 STATIC = Path(__file__).with_name("static")
-WIDTH = 220  # pixels of a picture on the screen
+WIDTH = 210  # pixels of a picture on the screen
 SHARP = 330  # pixels that maps are drawn with, for screens of higher density
 LABELS = {"description_width": "150px"}
 SLIDER = {"style": LABELS, "layout": {"width": "430px"}}
@@ -144,7 +144,9 @@ class TransportExplorer(ipywidgets.VBox):
         self.reg = ipywidgets.FloatLogSlider(
             description="regularisation", value=scene.config.transport_reg, base=10, min=-2.5, max=1, step=0.05,
             readout_format=".3f", continuous_update=False, **SLIDER)
-        self.tokens = Picture(pickable=True)
+        rows, columns = inside.tokens_of(scene)
+        row, column = inside.object_cell(scene.query_mask, (rows, columns))
+        self.tokens = Picture(pickable=True, rows=rows, columns=columns, row=row, column=column)
         self.attention, self.plan, self.matrix = Picture(), Picture(), Picture()
         self.figures, self.message = ipywidgets.HTML(), ipywidgets.HTML()
         self.tokens.observe(self.update, names=["row", "column"])
@@ -161,8 +163,7 @@ class TransportExplorer(ipywidgets.VBox):
         if branch not in self._costs:
             self._costs[branch] = inside.transport_cost(scene, branch)
         moved = inside.transport_at(scene, self._costs[branch], self.reg.value)
-        self.tokens.rows, self.tokens.columns = moved.asking
-        row, column = min(self.tokens.row, moved.asking[0] - 1), min(self.tokens.column, moved.asking[1] - 1)
+        row, column = self.tokens.row, self.tokens.column
         asked = row * moved.asking[1] + column
         across = scene.config.second_attention == "across"
         pictures = {"query": scene.query, "support": scene.supports[0]}

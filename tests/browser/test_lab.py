@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(1800)]
 CHECKOUT = Path(__file__).resolve().parents[2]
 SHOTS = CHECKOUT / "artefacts" / "browser"
 PATIENCE = float(os.environ.get("TLG_BROWSER_PATIENCE", 300))  # seconds for a notebook to run; slow machines need more
@@ -35,8 +35,9 @@ const panel = window.jupyterapp.shell.currentWidget, kernel = panel?.sessionCont
 return panel?.sessionContext?.isReady === true && kernel?.connectionStatus === "connected" && kernel.status === "idle";
 """
 RUN_ALL = """
-const done = arguments[arguments.length - 1];
-window.jupyterapp.commands.execute("notebook:run-all-cells").then(() => done("ok"), (error) => done(String(error)));
+window.tlgRun = "";
+window.jupyterapp.commands.execute("notebook:run-all-cells").then(
+    () => { window.tlgRun = "done"; }, (error) => { window.tlgRun = String(error); });
 """
 
 
@@ -70,7 +71,10 @@ def lab(tmp_path_factory):
         yield f"{address}/lab/tree/08_visualise.ipynb?reset"
     finally:
         server.terminate()
-        server.wait(30)
+        try:
+            server.wait(60)
+        except subprocess.TimeoutExpired:
+            server.kill()
         log.close()
 
 
@@ -84,15 +88,16 @@ def browser(lab):
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver")))
-    driver.set_script_timeout(PATIENCE)
     driver.get(lab)
     SHOTS.mkdir(parents=True, exist_ok=True)
     try:
         wait(lambda: driver.execute_script("return !!document.querySelector('.jp-Notebook .jp-CodeCell')"), 120,
              "the notebook did not open")
         wait(lambda: driver.execute_script(KERNEL_READY), 120, "the kernel did not start")
-        assert driver.execute_async_script(RUN_ALL) == "ok"
-        wait(lambda: len(boxes(driver)) == 5 and all(images(driver, b) for b in boxes(driver)), PATIENCE,
+        driver.execute_script(RUN_ALL)
+        wait(lambda: driver.execute_script("return window.tlgRun"), PATIENCE, "the notebook was not run to its end", 2)
+        assert driver.execute_script("return window.tlgRun") == "done"
+        wait(lambda: len(boxes(driver)) == 5 and all(images(driver, b) for b in boxes(driver)), 60,
              "not all five widgets were drawn")
         yield driver
     finally:
@@ -100,13 +105,13 @@ def browser(lab):
         driver.quit()
 
 
-def wait(condition, seconds, what):
+def wait(condition, seconds, what, pause=0.3):
     """Poll until the condition holds; pytest.fail with ``what`` when it does not in time."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if condition():
             return
-        time.sleep(0.3)
+        time.sleep(pause)
     pytest.fail(f"{what} in {seconds:.0f} s")
 
 
@@ -134,12 +139,14 @@ def images(driver, box):
 def changes(driver, box, act, name):
     """Do ``act``, and wait until the pictures of the box differ from before; keep a screenshot."""
     before = images(driver, box)
-    began = time.monotonic()
     act()
     wait(lambda: (now := images(driver, box)) and now != before, 60, f"{name}: no picture changed")
+    keep(driver, box, name)
+
+
+def keep(driver, box, name):
     driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", box)
     box.screenshot(str(SHOTS / f"{name}.png"))
-    return time.monotonic() - began
 
 
 def slide(box, label, keys):
@@ -179,8 +186,10 @@ def test_a_typed_word_changes_the_text_map_and_an_empty_one_is_refused_in_the_wi
 
     box = boxes(browser)[2]
     field = box.find_element(By.CSS_SELECTOR, "input[type=text]")
-    changes(browser, box, lambda: field.send_keys(Keys.CONTROL + "a", "cat" + Keys.ENTER), "3-text")
-    field.send_keys(Keys.CONTROL + "a", Keys.BACKSPACE, Keys.ENTER)
+    field.send_keys(Keys.CONTROL + "a")  # a call of its own: the modifier is held until the call ends
+    changes(browser, box, lambda: field.send_keys("cat" + Keys.ENTER), "3-text")
+    field.send_keys(Keys.CONTROL + "a")
+    field.send_keys(Keys.BACKSPACE + Keys.ENTER)
     wait(lambda: "the name prompt is empty" in box.text, 60, "the error was not shown")
     box.find_element(By.TAG_NAME, "button").click()
     wait(lambda: "the name prompt is empty" not in box.text, 60, "the error stayed")
@@ -194,7 +203,7 @@ def test_a_ticked_support_changes_the_pictures(browser):
     told = box.text
     ticks[1].click()
     wait(lambda: box.text != told and "vote of 2" in box.text, 60, "the vote did not change")
-    box.screenshot(str(SHOTS / "4-shots.png"))
+    keep(browser, box, "4-shots")
 
 
 def test_the_mask_slider_changes_the_mask(browser):

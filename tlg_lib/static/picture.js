@@ -23,7 +23,7 @@ function render({ model, el }) {
     const [rows, columns] = [model.get("rows"), model.get("columns")];
     const [row, column] = [model.get("row"), model.get("column")];
     const pickable = model.get("pickable");
-    image.style.width = `${model.get("width")}px`;
+    figure.style.width = image.style.width = `${model.get("width")}px`;
     image.alt = model.get("alt");
     caption.textContent = model.get("caption");
     mark.style.display = pickable ? "block" : "none";
