@@ -24,16 +24,19 @@ STEPS = 20
 
 def make_notebook(path: Path, seconds: float = 0.3) -> Path:
     """An .ipynb that runs ``work``, for `tlg sweep --notebook`."""
-    notebook = nbformat.v4.new_notebook(cells=[
-        nbformat.v4.new_code_cell('folder = ""', metadata={"tags": ["parameters"]}),
-        nbformat.v4.new_code_cell(SOURCE.format(tests=str(Path(__file__).parent), seconds=seconds)),
-    ], metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}})
+    notebook = nbformat.v4.new_notebook(
+        cells=[
+            nbformat.v4.new_code_cell('folder = ""', metadata={"tags": ["parameters"]}),
+            nbformat.v4.new_code_cell(SOURCE.format(tests=str(Path(__file__).parent), seconds=seconds)),
+        ],
+        metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}},
+    )
     nbformat.write(notebook, path)
     return path
 
 
 def work(folder: str, seconds: float) -> None:
-    """"Train" by hashing a state STEPS times, then write records, counts and episodes derived from it."""
+    """ "Train" by hashing a state STEPS times, then write records, counts and episodes derived from it."""
     cell = open_cell(folder)
     config, place = cell.config, cell.folder / "training"
     if config.batch == 13:  # the spec's way to ask for a failure
@@ -41,7 +44,11 @@ def work(folder: str, seconds: float) -> None:
         raise ValueError("batch 13 brings bad luck")
     with folder_lock(place):
         state_file = place / "state.json"
-        state = json.loads(state_file.read_text()) if state_file.is_file() else {"step": 0, "text": config.digest()}
+        state = (
+            json.loads(state_file.read_text())
+            if state_file.is_file()
+            else {"step": 0, "text": config.digest()}
+        )
         for step in range(state["step"], STEPS):
             time.sleep(seconds / STEPS)
             state = {"step": step + 1, "text": hashlib.sha256(state["text"].encode()).hexdigest()}
@@ -59,15 +66,31 @@ def write_scores(cell, seed: int, episodes: int = 40) -> None:
     inter = (union * generator.uniform(0.2, 0.7, union.shape)).astype(np.int64)
     place.mkdir(exist_ok=True)
     with atomic(place / "counts-1shot.npz") as file:
-        np.savez(file, thresholds=[0.5], intersection=inter, union=union, agreement=inter[0], class_ids=classes)
-    save_episodes(cell.folder / "episodes-1shot.json", [
-        Episode(f"q{i % 15}-{c}", (f"s{config.seed}",), int(c)) for i, c in enumerate(classes)])
-    per_class = {str(c): 100.0 * inter[0, classes == c, 1].sum() / union[0, classes == c, 1].sum()
-                 for c in np.unique(classes)}
+        np.savez(
+            file, thresholds=[0.5], intersection=inter, union=union, agreement=inter[0], class_ids=classes
+        )
+    save_episodes(
+        cell.folder / "episodes-1shot.json",
+        [Episode(f"q{i % 15}-{c}", (f"s{config.seed}",), int(c)) for i, c in enumerate(classes)],
+    )
+    per_class = {
+        str(c): 100.0 * inter[0, classes == c, 1].sum() / union[0, classes == c, 1].sum()
+        for c in np.unique(classes)
+    }
     record = {
-        "row": config.variant, "label": cell.setting, "fold": config.fold, "seed": config.seed, "shots": 1,
-        "control": "", "epoch": "last", "threshold": 0.5, "threshold_from": "fixed", "agreement": 50.0,
-        "miou": float(np.mean(list(per_class.values()))), "fb_iou": 60.0, "per_class": per_class,
+        "row": config.variant,
+        "label": cell.setting,
+        "fold": config.fold,
+        "seed": config.seed,
+        "shots": 1,
+        "control": "",
+        "epoch": "last",
+        "threshold": 0.5,
+        "threshold_from": "fixed",
+        "agreement": 50.0,
+        "miou": float(np.mean(list(per_class.values()))),
+        "fb_iou": 60.0,
+        "per_class": per_class,
     }
     write_json(place / "records.json", {"records": [record]})
     if cell.training_free:

@@ -20,10 +20,26 @@ def tiny_config(data: str, **overrides):
     """A network that trains in a second; every part of training and evaluation is in it."""
     from tlg_lib.config import make_config
 
-    return make_config("smoke", **{
-        "data": data, "dataset": "pascal", "image_size": 64, "width": 8, "widths_4d": [4, 4, 8], "token_count": 4, "steps": 7, "batch": 2,
-        "epoch_steps": 3, "checkpoint_every": 2, "epoch_episodes": 2, "eval_episodes": 6, "backbone_weights": "random",
-        "device": "cpu", **overrides})
+    return make_config(
+        "smoke",
+        **{
+            "data": data,
+            "dataset": "pascal",
+            "image_size": 64,
+            "width": 8,
+            "widths_4d": [4, 4, 8],
+            "token_count": 4,
+            "steps": 7,
+            "batch": 2,
+            "epoch_steps": 3,
+            "checkpoint_every": 2,
+            "epoch_episodes": 2,
+            "eval_episodes": 6,
+            "backbone_weights": "random",
+            "device": "cpu",
+            **overrides,
+        },
+    )
 
 
 def train_job(folder: Path, request: dict) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-SBATCH = r'''
+SBATCH = r"""
 import os, re, subprocess, sys
 from pathlib import Path
 state = Path(os.environ["STANDIN_STATE"]); script = Path(sys.argv[1])
@@ -30,10 +30,10 @@ for task in range(first, last + 1):
                      start_new_session=True, stdout=open(state / f"{name}.out", "ab"), stderr=subprocess.STDOUT)
     (state / f"queue-{name}").touch()
 print(f"Submitted batch job {number}")
-'''
+"""
 
 # One array task: waits until the submitter has written its files, runs the script, again after a requeue.
-TASK = r'''
+TASK = r"""
 import os, signal, subprocess, sys, threading, time
 from pathlib import Path
 state = Path(os.environ["STANDIN_STATE"]); number, task, name, script = sys.argv[1:]
@@ -66,10 +66,10 @@ while True:
         continue
     break
 (state / f"queue-{name}").unlink()
-'''
+"""
 
 # Notes the pid that gets the signals, then becomes the command, as srun's task does.
-SRUN = r'''
+SRUN = r"""
 import os, sys
 from pathlib import Path
 state = Path(os.environ["STANDIN_STATE"])
@@ -81,30 +81,30 @@ while arguments and arguments[0].startswith("--"):
 name = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
 (state / f"pid-{name}").write_text(str(os.getpid()))
 os.execvp(arguments[0], arguments)
-'''
+"""
 
-SQUEUE = r'''
+SQUEUE = r"""
 import os
 from pathlib import Path
 for path in sorted(Path(os.environ["STANDIN_STATE"]).glob("queue-*")):
     print(path.name.removeprefix("queue-"))
-'''
+"""
 
-SCONTROL = r'''
+SCONTROL = r"""
 import os, sys
 from pathlib import Path
 assert sys.argv[1] == "requeue", sys.argv
 (Path(os.environ["STANDIN_STATE"]) / f"requeue-{sys.argv[2]}").touch()
-'''
+"""
 
-SCANCEL = r'''
+SCANCEL = r"""
 import os, signal, sys
 from pathlib import Path
 state = Path(os.environ["STANDIN_STATE"])
 for job in sys.argv[1:]:
     (state / f"cancelled-{job}").touch()
     (state / f"queue-{job}").unlink(missing_ok=True)
-'''
+"""
 
 
 def install(folder: Path) -> dict[str, str]:
@@ -115,8 +115,13 @@ def install(folder: Path) -> dict[str, str]:
     state.mkdir(parents=True)
     bin_folder.mkdir()
     (state / "task.py").write_text(TASK)
-    for name, source in (("sbatch", SBATCH), ("srun", SRUN), ("squeue", SQUEUE), ("scontrol", SCONTROL),
-                         ("scancel", SCANCEL)):
+    for name, source in (
+        ("sbatch", SBATCH),
+        ("srun", SRUN),
+        ("squeue", SQUEUE),
+        ("scontrol", SCONTROL),
+        ("scancel", SCANCEL),
+    ):
         path = bin_folder / name
         path.write_text(f"#!{sys.executable}\n{source}")
         path.chmod(0o755)

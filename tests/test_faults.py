@@ -143,7 +143,9 @@ def _(folder):
 def _(folder):
     from tlg_lib.study import run_jobs
 
-    return refused(run_jobs, [("row X, fold 0", os.kill, (0, 0)), ("row Y, fold 0", _die, ())], 2, "trained", False)
+    return refused(
+        run_jobs, [("row X, fold 0", os.kill, (0, 0)), ("row Y, fold 0", _die, ())], 2, "trained", False
+    )
 
 
 def _die():
@@ -173,7 +175,9 @@ def _(folder):
     os.close(write)
     with os.fdopen(read) as pipe:
         outcome = Outcome(*json.loads(pipe.read()))
-    assert load_checkpoint(run / "checkpoint.safetensors").about["step"] == before, "the good checkpoint was lost"
+    assert load_checkpoint(run / "checkpoint.safetensors").about["step"] == before, (
+        "the good checkpoint was lost"
+    )
     assert not list(run.glob(".*.part")), "half a file was left"
     return outcome
 
@@ -479,7 +483,9 @@ def _(folder):
         path = data / "splits" / split / "fold0.txt"
         rows = path.read_text().splitlines()
         ours = [row for row in rows if row.endswith("__01")]
-        path.write_text("\n".join([r for r in rows if r not in ours] + (ours[:1] if split == "val" else [])) + "\n")
+        path.write_text(
+            "\n".join([r for r in rows if r not in ours] + (ours[:1] if split == "val" else [])) + "\n"
+        )
     forget_inputs()
     return refused(train, data, folder / "run")
 
@@ -568,8 +574,14 @@ def run_case(title: str, folder: Path) -> Outcome:
 def shown(message: str, folder: Path) -> str:
     """The message without what differs from machine to machine and from time to time."""
     text = message.replace(str(folder), "FOLDER").replace(str(folder.resolve()), "FOLDER")
-    text = re.sub(r"process \d+ on \S+ since \S+ \(.*?\)(?=:)", "process 4242 on HOST since TIME (COMMAND)", text)
-    text = re.sub(r"\([^()]*(?:header|Header|EOF|buffer|InvalidHeader|offset|incomplete|MetadataIncomplete)[^()]*\)", "(...)", text)
+    text = re.sub(
+        r"process \d+ on \S+ since \S+ \(.*?\)(?=:)", "process 4242 on HOST since TIME (COMMAND)", text
+    )
+    text = re.sub(
+        r"\([^()]*(?:header|Header|EOF|buffer|InvalidHeader|offset|incomplete|MetadataIncomplete)[^()]*\)",
+        "(...)",
+        text,
+    )
     return re.sub(r"cannot be used here \(.*\):", "cannot be used here (...):", text)
 
 
@@ -604,15 +616,22 @@ def document(outcomes: dict) -> str:
         "folder concerned.\n\n" + table(outcomes) + "\n\n"
         "Kills (`kill -9` of training, evaluation, mask and data generation, sweep workers and the sweep itself) need no "
         "message: the same command goes on, with the same results bit for bit on the CPU (tests/test_resume.py, "
-        "tests/test_sweep.py).\n")
+        "tests/test_sweep.py).\n"
+    )
 
 
 def test_the_table_in_the_docs_is_up_to_date():
     missing = [title for title in CASES if title not in OUTCOMES]
     if missing:
         pytest.skip(f"runs after all cases in one process ({len(missing)} did not run here)")
-    told = {row.split(" | ")[0].removeprefix("| "): row for row in DOC.read_text(encoding="utf-8").splitlines()}
-    stale = [row for row in table(OUTCOMES).splitlines()[2:] if told.get(row.split(" | ")[0].removeprefix("| ")) != row]
+    told = {
+        row.split(" | ")[0].removeprefix("| "): row for row in DOC.read_text(encoding="utf-8").splitlines()
+    }
+    stale = [
+        row
+        for row in table(OUTCOMES).splitlines()[2:]
+        if told.get(row.split(" | ")[0].removeprefix("| ")) != row
+    ]
     assert not stale, "docs/faults.md is out of date: run `python tests/test_faults.py`\n" + "\n".join(stale)
 
 

@@ -41,9 +41,14 @@ TRIED = {"inputs": 0, "refused": 0}
 
 def many(count):
     """Hypothesis settings for ``count`` inputs of this target."""
-    return settings(max_examples=count * TIMES, deadline=None, database=None, print_blob=False,
-                    derandomize=os.environ.get("TLG_FUZZ_RANDOM") != "1",
-                    suppress_health_check=list(HealthCheck))
+    return settings(
+        max_examples=count * TIMES,
+        deadline=None,
+        database=None,
+        print_blob=False,
+        derandomize=os.environ.get("TLG_FUZZ_RANDOM") != "1",
+        suppress_health_check=list(HealthCheck),
+    )
 
 
 def survives(function, *arguments):
@@ -64,7 +69,9 @@ def survives_file(function, path, content: bytes):
     path.write_bytes(content)
     before = sorted(os.listdir(path.parent))
     result = survives(function, path)
-    assert path.read_bytes() == content and sorted(os.listdir(path.parent)) == before, "a user's file was touched"
+    assert path.read_bytes() == content and sorted(os.listdir(path.parent)) == before, (
+        "a user's file was touched"
+    )
     return result
 
 
@@ -76,10 +83,55 @@ def place(tmp_path_factory):
 # --- what to hand in
 
 LEAVES = [
-    None, True, False, 0, 1, -1, 2, 7, 30, 10**9, 10**15, -(10**18), 10**40, 0.5, -0.0, 1e-300, 1e308, float("nan"),
-    float("inf"), float("-inf"), "", " ", "x", "true", "nan", "1e999", "-1", "0x10", "1_000", "٣", "../../etc/passwd",
-    "<script>alert(1)</script>", "\x00", "=1+1", "${HOME}", "%s%n", "\u202e", "a\nb", "\ud800", "é" * 300, [], {}, [[]],
-    [1, 2, 3], ["a", None], {"a": 1}, {"": []}, [[[[1]]]], {"a": {"b": {"c": [1]}}},
+    None,
+    True,
+    False,
+    0,
+    1,
+    -1,
+    2,
+    7,
+    30,
+    10**9,
+    10**15,
+    -(10**18),
+    10**40,
+    0.5,
+    -0.0,
+    1e-300,
+    1e308,
+    float("nan"),
+    float("inf"),
+    float("-inf"),
+    "",
+    " ",
+    "x",
+    "true",
+    "nan",
+    "1e999",
+    "-1",
+    "0x10",
+    "1_000",
+    "٣",
+    "../../etc/passwd",
+    "<script>alert(1)</script>",
+    "\x00",
+    "=1+1",
+    "${HOME}",
+    "%s%n",
+    "\u202e",
+    "a\nb",
+    "\ud800",
+    "é" * 300,
+    [],
+    {},
+    [[]],
+    [1, 2, 3],
+    ["a", None],
+    {"a": 1},
+    {"": []},
+    [[[[1]]]],
+    {"a": {"b": {"c": [1]}}},
 ]
 
 
@@ -87,8 +139,10 @@ def leaf(rng):
     """Something odd: mostly from the list, sometimes text or a number that nobody thought of."""
     kind = rng.randrange(8)
     if kind == 0:
-        return "".join(chr(rng.choice((rng.randrange(32, 127), rng.randrange(0x2000), rng.randrange(0x10000)))) for _ in
-                       range(rng.randrange(10)))
+        return "".join(
+            chr(rng.choice((rng.randrange(32, 127), rng.randrange(0x2000), rng.randrange(0x10000))))
+            for _ in range(rng.randrange(10))
+        )
     if kind == 1:
         return rng.choice((rng.randrange(-10, 100), rng.uniform(-2, 2), rng.randrange(-(10**12), 10**12)))
     return copy.deepcopy(rng.choice(LEAVES))
@@ -106,7 +160,9 @@ def damaged(valid):
         for _ in range(rng.randint(1, 3)):
             holder, key, node = None, None, value
             while isinstance(node, (dict, list)) and node and (holder is None or rng.randrange(4)):
-                key = rng.choice(sorted(node, key=str)) if isinstance(node, dict) else rng.randrange(len(node))
+                key = (
+                    rng.choice(sorted(node, key=str)) if isinstance(node, dict) else rng.randrange(len(node))
+                )
                 holder, node = node, node[key]
             if holder is None:
                 return leaf(rng)
@@ -165,12 +221,20 @@ def as_json(value) -> bytes:
 def test_config_dictionaries(value):
     config = survives(config_from_dict, value)
     if config is not None:
-        assert config_from_dict(json.loads(json.dumps(config.to_dict()))) == config, "an accepted config must round-trip"
+        assert config_from_dict(json.loads(json.dumps(config.to_dict()))) == config, (
+            "an accepted config must round-trip"
+        )
 
 
 @many(400)
-@given(st.sampled_from([*PRESETS, "x"]), st.dictionaries(st.sampled_from([*FIELDS, "stepps", ""]),
-                                                       st.integers(0, 2**62).map(lambda n: leaf(random.Random(n))), max_size=4))
+@given(
+    st.sampled_from([*PRESETS, "x"]),
+    st.dictionaries(
+        st.sampled_from([*FIELDS, "stepps", ""]),
+        st.integers(0, 2**62).map(lambda n: leaf(random.Random(n))),
+        max_size=4,
+    ),
+)
 def test_settings_from_the_shell(preset, values):
     values.pop("preset", None)
     survives(lambda: make_config(preset, **values))
@@ -183,15 +247,23 @@ def test_config_files(place, content):
 
 
 @many(300)
-@given(st.one_of(st.text(max_size=40), st.lists(st.tuples(st.sampled_from([*FIELDS, "a", ""]), st.text(max_size=8)))
-                 .map(lambda pairs: "; ".join(f"{k}={v}" for k, v in pairs))))
+@given(
+    st.one_of(
+        st.text(max_size=40),
+        st.lists(st.tuples(st.sampled_from([*FIELDS, "a", ""]), st.text(max_size=8))).map(
+            lambda pairs: "; ".join(f"{k}={v}" for k, v in pairs)
+        ),
+    )
+)
 def test_settings_text_of_notebooks(text):
     survives(read_settings, text)
 
 
 # --- lists and masks
 
-EPISODES = [{"query": "2007_0001", "support": ["2007_0002", "2007_0003"], "class_id": 3, "support_class": 4}] * 2
+EPISODES = [
+    {"query": "2007_0001", "support": ["2007_0002", "2007_0003"], "class_id": 3, "support_class": 4}
+] * 2
 
 
 @many(400)
@@ -205,9 +277,13 @@ SPLIT = b"2007_000032__01\n2007_000039__05\r\n\n2007_000063__03\n"
 
 
 @many(400)
-@given(st.one_of(damaged_bytes(SPLIT), st.text(max_size=60).map(lambda t: t.encode("utf-8", "surrogatepass"))))
+@given(
+    st.one_of(damaged_bytes(SPLIT), st.text(max_size=60).map(lambda t: t.encode("utf-8", "surrogatepass")))
+)
 def test_split_lists(place, content):
-    for image, class_id in survives_file(lambda p: read_split(p, "pascal"), place / "list.txt", content) or []:
+    for image, class_id in (
+        survives_file(lambda p: read_split(p, "pascal"), place / "list.txt", content) or []
+    ):
         assert 0 <= class_id < 20 and "/" not in image and "\\" not in image and ".." != image
 
 
@@ -245,17 +321,53 @@ def test_images(place, content):
 
 # --- results and checkpoints
 
-ROW = {"key": "corrected-pixel", "label": "TLG", "variant": "corrected", "supervision": "pixel", "query_mask": "pseudo",
-       "control": "", "shots": 1, "epoch": "last", "threshold_from": "fixed", "seeds": [0],
-       "folds": {"0": 40.0, "1": 41.0, "2": 42.0, "3": 43.0}, "miou": 41.5, "fb_iou": 60.0, "half_width_95": None,
-       "agreement_with_mask": 50.0}
+ROW = {
+    "key": "corrected-pixel",
+    "label": "TLG",
+    "variant": "corrected",
+    "supervision": "pixel",
+    "query_mask": "pseudo",
+    "control": "",
+    "shots": 1,
+    "epoch": "last",
+    "threshold_from": "fixed",
+    "seeds": [0],
+    "folds": {"0": 40.0, "1": 41.0, "2": 42.0, "3": 43.0},
+    "miou": 41.5,
+    "fb_iou": 60.0,
+    "half_width_95": None,
+    "agreement_with_mask": 50.0,
+}
 RESULTS = {
-    "schema": 1, "preset": "mini", "dataset": "mini", "backbone": "efficientnet_lite0", "backbone_weights": "imagenet",
-    "image_size": [128, 128], "clip": "mini", "folds": [0, 1, 2, 3], "seeds": [0], "shots": [1], "episodes": 1000,
-    "steps": 200, "batch": 8, "threshold": 0.5, "test_rows": 100, "main_row": "corrected-pixel", "variant": "corrected",
-    "supervision": "pixel", "miou": 41.5, "fb_iou": 60.0, "rows": [ROW, {**ROW, "key": "mask", "epoch": "no training"}],
-    "parameters": {"total": 10, "learnable": 10, "receiving_gradient": 10}, "training": [], "smoke": False,
-    "figures_sha256": "0" * 64, "seconds": {"training": 3.0}, "device": "CPU", "commit": "0", "versions": {"torch": "2"},
+    "schema": 1,
+    "preset": "mini",
+    "dataset": "mini",
+    "backbone": "efficientnet_lite0",
+    "backbone_weights": "imagenet",
+    "image_size": [128, 128],
+    "clip": "mini",
+    "folds": [0, 1, 2, 3],
+    "seeds": [0],
+    "shots": [1],
+    "episodes": 1000,
+    "steps": 200,
+    "batch": 8,
+    "threshold": 0.5,
+    "test_rows": 100,
+    "main_row": "corrected-pixel",
+    "variant": "corrected",
+    "supervision": "pixel",
+    "miou": 41.5,
+    "fb_iou": 60.0,
+    "rows": [ROW, {**ROW, "key": "mask", "epoch": "no training"}],
+    "parameters": {"total": 10, "learnable": 10, "receiving_gradient": 10},
+    "training": [],
+    "smoke": False,
+    "figures_sha256": "0" * 64,
+    "seconds": {"training": 3.0},
+    "device": "CPU",
+    "commit": "0",
+    "versions": {"torch": "2"},
 }
 
 
@@ -268,14 +380,18 @@ def test_results_files_and_their_report(tmp_path_factory, content):
     page = survives(write_report, folder)
     assert (folder / "results.json").read_bytes() == content
     if page is not None:
-        assert "<script" not in page.read_text(encoding="utf-8").lower(), "text from results.json became markup"
+        assert "<script" not in page.read_text(encoding="utf-8").lower(), (
+            "text from results.json became markup"
+        )
 
 
 def valid_checkpoint(path) -> bytes:
     import torch
 
     weights = {"a.weight": torch.arange(6.0).reshape(2, 3), "b": torch.tensor(3)}
-    save_checkpoint(path, Checkpoint(make_config("smoke"), weights, {"0/step": torch.tensor(1.0)}, {"step": 1}))
+    save_checkpoint(
+        path, Checkpoint(make_config("smoke"), weights, {"0/step": torch.tensor(1.0)}, {"step": 1})
+    )
     return path.read_bytes()
 
 
@@ -288,16 +404,24 @@ def test_checkpoints(place):
     def tried(content):
         found = survives_file(load_checkpoint, place / "checkpoint.safetensors", content)
         if found is not None and content != valid:
-            assert all((found.weights[k] == v).all() for k, v in reference.weights.items()) and \
-                found.about == reference.about, "a damaged checkpoint was taken for whole"
+            assert (
+                all((found.weights[k] == v).all() for k, v in reference.weights.items())
+                and found.about == reference.about
+            ), "a damaged checkpoint was taken for whole"
 
     tried()
 
 
 def test_counts(place):
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, thresholds=[0.5], intersection=np.ones((1, 3, 2), int), union=np.ones((1, 3, 2), int),
-                        agreement=np.ones((3, 2), int), class_ids=np.arange(3))
+    np.savez_compressed(
+        buffer,
+        thresholds=[0.5],
+        intersection=np.ones((1, 3, 2), int),
+        union=np.ones((1, 3, 2), int),
+        agreement=np.ones((3, 2), int),
+        class_ids=np.arange(3),
+    )
     assert zipfile.is_zipfile(buffer)
 
     @many(300)
@@ -310,9 +434,17 @@ def test_counts(place):
 
 # --- sweeps and other YAML
 
-SPEC = {"name": "x", "description": "d", "preset": "smoke", "set": {"steps": 3, "widths_4d": [4, 8, 64]},
-        "settings": {"a": {"variant": "corrected"}, "b": {"variant": "hsnet"}}, "grid": {"fold": [0, 1], "seed": [0]},
-        "cells": [{"setting": "a", "fold": 3}], "compare": [["a", "b"]], "slurm": {"time_min": 5, "partition": "gpu"}}
+SPEC = {
+    "name": "x",
+    "description": "d",
+    "preset": "smoke",
+    "set": {"steps": 3, "widths_4d": [4, 8, 64]},
+    "settings": {"a": {"variant": "corrected"}, "b": {"variant": "hsnet"}},
+    "grid": {"fold": [0, 1], "seed": [0]},
+    "cells": [{"setting": "a", "fold": 3}],
+    "compare": [["a", "b"]],
+    "slurm": {"time_min": 5, "partition": "gpu"},
+}
 
 
 @many(600)
@@ -321,7 +453,9 @@ def test_sweep_specs(value):
     spec = survives(spec_from_dict, value)
     if spec is not None:
         names = [cell.name for cell in spec.cells]
-        assert len(set(names)) == len(names) and all(len(n.encode()) < 200 and "/" not in n for n in [spec.name, *names])
+        assert len(set(names)) == len(names) and all(
+            len(n.encode()) < 200 and "/" not in n for n in [spec.name, *names]
+        )
 
 
 @many(400)
@@ -336,13 +470,22 @@ def test_any_yaml(place, text):
     survives_file(read_yaml, place / "any.yaml", text.encode("utf-8", "surrogatepass"))
 
 
-PROMPTS = {"template": "a photo of a {}.", "background_list": ["grass", "sky"],
-           "classes": {"bicycle": {"names": ["bicycle", "tandem"], "attribute": "bicycle with pedals", "background": "road"}}}
+PROMPTS = {
+    "template": "a photo of a {}.",
+    "background_list": ["grass", "sky"],
+    "classes": {
+        "bicycle": {"names": ["bicycle", "tandem"], "attribute": "bicycle with pedals", "background": "road"}
+    },
+}
 
 
 @many(250)
-@given(st.one_of(damaged(PROMPTS).map(lambda v: yaml.safe_dump(v, allow_unicode=True).encode("utf-8", "replace")),
-                 damaged_bytes(yaml.safe_dump(PROMPTS).encode())))
+@given(
+    st.one_of(
+        damaged(PROMPTS).map(lambda v: yaml.safe_dump(v, allow_unicode=True).encode("utf-8", "replace")),
+        damaged_bytes(yaml.safe_dump(PROMPTS).encode()),
+    )
+)
 def test_prompt_files(place, content):
     survives_file(lambda path: load_prompts("pascal", path), place / "prompts.yaml", content)
 
@@ -379,7 +522,10 @@ def test_comparisons(a, b, c, d, classes):
 
 def test_enough_was_tried():
     """Last in this file: the count that is told, when the whole file ran in one process."""
-    print(f"\nfuzzing: {TRIED['inputs']:,} inputs, {TRIED['refused']:,} refused by one line, 0 tracebacks", file=sys.stderr)
+    print(
+        f"\nfuzzing: {TRIED['inputs']:,} inputs, {TRIED['refused']:,} refused by one line, 0 tracebacks",
+        file=sys.stderr,
+    )
     if TRIED["inputs"] < 1000:
         pytest.skip("only a part of the file ran in this process")
     assert TRIED["inputs"] >= 5000 and TRIED["refused"] > 1000

@@ -29,8 +29,13 @@ class Killer:
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         script = Path(__file__).with_name("resume_jobs.py")
         self.data, self.kills = str(data), 0
-        self.process = subprocess.Popen([sys.executable, str(script), str(home)], stdin=subprocess.PIPE,
-                                        stdout=subprocess.PIPE, text=True, env=environment)
+        self.process = subprocess.Popen(
+            [sys.executable, str(script), str(home)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
         assert json.loads(self.process.stdout.readline())["ready"]
         self.ask(warm=True)
 
@@ -45,7 +50,9 @@ class Killer:
         assert answer["code"] == 0, f"{job} failed in {folder}"
         return answer["seconds"], answer["writes"]
 
-    def kill_and_finish(self, job: str, folder: Path, rng: random.Random, seconds: float, writes: int) -> list[str]:
+    def kill_and_finish(
+        self, job: str, folder: Path, rng: random.Random, seconds: float, writes: int
+    ) -> list[str]:
         """One to three kills at random moments, then the rest. Returns what was done, for the message."""
         story = []
         for attempt in range(rng.choice((1, 1, 2, 3))):
@@ -82,14 +89,19 @@ def training_result(folder: Path) -> dict:
     for name in ("checkpoint", "best_test", "best_base"):
         saved = load_checkpoint(folder / f"{name}.safetensors")
         for kind, tensors in (("w", saved.weights), ("o", saved.optimizer)):
-            found |= {f"{name}/{kind}/{k}": hashlib.sha256(v.numpy().tobytes()).hexdigest() for k, v in tensors.items()}
+            found |= {
+                f"{name}/{kind}/{k}": hashlib.sha256(v.numpy().tobytes()).hexdigest()
+                for k, v in tensors.items()
+            }
         found[f"{name}/about"] = {k: v for k, v in saved.about.items() if k != "seconds"}
     summary = json.loads((folder / "trained.json").read_text())
     return {**found, "trained": {k: v for k, v in summary.items() if k != "seconds"}}
 
 
 def evaluation_result(folder: Path) -> dict:
-    found = {str(p.relative_to(folder)): json.loads(p.read_text()) for p in sorted(folder.rglob("records.json"))}
+    found = {
+        str(p.relative_to(folder)): json.loads(p.read_text()) for p in sorted(folder.rglob("records.json"))
+    }
     for path in sorted(folder.rglob("counts-*.npz")):
         with np.load(path) as file:
             found |= {f"{path.relative_to(folder)}/{k}": file[k].tolist() for k in file.files}
@@ -98,11 +110,19 @@ def evaluation_result(folder: Path) -> dict:
 
 def files_result(folder: Path) -> dict:
     """Every file, byte for byte, apart from locks and the unfinished files that kills left (``.part``)."""
-    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest()
-            for p in sorted(folder.rglob("*")) if p.is_file() and "lock" not in p.name and p.suffix != ".part"}
+    return {
+        str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest()
+        for p in sorted(folder.rglob("*"))
+        if p.is_file() and "lock" not in p.name and p.suffix != ".part"
+    }
 
 
-RESULTS = {"train": training_result, "evaluate": evaluation_result, "masks": files_result, "mini": files_result}
+RESULTS = {
+    "train": training_result,
+    "evaluate": evaluation_result,
+    "masks": files_result,
+    "mini": files_result,
+}
 
 
 @pytest.mark.slow

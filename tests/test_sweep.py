@@ -26,8 +26,11 @@ from tlg_lib.sweep_results import collect, compare, summarise, write_results
 
 GRID = {"fold": [0, 1, 2, 3], "seed": [0, 1]}
 SPEC = {
-    "name": "small", "preset": "smoke", "settings": {"a": {"variant": "corrected"}, "b": {"variant": "hsnet"}},
-    "grid": GRID, "compare": [["a", "b"]],
+    "name": "small",
+    "preset": "smoke",
+    "settings": {"a": {"variant": "corrected"}, "b": {"variant": "hsnet"}},
+    "grid": GRID,
+    "compare": [["a", "b"]],
 }
 
 
@@ -37,77 +40,111 @@ SPEC = {
 def test_a_grid_is_every_combination_and_settings_are_rows():
     spec = s.spec_from_dict(SPEC)
     got = {(c.setting, c.config.variant, c.config.fold, c.config.seed) for c in spec.cells}
-    assert got == {(n, v, f, x) for (n, v), f, x in itertools.product([("a", "corrected"), ("b", "hsnet")], range(4), range(2))}
+    assert got == {
+        (n, v, f, x)
+        for (n, v), f, x in itertools.product([("a", "corrected"), ("b", "hsnet")], range(4), range(2))
+    }
     assert len({c.name for c in spec.cells}) == 16
 
 
 def test_list_form_and_names_without_settings():
-    spec = s.spec_from_dict({"preset": "smoke", "cells": [{"fold": 1}, {"fold": 2, "lr": 0.001}, {"setting": "x", "batch": 3}]})
-    assert [(c.config.fold, c.config.batch, c.config.lr) for c in spec.cells] == [(1, 2, 4e-4), (2, 2, 1e-3), (0, 3, 4e-4)]
-    assert [c.setting for c in spec.cells] == ["smoke", "lr=0.001", "x"]
+    cells = [{"fold": 1}, {"fold": 2, "lr": 0.015}, {"setting": "x", "batch": 3}]
+    spec = s.spec_from_dict({"preset": "smoke", "cells": cells})
+    usual = make_config("smoke")
+    assert [c.config for c in spec.cells] == [
+        usual.replace(fold=1), usual.replace(fold=2, lr=0.015), usual.replace(batch=3)
+    ]
+    assert [c.setting for c in spec.cells] == ["smoke", "lr=0.015", "x"]
 
 
 def test_a_cells_folder_follows_its_settings_only():
     one = s.spec_from_dict(SPEC)
     more = s.spec_from_dict({**SPEC, "grid": {**GRID, "seed": [0, 1, 2]}})
-    assert {c.name for c in one.cells} < {c.name for c in more.cells}, "adding cells keeps the folders of the others"
+    assert {c.name for c in one.cells} < {c.name for c in more.cells}, (
+        "adding cells keeps the folders of the others"
+    )
     changed = s.spec_from_dict({**SPEC, "set": {"lr": 0.1}})
     assert not {c.name for c in one.cells} & {c.name for c in changed.cells}, "other settings are other cells"
 
 
-@pytest.mark.parametrize("name, cells", [("paper-table-1", 24), ("paper-table-2", 16), ("ladder", 72), ("seeds", 40)])
+@pytest.mark.parametrize(
+    "name, cells", [("paper-table-1", 24), ("paper-table-2", 16), ("ladder", 72), ("seeds", 40)]
+)
 def test_specs_that_come_with_the_library(name, cells):
     spec = s.load_spec(name)
-    assert spec.name == name and len(spec.cells) == cells and {c.config.fold for c in spec.cells} == {0, 1, 2, 3}
+    assert (
+        spec.name == name and len(spec.cells) == cells and {c.config.fold for c in spec.cells} == {0, 1, 2, 3}
+    )
 
 
 def test_the_ladder_walks_from_released_to_corrected_one_switch_at_a_time():
     cells = [c.config.to_dict() for c in s.load_spec("ladder").cells if c.config.fold == 0]
     switches = set(VARIANT_SWITCHES["released"])
     rungs = [c for c in cells if c["variant"] == "released"] + [make_config("mini").to_dict()]
-    assert {k: rungs[0][k] for k in switches} == {k: make_config("mini", variant="released").to_dict()[k] for k in switches}
-    changed = [{k for k in switches if before[k] != after[k]} - {"token_count", "transport_reg"}
-               for before, after in zip(rungs, rungs[1:])]
+    assert {k: rungs[0][k] for k in switches} == {
+        k: make_config("mini", variant="released").to_dict()[k] for k in switches
+    }
+    changed = [
+        {k for k in switches if before[k] != after[k]} - {"token_count", "transport_reg"}
+        for before, after in zip(rungs, rungs[1:])
+    ]
     assert all(len(c) == 1 for c in changed[:-1]), changed
     # The last step adds what is ours: nothing of the design's table may be left for it.
     assert changed[-1] and not changed[-1] & {
-        "train_hetero", "transport", "tokens", "key_value", "second_attention", "query_residual", "correlation_grid",
-        "mask_support", "text_maps", "ignore_255", "l2_all", "reductions"}
+        "train_hetero",
+        "transport",
+        "tokens",
+        "key_value",
+        "second_attention",
+        "query_residual",
+        "correlation_grid",
+        "mask_support",
+        "text_maps",
+        "ignore_255",
+        "l2_all",
+        "reductions",
+    }
 
 
-@pytest.mark.parametrize("change, message", [
-    ({"preset": "minni"}, "unknown preset"),
-    ({"grid": {"fold": [0, 9]}}, "fold=9"),
-    ({"grid": {"foldd": [0]}}, "did you mean 'fold'"),
-    ({"grid": {"fold": []}}, "expected a list"),
-    ({"grid": {"variant": ["hsnet"]}}, "stands in grid and in setting"),
-    ({"settings": {"a": {"steps": 1}, "b": {"steps": 1}}}, "are the same run"),
-    ({"compare": [["a", "zzz"]]}, "no setting 'zzz'"),
-    ({"compare": ["a"]}, "expected pairs"),
-    ({"grid": {"seed": list(range(3000))}}, "at most 5000"),
-    ({"name": "../../etc"}, "letters, digits"),
-    ({"nme": "x"}, "unknown entry 'nme'"),
-    ({"slurm": {"time_min": "x"}}, "time_min"),
-    ({"slurm": {"time; rm": 1}}, "not an option's name"),
-    ({"set": {"data": "a\nb"}}, "printable"),
-    ({"settings": None, "grid": None}, "no cells"),
-    ({"cells": {"fold": 1}}, "expected a list"),
-    ({"cells": [3]}, "entry 0"),
-])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"preset": "minni"}, "unknown preset"),
+        ({"grid": {"fold": [0, 9]}}, "fold=9"),
+        ({"grid": {"foldd": [0]}}, "did you mean 'fold'"),
+        ({"grid": {"fold": []}}, "expected a list"),
+        ({"grid": {"variant": ["hsnet"]}}, "stands in grid and in setting"),
+        ({"settings": {"a": {"steps": 1}, "b": {"steps": 1}}}, "are the same run"),
+        ({"compare": [["a", "zzz"]]}, "no setting 'zzz'"),
+        ({"compare": ["a"]}, "expected pairs"),
+        ({"grid": {"seed": list(range(3000))}}, "at most 5000"),
+        ({"name": "../../etc"}, "letters, digits"),
+        ({"nme": "x"}, "unknown entry 'nme'"),
+        ({"slurm": {"time_min": "x"}}, "time_min"),
+        ({"slurm": {"time; rm": 1}}, "not an option's name"),
+        ({"set": {"data": "a\nb"}}, "printable"),
+        ({"settings": None, "grid": None}, "no cells"),
+        ({"cells": {"fold": 1}}, "expected a list"),
+        ({"cells": [3]}, "entry 0"),
+    ],
+)
 def test_a_wrong_spec_is_one_line_that_names_the_entry(change, message):
     with pytest.raises(TLGError, match=message):
         s.spec_from_dict({**SPEC, **change})
 
 
-@pytest.mark.parametrize("text, message", [
-    ("a: &x [1]\nb: *x\n", "alias on line 2"),
-    ("name: a\nname: b\n", "'name' stands twice"),
-    ("a: !!python/object/apply:os.system ['touch hacked']\n", "not valid YAML"),
-    ("[" * 4000, "not valid YAML"),
-    ("a: [1", "not valid YAML"),
-    ("", "no cells"),
-    ("- 1\n", "expected names with values"),
-])
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("a: &x [1]\nb: *x\n", "alias on line 2"),
+        ("name: a\nname: b\n", "'name' stands twice"),
+        ("a: !!python/object/apply:os.system ['touch hacked']\n", "not valid YAML"),
+        ("[" * 4000, "not valid YAML"),
+        ("a: [1", "not valid YAML"),
+        ("", "no cells"),
+        ("- 1\n", "expected names with values"),
+    ],
+)
 def test_a_hostile_yaml_is_refused_and_runs_nothing(tmp_path, monkeypatch, text, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "spec.yaml").write_text(text)
@@ -151,13 +188,19 @@ def test_summary_is_t_interval_over_seeds_of_the_mean_over_folds(tmp_path):
     spec = s.spec_from_dict({**SPEC, "grid": {"fold": [0, 1, 2, 3], "seed": [0, 1, 2]}})
     finish(spec, tmp_path)
     rows = collect(spec, tmp_path)
-    values = {(r["fold"], r["seed"]): r["value"] for r in rows if r["method"] == "a" and r["metric"] == "miou"}
+    values = {
+        (r["fold"], r["seed"]): r["value"] for r in rows if r["method"] == "a" and r["metric"] == "miou"
+    }
     assert len(values) == 12
     means = [sum(values[f, seed] for f in range(4)) / 4 for seed in range(3)]
-    line = [r for r in summarise(rows) if r["method"] == "a" and r["metric"] == "miou" and r["folds"] == "0,1,2,3"]
+    line = [
+        r for r in summarise(rows) if r["method"] == "a" and r["metric"] == "miou" and r["folds"] == "0,1,2,3"
+    ]
     low, high = scipy.stats.t.interval(0.95, 2, sum(means) / 3, scipy.stats.sem(means))
     assert len(line) == 1 and line[0]["seeds"] == "0,1,2"
-    assert (line[0]["mean"], line[0]["low"], line[0]["high"]) == pytest.approx((sum(means) / 3, low, high), abs=1e-4)
+    assert (line[0]["mean"], line[0]["low"], line[0]["high"]) == pytest.approx(
+        (sum(means) / 3, low, high), abs=1e-4
+    )
 
 
 def test_three_folds_give_no_mean_over_folds(tmp_path):
@@ -169,7 +212,9 @@ def test_three_folds_give_no_mean_over_folds(tmp_path):
 def test_training_free_rows_appear_once_per_fold_and_seed(tmp_path):
     spec = s.spec_from_dict(SPEC)
     finish(spec, tmp_path)
-    free = [r for r in collect(spec, tmp_path) if r["method"] == "query pseudo mask" and r["metric"] == "miou"]
+    free = [
+        r for r in collect(spec, tmp_path) if r["method"] == "query pseudo mask" and r["metric"] == "miou"
+    ]
     assert sorted((r["fold"], r["seed"]) for r in free) == list(itertools.product(range(4), range(2)))
 
 
@@ -204,7 +249,7 @@ def test_a_done_cell_without_readable_scores_is_named(tmp_path):
 
 
 def test_csv_files_are_inert_in_a_spreadsheet_and_readable(tmp_path):
-    evil = "=HYPERLINK(\"http://x\")"
+    evil = '=HYPERLINK("http://x")'
     spec = s.spec_from_dict({**SPEC, "settings": {evil: {"variant": "corrected"}}, "compare": None})
     finish(spec, tmp_path)
     write_results(spec, tmp_path)
@@ -219,8 +264,13 @@ def test_csv_files_are_inert_in_a_spreadsheet_and_readable(tmp_path):
 
 
 def tlg(*arguments, **kwargs):
-    return subprocess.Popen([sys.executable, "-m", "tlg_lib.cli", *map(str, arguments)], stdout=subprocess.PIPE,
-                            stderr=subprocess.STDOUT, text=True, **kwargs)
+    return subprocess.Popen(
+        [sys.executable, "-m", "tlg_lib.cli", *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        **kwargs,
+    )
 
 
 def write_spec(path, values):
@@ -273,7 +323,11 @@ def test_kill_9_of_workers_and_of_the_parent_leaves_the_same_tables(tmp_path):
 
 @pytest.mark.slow
 def test_failures_are_listed_with_their_last_lines_and_retried_by_one_command(tmp_path):
-    bad = {"name": "bad", "preset": "smoke", "cells": [{"setting": "good", "fold": 0}, {"setting": "unlucky", "batch": 13}]}
+    bad = {
+        "name": "bad",
+        "preset": "smoke",
+        "cells": [{"setting": "good", "fold": 0}, {"setting": "unlucky", "batch": 13}],
+    }
     spec_file, folder = write_spec(tmp_path / "spec.yaml", bad), tmp_path / "out"
     notebook = make_notebook(tmp_path / "light.ipynb", seconds=0.05)
     command = ("sweep", spec_file, "--out", folder, "--notebook", notebook, "--workers", 2)
@@ -281,17 +335,33 @@ def test_failures_are_listed_with_their_last_lines_and_retried_by_one_command(tm
     output, _ = process.communicate(timeout=120)
     assert process.returncode == s.FAILED_CODE, output
     assert "failed: unlucky-" in output and "batch 13 brings bad luck" in output and "about to fail" in output
-    assert "1 of 2 cells failed" in output and "--retry" in output and "Traceback" not in output.split("failed: ")[0]
+    assert (
+        "1 of 2 cells failed" in output
+        and "--retry" in output
+        and "Traceback" not in output.split("failed: ")[0]
+    )
     spec = s.load_spec(spec_file)
-    assert (folder / spec.cells[1].name / "cell.ipynb").is_file(), "the executed copy of a failed notebook stays"
+    assert (folder / spec.cells[1].name / "cell.ipynb").is_file(), (
+        "the executed copy of a failed notebook stays"
+    )
     again = tlg(*command)
     output, _ = again.communicate(timeout=120)
     assert again.returncode == s.FAILED_CODE and "running" not in output, "a failed cell waits for --retry"
     # The remedy, then one command; a cell is added at the same time.
-    text = Path(notebook).read_text().replace("work(folder", "import light_cell; light_cell.STEPS = 3; import os\\n"
-                                              "import tlg_lib.sweep_cell as c; work(folder")
+    text = (
+        Path(notebook)
+        .read_text()
+        .replace(
+            "work(folder",
+            "import light_cell; light_cell.STEPS = 3; import os\\n"
+            "import tlg_lib.sweep_cell as c; work(folder",
+        )
+    )
     Path(notebook).write_text(text)
-    fixed = {**bad, "cells": [*bad["cells"][:1], {"setting": "unlucky", "batch": 14}, {"setting": "new", "fold": 2}]}
+    fixed = {
+        **bad,
+        "cells": [*bad["cells"][:1], {"setting": "unlucky", "batch": 14}, {"setting": "new", "fold": 2}],
+    }
     write_spec(spec_file, fixed)
     process = tlg(*command, "--retry")
     output, _ = process.communicate(timeout=120)
@@ -406,20 +476,47 @@ def wait_for(condition, seconds=90):
 def test_a_preempted_job_is_requeued_and_goes_on_from_its_checkpoint(tmp_path, cluster, monkeypatch):
     from tlg_lib.sweep_slurm import submit
 
-    spec = s.spec_from_dict({"name": "c", "preset": "smoke", "grid": {"fold": [0, 1]},
-                             "slurm": {"time_min": 90, "partition": "gpu", "array_parallelism": 2, "mem_gb": 3,
-                                       "gpus_per_node": 1, "cpus_per_task": 2}})
+    spec = s.spec_from_dict(
+        {
+            "name": "c",
+            "preset": "smoke",
+            "grid": {"fold": [0, 1]},
+            "slurm": {
+                "time_min": 90,
+                "partition": "gpu",
+                "array_parallelism": 2,
+                "mem_gb": 3,
+                "gpus_per_node": 1,
+                "cpus_per_task": 2,
+            },
+        }
+    )
     folder = tmp_path / "sweep"
     notebook = make_notebook(tmp_path / "light.ipynb", seconds=4)
-    text = Path(notebook).read_text().replace("from light_cell", f"open({str(cluster / 'working')!r}, 'w'); from light_cell")
+    text = (
+        Path(notebook)
+        .read_text()
+        .replace("from light_cell", f"open({str(cluster / 'working')!r}, 'w'); from light_cell")
+    )
     Path(notebook).write_text(text)
     monkeypatch.setenv("STANDIN_PREEMPT", "1:1.5")
     assert submit(spec, folder, notebook=str(notebook)) == 2
     script = (cluster / "job-1000").read_text()
-    for line in ("--array=0-1%2", "--time=90", "--partition=gpu", "--mem=3GB", "--gpus-per-node=1", "--signal=USR2@120",
-                 "--requeue", "--open-mode=append", "--cpus-per-task=2"):
+    for line in (
+        "--array=0-1%2",
+        "--time=90",
+        "--partition=gpu",
+        "--mem=3GB",
+        "--gpus-per-node=1",
+        "--signal=USR2@120",
+        "--requeue",
+        "--open-mode=append",
+        "--cpus-per-task=2",
+    ):
         assert line in script.replace("'", ""), f"{line} not in\n{script}"
-    assert submit(spec, folder, notebook=str(notebook)) == 0, "queued and running cells are not submitted again"
+    assert submit(spec, folder, notebook=str(notebook)) == 0, (
+        "queued and running cells are not submitted again"
+    )
     wait_for(lambda: all(v["state"] == "done" for v in s.states(spec, folder).values()))
     assert (cluster / "preempted").exists()
     assert (cluster / "starts-1000_0").read_text() == "x" and (cluster / "starts-1000_1").read_text() == "xx"
@@ -448,10 +545,13 @@ def test_jobs_that_left_the_queue_are_submitted_again(tmp_path, cluster, capsys)
     wait_for(lambda: all(v["state"] == "done" for v in s.states(spec, folder).values()))
 
 
-@pytest.mark.parametrize("options, code, message", [
-    ({"partition": "nosuch"}, 1, "sbatch refused the job: .*invalid partition"),
-    ({"no_such_option": 3}, 2, "no_such_option"),
-])
+@pytest.mark.parametrize(
+    "options, code, message",
+    [
+        ({"partition": "nosuch"}, 1, "sbatch refused the job: .*invalid partition"),
+        ({"no_such_option": 3}, 2, "no_such_option"),
+    ],
+)
 def test_what_sbatch_does_not_take_is_one_line(tmp_path, cluster, options, code, message):
     from tlg_lib.sweep_slurm import submit
 

@@ -1,4 +1,4 @@
-"""What this machine has and lacks: data, weights, device, versions, disk, folders; each finding with its remedy."""
+"""What this machine has and lacks: data, weights, device, versions, disk, folders; each with its remedy."""
 
 from __future__ import annotations
 
@@ -41,8 +41,10 @@ def examine() -> list[Finding]:
         except TLGError as error:
             text, _, remedy = str(error).rpartition(": ")
             found.append(Finding(area, PROBLEM, text, remedy))
-        except Exception as error:  # a broken installation fails in ways nobody foresees; the others still count
-            found.append(Finding(area, PROBLEM, f"{type(error).__name__}: {error}", "reinstall with `make install`"))
+        except Exception as error:  # a broken installation fails in ways that nobody foresees
+            found.append(
+                Finding(area, PROBLEM, f"{type(error).__name__}: {error}", "reinstall with `make install`")
+            )
     return found
 
 
@@ -60,19 +62,35 @@ def versions() -> Iterator[Finding]:
         try:
             version = metadata.version(requirement.name)
         except metadata.PackageNotFoundError:
-            yield Finding("versions", PROBLEM, f"{requirement.name} is not installed", f"pip install '{requirement}'")
+            yield Finding(
+                "versions", PROBLEM, f"{requirement.name} is not installed", f"pip install '{requirement}'"
+            )
             continue
         if requirement.specifier.contains(version, prereleases=True):
             fine += 1
         else:
-            yield Finding("versions", PROBLEM, f"{requirement.name} {version}, needs {requirement.specifier}",
-                          f"pip install '{requirement}'")
-    yield Finding("versions", OK, f"Python {python}, {fine} of {len(wanted)} packages, torch {metadata.version('torch')}")
+            yield Finding(
+                "versions",
+                PROBLEM,
+                f"{requirement.name} {version}, needs {requirement.specifier}",
+                f"pip install '{requirement}'",
+            )
+    yield Finding(
+        "versions",
+        OK,
+        f"Python {python}, {fine} of {len(wanted)} packages, torch {metadata.version('torch')}",
+    )
     try:
-        yield Finding("versions", OK, f"pydensecrf2 {metadata.version('pydensecrf2')} (dense CRF for pseudo masks)")
+        yield Finding(
+            "versions", OK, f"pydensecrf2 {metadata.version('pydensecrf2')} (dense CRF for pseudo masks)"
+        )
     except metadata.PackageNotFoundError:
-        yield Finding("versions", NOTE, "no pydensecrf2: masks are refined without the dense CRF",
-                      "pip install 'tlg-lib[crf]' (needs a compiler)")
+        yield Finding(
+            "versions",
+            NOTE,
+            "no pydensecrf2: masks are refined without the dense CRF",
+            "pip install 'tlg-lib[crf]' (needs a compiler)",
+        )
 
 
 def device() -> Iterator[Finding]:
@@ -83,21 +101,39 @@ def device() -> Iterator[Finding]:
     for i in range(count):
         properties = torch.cuda.get_device_properties(i)
         free, total = torch.cuda.mem_get_info(i)
-        yield Finding("device", OK, f"GPU {i}: {properties.name}, {free >> 30} of {total >> 30} GB free, CUDA "
-                      f"{torch.version.cuda}, bf16 {'yes' if torch.cuda.is_bf16_supported() else 'no'}")
+        yield Finding(
+            "device",
+            OK,
+            f"GPU {i}: {properties.name}, {free >> 30} of {total >> 30} GB free, CUDA "
+            f"{torch.version.cuda}, bf16 {'yes' if torch.cuda.is_bf16_supported() else 'no'}",
+        )
     if not count:
         hidden = shutil.which("nvidia-smi") is not None and Path("/dev/nvidia0").exists()
         if hidden:
-            yield Finding("device", PROBLEM, f"a GPU is there and torch {torch.__version__} does not see it",
-                          "install the CUDA build of torch that fits the driver (`nvidia-smi`), or use --set device=cpu")
-        yield Finding("device", OK, f"CPU, {os.cpu_count()} cores, torch uses {torch.get_num_threads()} threads")
-        yield Finding("device", NOTE, "no GPU: presets mini and pascal-lite are meant for this, pascal and coco are not",
-                      "run those two where a GPU is, or through `tlg sweep ... --slurm`")
+            yield Finding(
+                "device",
+                PROBLEM,
+                f"a GPU is there and torch {torch.__version__} does not see it",
+                "install the CUDA build of torch that fits the driver (`nvidia-smi`), or --set device=cpu",
+            )
+        yield Finding(
+            "device", OK, f"CPU, {os.cpu_count()} cores, torch uses {torch.get_num_threads()} threads"
+        )
+        yield Finding(
+            "device",
+            NOTE,
+            "no GPU: presets mini and pascal-lite are meant for this, pascal and coco are not",
+            "run those two where a GPU is, or through `tlg sweep ... --slurm`",
+        )
     memory = _memory()
     if memory:
         small = memory < 4 << 30
-        yield Finding("device", NOTE if small else OK, f"{memory / (1 << 30):.1f} GB of memory",
-                      "use --set batch=2 and one worker" if small else "")
+        yield Finding(
+            "device",
+            NOTE if small else OK,
+            f"{memory / (1 << 30):.1f} GB of memory",
+            "use --set batch=2 and one worker" if small else "",
+        )
 
 
 def _memory() -> int:
@@ -125,14 +161,22 @@ def weights() -> Iterator[Finding]:
         if file.is_file():
             yield Finding("weights", OK, f"{name} (ImageNet) in {hub}")
         else:
-            yield Finding("weights", NOTE, f"no {name}, needed by presets pascal and coco",
-                          f"fetched at first use; offline: put {file.name} into {hub} or --set backbone_weights=FILE")
+            yield Finding(
+                "weights",
+                NOTE,
+                f"no {name}, needed by presets pascal and coco",
+                f"fetched at first use; offline: put {file.name} into {hub} or --set backbone_weights=FILE",
+            )
     for name in ("ViT-B-32/openai", "ViT-B-16-quickgelu/openai"):
         if _cached_clip(name):
             yield Finding("weights", OK, f"CLIP {name} in the cache")
         else:
-            yield Finding("weights", NOTE, f"no CLIP {name}, needed by presets pascal and coco",
-                          "fetched at first use; offline: --set clip_weights=FILE")
+            yield Finding(
+                "weights",
+                NOTE,
+                f"no CLIP {name}, needed by presets pascal and coco",
+                "fetched at first use; offline: --set clip_weights=FILE",
+            )
 
 
 def _cached_clip(name: str) -> bool:
@@ -154,7 +198,11 @@ def _cached_clip(name: str) -> bool:
     return any(isinstance(try_to_load_from_cache(repository, file), str) for file in names)
 
 
-DATASETS = {"mini": ("mini", "tlg data mini"), "Pascal VOC": ("voc", "tlg data voc"), "COCO": ("coco", "tlg data coco")}
+DATASETS = {
+    "mini": ("mini", "tlg data mini"),
+    "Pascal VOC": ("voc", "tlg data voc"),
+    "COCO": ("coco", "tlg data coco"),
+}
 
 
 def data() -> Iterator[Finding]:
@@ -201,8 +249,12 @@ def _folder(name: str, folder: Path) -> Finding:
         with tempfile.TemporaryDirectory(dir=standing, prefix=".tlg-doctor-") as place, folder_lock(place):
             pass
     except OSError as error:
-        return Finding("folders", PROBLEM, f"{name}: {standing} cannot be written ({error.strerror})",
-                       f"make it writable, or {remedy}")
+        return Finding(
+            "folders",
+            PROBLEM,
+            f"{name}: {standing} cannot be written ({error.strerror})",
+            f"make it writable, or {remedy}",
+        )
     except TLGError as error:
         return Finding("folders", PROBLEM, f"{name}: {error}", remedy)
     free = shutil.disk_usage(standing).free
@@ -217,18 +269,31 @@ def notebooks() -> Iterator[Finding]:
     from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
 
     count = len(list(notebooks_home().glob("[0-9][0-9]_*.ipynb")))
-    yield Finding("notebooks", OK if count else PROBLEM, f"{count} notebooks in {notebooks_home()}",
-                  "" if count else "restore the folder from the repository")
+    yield Finding(
+        "notebooks",
+        OK if count else PROBLEM,
+        f"{count} notebooks in {notebooks_home()}",
+        "" if count else "restore the folder from the repository",
+    )
     try:
         interpreter = KernelSpecManager().get_kernel_spec("python3").argv[0]
     except NoSuchKernel:
-        yield Finding("notebooks", PROBLEM, "no Jupyter kernel 'python3'", "python -m ipykernel install --sys-prefix")
+        yield Finding(
+            "notebooks", PROBLEM, "no Jupyter kernel 'python3'", "python -m ipykernel install --sys-prefix"
+        )
         return
     # "python" in the spec is replaced by the running interpreter when a kernel starts.
-    same = Path(interpreter).name == interpreter or Path(interpreter).exists() and \
-        Path(interpreter).parent == Path(sys.executable).parent
-    yield Finding("notebooks", OK if same else PROBLEM, f"kernel python3 runs {interpreter}",
-                  "" if same else "python -m ipykernel install --sys-prefix, so that notebooks use this environment")
+    same = (
+        Path(interpreter).name == interpreter
+        or Path(interpreter).exists()
+        and Path(interpreter).parent == Path(sys.executable).parent
+    )
+    yield Finding(
+        "notebooks",
+        OK if same else PROBLEM,
+        f"kernel python3 runs {interpreter}",
+        "" if same else "python -m ipykernel install --sys-prefix, so that notebooks use this environment",
+    )
 
 
 def cluster() -> Iterator[Finding]:
@@ -239,8 +304,13 @@ def cluster() -> Iterator[Finding]:
 
 
 CHECKS: dict[str, Callable[[], Iterator[Finding]]] = {
-    "versions": versions, "device": device, "weights": weights, "data": data, "folders": folders,
-    "notebooks": notebooks, "cluster": cluster,
+    "versions": versions,
+    "device": device,
+    "weights": weights,
+    "data": data,
+    "folders": folders,
+    "notebooks": notebooks,
+    "cluster": cluster,
 }
 
 

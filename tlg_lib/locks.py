@@ -43,7 +43,8 @@ def folder_lock(folder: str | Path, name: str = LOCK_NAME, wait: float | bool = 
         while not _try_lock(file, path):
             if time.monotonic() >= deadline:
                 raise TLGError(
-                    f"{folder} is in use by {_owner_text(path)}: wait for it, stop it, or choose another folder",
+                    f"{folder} is in use by {_owner_text(path)}: wait for it, stop it, or "
+                    "choose another folder",
                     code=4,
                 )
             time.sleep(0.05)
@@ -57,7 +58,7 @@ def folder_lock(folder: str | Path, name: str = LOCK_NAME, wait: float | bool = 
 
 
 def is_locked(folder: str | Path, name: str = LOCK_NAME) -> bool:
-    """Whether a living process holds the lock of ``folder``; creates nothing, holds it itself for an instant."""
+    """Whether a living process holds the lock of ``folder``; creates nothing, holds it for an instant."""
     path = Path(folder) / name
     if not path.is_file():
         return False
@@ -89,16 +90,21 @@ def _try_lock(file, path: Path) -> bool:
         if error.errno in (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES):
             return False
         raise TLGError(
-            f"cannot lock {path} ({error.strerror}): the file system has no locks, set TLG_HOME to another disk",
+            f"cannot lock {path} ({error.strerror}): the file system has no locks, set TLG_HOME to "
+            "another disk",
             code=5,
         ) from None
 
 
 def _write_owner(file, path: Path) -> None:
-    text = json.dumps({
-        "pid": os.getpid(), "host": socket.gethostname(), "command": " ".join(sys.argv)[:200],
-        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-    })
+    text = json.dumps(
+        {
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
+            "command": " ".join(sys.argv)[:200],
+            "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        }
+    )
     try:
         file.seek(0)
         file.truncate()
@@ -112,6 +118,4 @@ def _owner_text(path: Path) -> str:
     who = owner(path.parent, path.name)
     if not who:
         return "another run"
-    return (
-        f"process {who.get('pid')} on {who.get('host')} since {who.get('started')} ({who.get('command')})"
-    )
+    return f"process {who.get('pid')} on {who.get('host')} since {who.get('started')} ({who.get('command')})"

@@ -1,4 +1,4 @@
-"""YAML from a user's file: plain values only, no aliases (a small file could expand to gigabytes), no repeats."""
+"""YAML from a user's file: plain values only, no repeats, no aliases (they could expand to gigabytes)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ LARGEST = 1_000_000  # bytes; a spec of 1,000 cells is a tenth of that
 class _Loader(yaml.SafeLoader):
     def compose_node(self, parent, index):
         if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError(f"alias on line {self.peek_event().start_mark.line + 1}: write the value out")
+            raise yaml.YAMLError(
+                f"alias on line {self.peek_event().start_mark.line + 1}: write the value out"
+            )
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node, deep=False):
@@ -38,6 +40,14 @@ def read_yaml(path: str | Path):
         raise TLGError(f"cannot read {path}: {error.strerror or error}") from None
     except UnicodeDecodeError:
         raise TLGError(f"{path} is not text in UTF-8") from None
-    # The constructors of numbers, dates and bytes raise plain errors on odd input; deep nesting runs out of stack.
-    except (yaml.YAMLError, ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
+    # Constructors of numbers, dates and bytes raise plain errors on odd input; nesting can exhaust the stack.
+    except (
+        yaml.YAMLError,
+        ValueError,
+        TypeError,
+        KeyError,
+        AttributeError,
+        OverflowError,
+        RecursionError,
+    ) as error:
         raise TLGError(f"{path} is not valid YAML: {str(error)[:300]}") from None

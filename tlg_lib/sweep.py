@@ -1,8 +1,8 @@
-"""Batches of runs: a spec becomes cells (one config each), cells run side by side and survive any interruption.
+"""Batches of runs: a spec becomes cells (one config each), which run side by side and survive interruption.
 
 A sweep's folder holds ``sweep.json`` (the spec as read), one folder per cell (``cell.json`` what to run,
 ``status.json`` how it went, ``log.txt``, the executed notebook, checkpoints and scores) and, rewritten after
-every call, ``results.csv``, ``summary.csv``, ``comparisons.csv`` and figures (sweep_results.py). Everything is
+every call, ``results.csv``, ``summary.csv``, ``comparisons.csv`` and figures (sweep_results.py). All is
 decided from these files, so a sweep can be killed, resumed, extended and moved.
 """
 
@@ -59,7 +59,7 @@ class Spec:
         return tuple(dict.fromkeys(cell.setting for cell in self.cells))
 
 
-# --- reading a spec ------------------------------------------------------------------------------------------
+# --- reading a spec
 
 _KEYS = {"name", "description", "preset", "set", "settings", "grid", "cells", "compare", "slurm"}
 
@@ -82,7 +82,9 @@ def load_spec(source: str | Path, overrides: dict | None = None) -> Spec:
     return spec_from_dict(read_yaml(path), default_name=path.stem, where=str(source), overrides=overrides)
 
 
-def spec_from_dict(values, default_name: str = "sweep", where: str = "the spec", overrides: dict | None = None) -> Spec:
+def spec_from_dict(
+    values, default_name: str = "sweep", where: str = "the spec", overrides: dict | None = None
+) -> Spec:
     """Check a spec given as a dictionary (the YAML's value). Raises TLGError naming the entry."""
     values = _mapping(values, where)
     unknown = sorted(set(values) - _KEYS)
@@ -107,7 +109,9 @@ def spec_from_dict(values, default_name: str = "sweep", where: str = "the spec",
                 point = dict(zip(grid, combination))
                 twice = sorted(set(point) & set(bundle))
                 if twice:
-                    raise TLGError(f"{where}: '{twice[0]}' stands in grid and in setting '{setting}': keep one")
+                    raise TLGError(
+                        f"{where}: '{twice[0]}' stands in grid and in setting '{setting}': keep one"
+                    )
                 combined.append((setting, {**bundle, **point}))
     extra = values.get("cells") or []
     if not isinstance(extra, list):
@@ -125,8 +129,9 @@ def spec_from_dict(values, default_name: str = "sweep", where: str = "the spec",
         raise TLGError(f"{where}: {len(combined)} cells: a sweep has at most {MOST_CELLS}, split it")
     cells = tuple(_cell(setting, preset, {**common, **point, **last}, where) for setting, point in combined)
     _refuse_twins(cells, where)
-    spec = Spec(name, str(values.get("description", "")), cells, slurm=_slurm(values.get("slurm"), where))
-    return Spec(**{**spec.__dict__, "compare": _pairs(values.get("compare"), spec.settings, where)})
+    names = tuple(dict.fromkeys(cell.setting for cell in cells))
+    compare, slurm = _pairs(values.get("compare"), names, where), _slurm(values.get("slurm"), where)
+    return Spec(name, str(values.get("description", "")), cells, compare, slurm)
 
 
 def _cell(setting: str, preset: str, overrides: dict, where: str) -> Cell:
@@ -139,7 +144,7 @@ def _cell(setting: str, preset: str, overrides: dict, where: str) -> Cell:
     if not setting:
         shown = {k: v for k, v in overrides.items() if k not in ("fold", "seed", "data", "device")}
         setting = ", ".join(f"{k}={_short(v)}" for k, v in shown.items()) or preset
-    # The digest keeps cells apart whatever their settings are called, and an edited setting becomes a new cell.
+    # The digest keeps cells apart whatever their settings are called; an edited setting becomes a new cell.
     # Names stay short enough for any file system.
     slug = re.sub(r"[^A-Za-z0-9.=_-]+", "-", setting).strip("-.")[:60] or "cell"
     name = f"{slug}-fold{config.fold}-seed{config.seed}-{config.digest()[:8]}"
@@ -151,8 +156,10 @@ def _refuse_twins(cells: tuple[Cell, ...], where: str) -> None:
     for cell in cells:
         other = seen.setdefault(cell.config.digest(), cell)
         if other is not cell:
-            raise TLGError(f"{where}: '{other.setting}' and '{cell.setting}' are the same run (fold "
-                           f"{cell.config.fold}, seed {cell.config.seed}): drop one")
+            raise TLGError(
+                f"{where}: '{other.setting}' and '{cell.setting}' are the same run (fold "
+                f"{cell.config.fold}, seed {cell.config.seed}): drop one"
+            )
 
 
 def _mapping(value, where: str) -> dict:
@@ -208,7 +215,9 @@ def _pairs(value, settings: tuple[str, ...], where: str) -> tuple[tuple[str, str
             raise TLGError(f"{where}: compare: expected pairs of settings, as [a, b]")
         missing = [p for p in pair if p not in settings]
         if missing:
-            raise TLGError(f"{where}: compare: no setting '{missing[0]}': the settings are {', '.join(settings)}"[:600])
+            raise TLGError(
+                f"{where}: compare: no setting '{missing[0]}': the settings are {', '.join(settings)}"[:600]
+            )
         pairs.append((pair[0], pair[1]))
     return tuple(pairs)
 
@@ -245,7 +254,7 @@ def _short(value) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-# --- the folder of a sweep -----------------------------------------------------------------------------------
+# --- the folder of a sweep
 
 
 def sweep_folder(spec: Spec, out: str | Path = "") -> Path:
@@ -272,17 +281,24 @@ def write_status(cell: Path, state: str, **more) -> None:
 
 def prepare(spec: Spec, folder: Path, threads: int) -> None:
     """Write what each cell is to run. Cells of an earlier spec stay where they are."""
-    write_json(folder / "sweep.json", {
-        "name": spec.name, "description": spec.description, "compare": [list(p) for p in spec.compare],
-        "cells": [{"name": c.name, "setting": c.setting} for c in spec.cells],
-    })
+    write_json(
+        folder / "sweep.json",
+        {
+            "name": spec.name,
+            "description": spec.description,
+            "compare": [list(p) for p in spec.compare],
+            "cells": [{"name": c.name, "setting": c.setting} for c in spec.cells],
+        },
+    )
     scored: set[str] = set()
     for cell in spec.cells:
         # Rows without training depend on the inputs only: one cell per fold, seed and inputs scores them.
         inputs = json.dumps({k: v for k, v in cell.config.to_dict().items() if k in INPUTS}, sort_keys=True)
         path = folder / cell.name / "cell.json"
         wanted = {
-            "setting": cell.setting, "config": cell.config.to_dict(), "training_free": inputs not in scored,
+            "setting": cell.setting,
+            "config": cell.config.to_dict(),
+            "training_free": inputs not in scored,
             "threads": threads,
         }
         scored.add(inputs)
@@ -295,8 +311,19 @@ def prepare(spec: Spec, folder: Path, threads: int) -> None:
         write_json(path, wanted)
 
 
-INPUTS = ("dataset", "data", "masks", "fold", "seed", "shots", "backbone", "backbone_weights", "image_size",
-          "eval_episodes", "threshold")
+INPUTS = (
+    "dataset",
+    "data",
+    "masks",
+    "fold",
+    "seed",
+    "shots",
+    "backbone",
+    "backbone_weights",
+    "image_size",
+    "eval_episodes",
+    "threshold",
+)
 
 
 def states(spec: Spec, folder: Path) -> dict[str, dict]:
@@ -305,7 +332,7 @@ def states(spec: Spec, folder: Path) -> dict[str, dict]:
 
 
 def to_run(spec: Spec, folder: Path, retry: bool) -> list[Cell]:
-    """Cells that still need work: everything but done, queued or running ones, and failed ones unless retry."""
+    """Cells that still need work: all but done, queued or running ones, and failed ones unless ``retry``."""
     skip = {"done", "queued", "running"} | (set() if retry else {"failed"})
     found = states(spec, folder)
     return [cell for cell in spec.cells if found[cell.name]["state"] not in skip]
@@ -321,11 +348,14 @@ def last_lines(cell: Path, count: int = 3) -> list[str]:
     except OSError:
         return []
     # A progress bar redraws its line with carriage returns; terminal colours are of no use in a list.
-    lines = [re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", line.rstrip("\r").split("\r")[-1]).strip() for line in text.split("\n")]
+    lines = [
+        re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", line.rstrip("\r").split("\r")[-1]).strip()
+        for line in text.split("\n")
+    ]
     return ["".join(c for c in line if c.isprintable())[:200] for line in lines if line][-count:]
 
 
-# --- running on this machine ---------------------------------------------------------------------------------
+# --- running on this machine
 
 
 @dataclass
@@ -337,7 +367,7 @@ class Slot:
 
 
 def make_slots(cells: list[Cell], workers: int = 0) -> list[Slot]:
-    """One slot per GPU when there are GPUs and a cell may use them, else ``workers`` (default: cores, at most 8)."""
+    """One slot per GPU when a cell may use GPUs, else ``workers`` (default: one per core, at most 8)."""
     if any(cell.config.device != "cpu" for cell in cells):
         import torch
 
@@ -358,8 +388,9 @@ class Worker:
     began: float
 
 
-def run_local(spec: Spec, folder: Path, *, workers: int = 0, retry: bool = False, notebook: str = "",
-              board=None) -> dict[str, dict]:
+def run_local(
+    spec: Spec, folder: Path, *, workers: int = 0, retry: bool = False, notebook: str = "", board=None
+) -> dict[str, dict]:
     """Run what is left of the sweep on this machine; returns every cell's status.
 
     A cell whose process was killed starts again, up to RESTARTS times; one that failed by itself is left for
@@ -396,7 +427,12 @@ def run_local(spec: Spec, folder: Path, *, workers: int = 0, retry: bool = False
 def _start(cell: Cell, slot: Slot, folder: Path, notebook: str) -> Worker:
     path = folder / cell.name
     threads = str(json.loads((path / "cell.json").read_text(encoding="utf-8"))["threads"])
-    environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "PYTHONUNBUFFERED": "1"}
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": threads,
+        "MKL_NUM_THREADS": threads,
+        "PYTHONUNBUFFERED": "1",
+    }
     if slot.gpu:
         environment["CUDA_VISIBLE_DEVICES"] = slot.gpu
     # Written before the start: a parent killed right here leaves a cell that counts as interrupted.
@@ -405,8 +441,14 @@ def _start(cell: Cell, slot: Slot, folder: Path, notebook: str) -> Worker:
     if notebook:
         command += ["--notebook", notebook]
     with open(path / "log.txt", "ab") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
-                                   env=environment, start_new_session=True)
+        process = subprocess.Popen(
+            command,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            env=environment,
+            start_new_session=True,
+        )
     return Worker(cell, slot, process, time.monotonic())
 
 
@@ -457,23 +499,27 @@ def _stop_on_signals():
 
 
 def stop(folder: Path) -> str:
-    """Stop the sweep that runs in ``folder`` from another terminal; returns one line that says what happened."""
+    """Stop the sweep that runs in ``folder`` from another terminal; returns a line that says what it did."""
     if not is_locked(folder):
         return f"no sweep runs in {folder}"
     who = owner(folder)
     import socket
 
     if who.get("host") != socket.gethostname() or not isinstance(who.get("pid"), int):
-        raise TLGError(f"the sweep in {folder} runs on {who.get('host', 'another machine')}: stop it there", code=4)
+        raise TLGError(
+            f"the sweep in {folder} runs on {who.get('host', 'another machine')}: stop it there", code=4
+        )
     os.kill(who["pid"], signal.SIGTERM)
     for _ in range(200):
         if not is_locked(folder):
             return f"stopped process {who['pid']}; the same command goes on"
         time.sleep(0.1)
-    raise TLGError(f"process {who['pid']} got the signal and still runs: look at it, or kill {who['pid']}", code=4)
+    raise TLGError(
+        f"process {who['pid']} got the signal and still runs: look at it, or kill {who['pid']}", code=4
+    )
 
 
-# --- telling what goes on ------------------------------------------------------------------------------------
+# --- telling what goes on
 
 
 class Lines:

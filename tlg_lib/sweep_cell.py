@@ -45,11 +45,18 @@ def open_cell(folder: str | Path) -> OpenCell:
     folder = Path(folder)
     try:
         values = json.loads((folder / "cell.json").read_text(encoding="utf-8"))
-        return OpenCell(str(values["setting"]), config_from_dict(values["config"]), folder.resolve(),
-                        bool(values["training_free"]))
+        return OpenCell(
+            str(values["setting"]),
+            config_from_dict(values["config"]),
+            folder.resolve(),
+            bool(values["training_free"]),
+        )
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise TLGError(f"{folder / 'cell.json'} is not a cell of a sweep ({error}): run `tlg sweep` again, it "
-                       "writes the file", code=3) from None
+        raise TLGError(
+            f"{folder / 'cell.json'} is not a cell of a sweep ({error}): run `tlg sweep` again, it "
+            "writes the file",
+            code=3,
+        ) from None
 
 
 def save_cell_episodes(cell: OpenCell) -> list[Path]:
@@ -66,7 +73,7 @@ def save_cell_episodes(cell: OpenCell) -> list[Path]:
 
 
 def run_cell(folder: Path, notebook: str | Path = "") -> int:
-    """Execute the cell in ``folder``; returns the exit code. The status file says done or failed afterwards."""
+    """Execute the cell in ``folder``; returns the exit code. The status file then says done or failed."""
     began = time.time()
     with folder_lock(folder, CELL_LOCK, wait=PATIENCE):
         try:
@@ -85,7 +92,10 @@ def run_cell(folder: Path, notebook: str | Path = "") -> int:
 
 def error_line(error: Exception) -> str:
     """One line for the status: our own errors as they are, others with their type."""
-    name, value = getattr(error, "ename", ""), getattr(error, "evalue", "")  # papermill's view of the kernel's error
+    name, value = (
+        getattr(error, "ename", ""),
+        getattr(error, "evalue", ""),
+    )  # papermill's view of the kernel's error
     if isinstance(error, TLGError) or name == "TLGError":
         return " ".join((value or str(error)).split())[:500]
     return " ".join(f"{name or type(error).__name__}: {value or error}".split())[:500]
@@ -100,14 +110,21 @@ def _execute(notebook: Path, folder: Path) -> None:
         raise TLGError(f"no notebook {notebook}: --notebook takes an .ipynb file", code=3)
     logging.getLogger("papermill").setLevel(logging.ERROR)
     papermill.execute_notebook(
-        str(notebook), str(folder / "cell.ipynb"), parameters={"folder": str(folder.resolve())}, progress_bar=False,
-        stdout_file=sys.stdout, stderr_file=sys.stderr, cwd=str(folder), kernel_name="python3", start_timeout=300,
+        str(notebook),
+        str(folder / "cell.ipynb"),
+        parameters={"folder": str(folder.resolve())},
+        progress_bar=False,
+        stdout_file=sys.stdout,
+        stderr_file=sys.stderr,
+        cwd=str(folder),
+        kernel_name="python3",
+        start_timeout=300,
         extra_arguments=["--log-level=40"],
     )
 
 
 def _wait_for_old_kernel(folder: Path) -> None:
-    """A killed process leaves its kernel, which ends within a second or two; its folders stay locked so long."""
+    """A killed process leaves its kernel, which ends within seconds and locks its folders until then."""
     deadline = time.monotonic() + PATIENCE
     while any(is_locked(lock.parent) for lock in folder.rglob(LOCK_NAME)):
         if time.monotonic() > deadline:

@@ -1,4 +1,4 @@
-"""What a sweep will cost, before it runs: seconds per training step and per episode, measured on this machine."""
+"""What a sweep will cost, before it runs: seconds per training step and per episode, measured here."""
 
 from __future__ import annotations
 
@@ -9,11 +9,36 @@ from pathlib import Path
 from .config import Config
 from .sweep import Cell, Spec, read_status
 
-MEASURED_BATCH = 2  # on a CPU; larger batches are extrapolated in proportion, which is pessimistic by about a third
+MEASURED_BATCH = (
+    2  # on a CPU; larger batches are extrapolated in proportion, which is pessimistic by about a third
+)
 # Settings that do not change the time of a step.
-TIMELESS = ("preset", "data", "masks", "fold", "seed", "shots", "supervision", "backbone_weights", "clip_weights",
-            "steps", "lr", "weight_decay", "schedule", "query_loss", "noisy_targets", "checkpoint_every",
-            "epoch_steps", "workers", "eval_episodes", "epoch_episodes", "eval_batch", "threshold", "dropout", "flip")
+TIMELESS = (
+    "preset",
+    "data",
+    "masks",
+    "fold",
+    "seed",
+    "shots",
+    "supervision",
+    "backbone_weights",
+    "clip_weights",
+    "steps",
+    "lr",
+    "weight_decay",
+    "schedule",
+    "query_loss",
+    "noisy_targets",
+    "checkpoint_every",
+    "epoch_steps",
+    "workers",
+    "eval_episodes",
+    "epoch_episodes",
+    "eval_batch",
+    "threshold",
+    "dropout",
+    "flip",
+)
 
 
 @dataclass(frozen=True)
@@ -41,7 +66,9 @@ def measure(config: Config) -> StepTime:
     batch = config.batch if device.type == "cuda" else min(config.batch, MEASURED_BATCH)
     backbone = load_backbone(config.replace(backbone_weights="random")).to(device)
     vectors = torch.nn.functional.normalize(torch.randn(80, 512), dim=1)
-    model = build_model(config, backbone, TextVectors(vectors, vectors, vectors) if config.use_hc else None).to(device)
+    model = build_model(
+        config, backbone, TextVectors(vectors, vectors, vectors) if config.use_hc else None
+    ).to(device)
     images = torch.randint(0, 256, (batch, 3, *config.image_size), dtype=torch.uint8, device=device)
     masks = torch.ones(batch, 1, *config.image_size, device=device)
     classes = torch.zeros(batch, dtype=torch.long, device=device)
@@ -87,13 +114,15 @@ def cell_seconds(config: Config, times: StepTime) -> float:
 def estimate(spec: Spec, folder: Path, cells: list[Cell]) -> dict[str, float]:
     """Seconds of each of ``cells`` by name.
 
-    A finished cell of the same kind counts as it was; else each network that differs in time is measured once.
+    A finished cell of the same kind counts as it was; else each network of its own speed is measured once.
     """
     lasted: dict[str, list[float]] = {}
     for cell in spec.cells:
         status = read_status(folder / cell.name)
         if status["state"] == "done" and isinstance(status.get("seconds"), (int, float)):
-            lasted.setdefault(cell.config.digest(without=("fold", "seed", "data", "masks")), []).append(status["seconds"])
+            lasted.setdefault(cell.config.digest(without=("fold", "seed", "data", "masks")), []).append(
+                status["seconds"]
+            )
     measured: dict[str, StepTime] = {}
     found = {}
     for cell in cells:

@@ -12,18 +12,32 @@ from . import options as o
 
 def command(
     spec: Annotated[str, typer.Argument(help="a YAML file, or paper-table-1, paper-table-2, ladder, seeds")],
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="list the cells and what they will cost; run nothing")] = False,
-    workers: Annotated[int, typer.Option(min=0, max=256, help="cells at a time (0: one per GPU, or per core)")] = 0,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="list the cells and what they will cost; run nothing")
+    ] = False,
+    workers: Annotated[
+        int, typer.Option(min=0, max=256, help="cells at a time (0: one per GPU, or per core)")
+    ] = 0,
     retry: Annotated[bool, typer.Option("--retry", help="run failed cells again")] = False,
-    status: Annotated[bool, typer.Option("--status", help="show every cell and write the tables; run nothing")] = False,
-    stop: Annotated[bool, typer.Option("--stop", help="stop the sweep where it runs; it can go on later")] = False,
-    slurm: Annotated[bool, typer.Option("--slurm", help="submit to SLURM (options: the spec's slurm entry)")] = False,
-    out: Annotated[Optional[Path], typer.Option(help="folder of the sweep (default runs/sweeps/NAME)")] = None,
-    notebook: Annotated[str, typer.Option(help="an .ipynb to run in place of the library's for every cell")] = "",
+    status: Annotated[
+        bool, typer.Option("--status", help="show every cell and write the tables; run nothing")
+    ] = False,
+    stop: Annotated[
+        bool, typer.Option("--stop", help="stop the sweep where it runs; it can go on later")
+    ] = False,
+    slurm: Annotated[
+        bool, typer.Option("--slurm", help="submit to SLURM (options: the spec's slurm entry)")
+    ] = False,
+    out: Annotated[
+        Optional[Path], typer.Option(help="folder of the sweep (default runs/sweeps/NAME)")
+    ] = None,
+    notebook: Annotated[
+        str, typer.Option(help="an .ipynb to run in place of the library's for every cell")
+    ] = "",
     settings: o.Set = None,
 ) -> None:
-    """Run what is left of a sweep. The same command starts it, goes on after any interruption and, after cells
-    were added to the spec, runs those. Exit code 8: some cells failed; they are listed, --retry runs them again."""
+    """Run what is left of a sweep. The same command starts it, goes on after any interruption and runs
+    cells that were added to the spec. Exit code 8: some cells failed; they are listed, --retry runs them."""
     import sys
 
     from rich.console import Console
@@ -48,7 +62,11 @@ def command(
         from ..sweep_slurm import submit
 
         count = submit(plan, folder, retry=retry, notebook=notebook)
-        print(f"submitted {count} cells; `tlg sweep {spec} --status` shows them" if count else "nothing to submit")
+        print(
+            f"submitted {count} cells; `tlg sweep {spec} --status` shows them"
+            if count
+            else "nothing to submit"
+        )
     elif not status:
         board = s.Table() if sys.stdout.isatty() else s.Lines()
         s.run_local(plan, folder, workers=workers, retry=retry, notebook=notebook, board=board)
@@ -67,8 +85,11 @@ def command(
     if failed:
         print("\n".join(failed))
         count = sum(state["state"] == "failed" for state in s.states(plan, folder).values())
-        raise TLGError(f"{count} of {len(plan.cells)} cells failed (listed above): after a remedy, "
-                       f"`tlg sweep {spec} --retry`", code=s.FAILED_CODE)
+        raise TLGError(
+            f"{count} of {len(plan.cells)} cells failed (listed above): after a remedy, "
+            f"`tlg sweep {spec} --retry`",
+            code=s.FAILED_CODE,
+        )
 
 
 def _dry_run(plan, folder, workers: int) -> None:
@@ -82,7 +103,9 @@ def _dry_run(plan, folder, workers: int) -> None:
 
     found, left = states(plan, folder), to_run(plan, folder, retry=True)
     seconds = estimate(plan, folder, left)
-    table = Table(title=f"{escape(plan.name)}: {len(plan.cells)} cells, {len(left)} to run", title_justify="left")
+    table = Table(
+        title=f"{escape(plan.name)}: {len(plan.cells)} cells, {len(left)} to run", title_justify="left"
+    )
     for column in ("cell", "state", "estimate"):
         table.add_column(column)
     for cell in plan.cells:
@@ -91,5 +114,7 @@ def _dry_run(plan, folder, workers: int) -> None:
     Console().print(table)
     slots = make_slots(left, workers) if left else []
     total = sum(seconds.values())
-    print(f"about {words(total)} of computing, {words(total / max(1, len(slots)))} on {len(slots)} x "
-          f"{slots[0].label.split()[0] if slots else 'cpu'} (step times measured here; nothing was run)")
+    print(
+        f"about {words(total)} of computing, {words(total / max(1, len(slots)))} on {len(slots)} x "
+        f"{slots[0].label.split()[0] if slots else 'cpu'} (step times measured here; nothing was run)"
+    )
