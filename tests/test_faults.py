@@ -574,6 +574,8 @@ def run_case(title: str, folder: Path) -> Outcome:
 def shown(message: str, folder: Path) -> str:
     """The message without what differs from machine to machine and from time to time."""
     text = message.replace(str(folder), "FOLDER").replace(str(folder.resolve()), "FOLDER")
+    text = re.sub(r"\S*/home/(cache|data|runs)/", r"TLG_HOME/\1/", text)
+    text = re.sub(r"-[0-9a-f]{16}\b", "-DIGEST", text)
     text = re.sub(
         r"process \d+ on \S+ since \S+ \(.*?\)(?=:)", "process 4242 on HOST since TIME (COMMAND)", text
     )

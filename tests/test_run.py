@@ -102,6 +102,8 @@ def test_interrupted_run_exits_130_and_resumes(books, tmp_path):
               '    (Path(out) / "waiting").touch()\n    time.sleep(600)\n'
     write_notebook(books / "01_second.ipynb", waiting + LOG.format("second"))
     script = (
+        # A shell that starts the tests in the background has them ignore SIGINT, and children inherit that.
+        "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from tlg_lib import run\nfrom pathlib import Path\nrun._library_digest = lambda: 'one'\n"
         f"try:\n    run.run_notebooks('mini', out={str(out)!r}, notebooks=run.find_notebooks(Path({str(books)!r})),"
         " check=False)\nexcept KeyboardInterrupt:\n    raise SystemExit(130)\n")
