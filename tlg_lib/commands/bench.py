@@ -154,3 +154,17 @@ def run_profile(
 
     result, text = notebook_profile(folder or runs_home() / "mini")
     _finish("run-profile", result, text, out)
+
+
+@app.command()
+def widgets(
+    preset: Annotated[str, typer.Argument(help="mini, smoke or any other; its data must be there")] = "mini",
+    repeats: Repeats = 10, device: Device = "auto", threads: Threads = 0, out: Out = None,
+) -> None:
+    """Milliseconds from moving a control of a widget to its finished pictures."""
+    from ..bench.widgets import bench_widgets, widgets_table
+    from ..config import make_config
+
+    result = bench_widgets(make_config(preset, device=_start(device, threads)), repeats)
+    title = f"### Widgets: {preset}, {result['backbone']}, {result['threads']} threads"
+    _finish("widgets", result, f"{title}\n\n{widgets_table(result)}", out)
