@@ -26,7 +26,7 @@ Split = Annotated[str, typer.Option(help="only the rows of this list: trn or val
 @app.command("make")
 def make(data: o.Data = None, dataset: DataSet = "", masks: Masks = "", clip: Clip = "mini",
          clip_weights: ClipWeights = "", prompts: PromptFile = "", settings: Settings = None, device: Device = "auto",
-         workers: Annotated[int, typer.Option(help="processes; 0 = one; on several GPUs one per GPU")] = 0,
+         workers: Annotated[int, typer.Option(help="processes; 0 = one; with several GPUs give their number")] = 0,
          batch: Annotated[int, typer.Option(help="images of one size computed together")] = 16,
          overwrite: Annotated[bool, typer.Option(help="make every mask again")] = False) -> None:
     """Write masks of every row of the split lists; masks that exist and match stay."""
