@@ -69,7 +69,7 @@ def masks_job(folder: Path, request: dict) -> None:
     from tlg_lib.masks.generate import generate_masks
 
     data = SegmentationFolder(request["data"], "mini")
-    rows = [row for fold in (0, 1) for row in data.rows("val", fold)]
+    rows = data.rows("val", 0)
     generate_masks(data, load_clip("mini"), rows, folder / "masks", progress=False)
 
 
@@ -152,9 +152,9 @@ def main() -> None:
             from tlg_lib.experiment import open_experiment
 
             open_experiment(tiny_config(request["data"], **request.get("set", {})), progress=False)
-            print(json.dumps({"warm": True}), file=answers, flush=True)
+            print(json.dumps({"number": request["number"]}), file=answers, flush=True)
         else:
-            print(json.dumps(run(request)), file=answers, flush=True)
+            print(json.dumps({"number": request["number"], **run(request)}), file=answers, flush=True)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ class Killer:
     def __init__(self, home: Path, data: Path):
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         script = Path(__file__).with_name("resume_jobs.py")
-        self.data, self.kills = str(data), 0
+        self.data, self.kills, self.asked = str(data), 0, 0
         self.process = subprocess.Popen(
             [sys.executable, str(script), str(home)],
             stdin=subprocess.PIPE,
@@ -40,9 +40,14 @@ class Killer:
         self.ask(warm=True)
 
     def ask(self, **request) -> dict:
-        self.process.stdin.write(json.dumps({"data": self.data, **request}) + "\n")
+        self.asked += 1
+        request = {"data": self.data, "number": self.asked, **request}
+        self.process.stdin.write(json.dumps(request) + "\n")
         self.process.stdin.flush()
-        return json.loads(self.process.stdout.readline())
+        while True:  # a test that ran into its time limit leaves an answer that belongs to it
+            answer = json.loads(self.process.stdout.readline())
+            if answer["number"] == self.asked:
+                return answer
 
     def run(self, job: str, folder: Path) -> tuple[float, int]:
         """To the end, undisturbed; returns the seconds it took and the number of files written."""
@@ -70,7 +75,7 @@ class Killer:
 
     def close(self):
         self.process.stdin.close()
-        self.process.wait(timeout=30)
+        self.process.wait(timeout=120)
         self.process.stdout.close()
 
 
