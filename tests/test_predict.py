@@ -108,6 +108,7 @@ def test_a_checkpoint_is_used_for_a_class_that_it_never_heard_of(tmp_path, photo
 def test_prediction_equals_the_network_on_the_same_inputs(tmp_path, photograph):
     """The file path (text vectors of the class, features, masks, batch) against the network called by hand."""
     from tlg_lib.backbones import load_backbone
+    from tlg_lib.baselines import deep_features, prototype_probability
     from tlg_lib.clips import load_clip
     from tlg_lib.masks.generate import MaskMaker, default_recipe
     from tlg_lib.masks.prompts import load_prompts
@@ -132,8 +133,11 @@ def test_prediction_equals_the_network_on_the_same_inputs(tmp_path, photograph):
         masks.append(torch.from_numpy(maker.one(image, (6,)).mask(6)).float()[None, None])
     with torch.no_grad():
         logits = model(maps[0], maps[1], masks[0], masks[1], torch.tensor([6])).query_logits
-    expected = logits.softmax(1)[0, 1].numpy()
-    np.testing.assert_allclose(found.probability, expected, atol=2e-4)
+    query_features, support_features = (deep_features(m, backbone.levels) for m in maps)
+    near = prototype_probability(support_features, masks[1], query_features)  # [1, h, w]
+    near = torch.nn.functional.interpolate(near[None], masks[0].shape[-2:], mode="bilinear", align_corners=False)[0, 0]
+    voices = [logits.softmax(1)[0, 1], near, 0.25 + 0.5 * (masks[0][0, 0] == 1)]  # late fusion: one voice each
+    np.testing.assert_allclose(found.probability, sum(voices).numpy() / 3, atol=2e-4)
     np.testing.assert_array_equal(found.mask, found.probability >= config.threshold)
 
 

@@ -56,7 +56,7 @@ def atomic(path: str | Path, mode: str = "wb"):
     except OSError as error:
         raise _disk_error(path, error) from None
     try:
-        with os.fdopen(descriptor, mode, **({} if "b" in mode else {"encoding": "utf-8"})) as file:
+        with os.fdopen(descriptor, mode, **({} if "b" in mode else {"encoding": "utf-8", "errors": "replace"})) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
