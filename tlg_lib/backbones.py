@@ -6,7 +6,6 @@ has no learnable parameter, stays in evaluation mode, and computes without gradi
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -15,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from .checkpoints import TensorFileError, read_tensor_file
+from .data.downloads import sha256_of
 from .errors import TLGError
 
 # The first eight hex digits of the SHA-256 of a weights file, where the publisher put them into its name.
@@ -227,16 +228,8 @@ def _pip_weights_file() -> Path:
     raise TLGError(f"the package {package} holds no .pth file: {remedy}", code=3)
 
 
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        for block in iter(lambda: file.read(1 << 20), b""):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def _verify_sha256(path: Path, beginning: str) -> None:
-    found = _sha256(path)
+    found = sha256_of(path)
     if not found.startswith(beginning):
         raise TLGError(f"{path}: SHA-256 {found[:12]}..., expected {beginning}...: reinstall or download again", 3)
 
@@ -246,23 +239,16 @@ def _file_state(path: Path, what: str) -> tuple[dict[str, Tensor], str]:
     if not path.is_file():
         raise TLGError(f"{what}: no such file {path}: name a state-dict file, 'imagenet' or 'random'", code=3)
     try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            state = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises many kinds for a broken or unsafe file
-        # Not torch's own text: it advises to switch the protection off.
-        unsafe = "weights_only" in str(error)
-        reason = "holds more than tensors and was not opened" if unsafe else "is broken or no file of weights"
-        raise TLGError(f"{path} {reason} ({type(error).__name__}): save it as .safetensors or as a state dict of "
+        state = read_tensor_file(path)
+    except TensorFileError as error:
+        reason = "holds more than tensors and was not opened" if error.unsafe else "is broken or no file of weights"
+        raise TLGError(f"{path} {reason} ({error}): save it as .safetensors or as a state dict of "
                        "tensors", code=3) from None
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise TLGError(f"{path} does not hold a state dict of tensors", code=3)
-    return state, f"sha256:{_sha256(path)[:12]}"
+    return state, f"sha256:{sha256_of(path)[:12]}"
 
 
 def _load_checked(network: nn.Module, state: dict[str, Tensor], name: str, weights: str) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from .checkpoints import TensorFileError, read_tensor_file
 from .config import Config, make_config
 from .errors import TLGError
 from .paths import atomic
@@ -76,16 +77,10 @@ def read_release(path: str | Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise TLGError(f"no checkpoint {path}: name the file that the authors publish", code=3)
     try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            state = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises many kinds for a broken or unsafe file
-        unsafe = "weights_only" in str(error) or "Unsupported" in str(error)
-        reason = "it holds more than tensors and was not opened" if unsafe else "it is broken or not a checkpoint"
-        raise TLGError(f"{path}: {reason} ({type(error).__name__}): use the authors' original file", code=3) from None
+        state = read_tensor_file(path)
+    except TensorFileError as error:
+        reason = "it holds more than tensors and was not opened" if error.unsafe else "it is broken or not a checkpoint"
+        raise TLGError(f"{path}: {reason} ({error}): use the authors' original file", code=3) from None
     for wrapper in ("state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
             state = state[wrapper]

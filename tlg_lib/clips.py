@@ -7,7 +7,6 @@ knows some two hundred words, and ``Clip.unknown_words`` says which words of a p
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import re
@@ -21,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .data.downloads import sha256_of
 from .errors import TLGError
 from .paths import PACKAGE
 
@@ -191,7 +191,7 @@ def _mini(weights: str | Path) -> tuple[nn.Module, WordTokenizer, str, list[floa
             "data_scripts/train_mini_clip.py",
             code=3,
         )
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    digest = sha256_of(path)
     if not weights:
         expected = (MINI / "weights.sha256").read_text(encoding="utf-8").split()[0]
         if digest != expected:
@@ -295,11 +295,7 @@ def _from_file(open_clip, model_name: str, path: Path, options: dict) -> tuple[n
     except Exception as error:  # every loader has its own kinds for a broken or unfitting file
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise TLGError(f"clip_weights={path} does not fit {model_name}: {_short(reason)}", code=3) from None
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        for block in iter(lambda: file.read(1 << 20), b""):
-            digest.update(block)
-    return model, f"sha256:{digest.hexdigest()[:12]}"
+    return model, f"sha256:{sha256_of(path)[:12]}"
 
 
 def _is_torchscript(path: Path) -> bool:

@@ -14,7 +14,7 @@ from string import Template
 from . import paper
 from .figures import method_colour, method_name
 from .paths import PACKAGE, atomic
-from .results import FUSION, MASK, PROTOTYPE, WRONG, load_results
+from .results import FUSION, MASK, PROTOTYPE, load_results
 
 # Section -> (heading, one sentence, figures in order). Figure names are those that the notebooks give.
 PICTURES = {

@@ -20,7 +20,7 @@ import traitlets
 from . import inside
 from .errors import TLGError
 from .figures import overlay
-from .figures_inside import heat, heat_over, mark_cell, png, resized
+from .figures_inside import heat, heat_over, png, resized
 
 STATIC = Path(__file__).with_name("static")
 WIDTH = 210  # pixels of a picture on the screen

@@ -72,7 +72,7 @@ def network(
     from ..backbones import LAYOUTS
     from ..bench.cases import Case
     from ..bench.measure import NETWORKS, OPERATIONS, measure_case
-    from ..bench.table import case_title, network_tables
+    from ..bench.table import network_tables
 
     networks = _choices(networks, NETWORKS, "--network")
     operations = _choices(operations, OPERATIONS, "--operation")

@@ -15,7 +15,6 @@ Seed = Annotated[Optional[int], typer.Option(help="random seed")]
 Variant = Annotated[Optional[str], typer.Option(help="corrected, released or hsnet")]
 Supervision = Annotated[Optional[str], typer.Option(help="pixel or image")]
 Backbone = Annotated[Optional[str], typer.Option(help="efficientnet_lite0, resnet50 or vgg16")]
-Shots = Annotated[Optional[int], typer.Option(help="support images per episode")]
 Data = Annotated[Optional[str], typer.Option(help="dataset folder in VOC layout")]
 
 

@@ -7,7 +7,6 @@ NumPy, SciPy and Pillow, which the manifest records.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import os
@@ -28,6 +27,7 @@ from ..locks import folder_lock
 from ..paths import atomic, data_home, write_json
 from ..progress import track
 from .classes import PASCAL_CLASSES, fold_classes
+from .downloads import sha256_of
 from .mini_glyphs import distractor_word, font_versions
 from .mini_render import image_id, plan_image, render
 
@@ -104,7 +104,7 @@ def verify_mini(root: str | Path) -> list[str]:
     return [
         name
         for name, entry in manifest["files"].items()
-        if not (root / name).is_file() or _sha256(root / name) != entry["sha256"]
+        if not (root / name).is_file() or sha256_of(root / name) != entry["sha256"]
     ]
 
 
@@ -197,7 +197,7 @@ def _fill(root: Path, settings: dict, workers: int, progress: bool) -> None:
         if not path.name.startswith(".")
     )
     files = {
-        name: {"bytes": (root / name).stat().st_size, "sha256": _sha256(root / name)}
+        name: {"bytes": (root / name).stat().st_size, "sha256": sha256_of(root / name)}
         for name in names
         if (root / name).is_file()
     }
@@ -294,7 +294,3 @@ def _read(path: Path) -> dict | None:
     except (OSError, ValueError):
         return None
     return value if isinstance(value, dict) else None
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -41,7 +41,6 @@ USUAL_SCENES = {
     "train": ("tracks", "tracks", "city"),
     "tvmonitor": ("room", "kitchen"),
 }
-INDOOR = ("room", "kitchen")
 # Usual colours of a class, ranges of (hue in turns, saturation, value); taken by COLOUR_SHARE of its objects.
 COLOUR_SHARE = 0.7
 USUAL_COLOURS = {
