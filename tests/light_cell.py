@@ -49,6 +49,8 @@ def work(folder: str, seconds: float) -> None:
             if state_file.is_file()
             else {"step": 0, "text": config.digest()}
         )
+        with open(place / "starts.txt", "a") as file:
+            file.write(f"{state['step']}\n")
         for step in range(state["step"], STEPS):
             time.sleep(seconds / STEPS)
             state = {"step": step + 1, "text": hashlib.sha256(state["text"].encode()).hexdigest()}

@@ -1,7 +1,8 @@
 """sbatch, srun, squeue, scontrol and scancel for tests: jobs run here, as detached processes, one task is preempted.
 
 ``install(folder)`` writes the five commands; they keep their state below folder/state. The environment variable
-STANDIN_PREEMPT="<task>:<seconds>" sends SIGUSR2 to that array task once, as SLURM does before a preemption.
+STANDIN_PREEMPT="<task>:<file>" sends SIGUSR2 to that array task once, half a second after the file appears, as SLURM
+does before a preemption.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ state = Path(os.environ["STANDIN_STATE"]); number, task, name, script = sys.argv
 environment = {**os.environ, "SLURM_JOB_ID": str(int(number) + 500 + int(task)), "SLURM_ARRAY_JOB_ID": number,
                "SLURM_ARRAY_TASK_ID": task, "SLURM_NTASKS": "1", "SLURM_JOB_NUM_NODES": "1", "SLURM_NODEID": "0",
                "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_JOB_NODELIST": "here"}
-preempt, _, after = os.environ.get("STANDIN_PREEMPT", "").partition(":")
+preempt, _, marker = os.environ.get("STANDIN_PREEMPT", "").partition(":")
 (state / f"task-{name}.pid").write_text(str(os.getpid()))
 time.sleep(0.5)
 while True:
@@ -48,12 +49,10 @@ while True:
     process = subprocess.Popen(["bash", script], env=environment, start_new_session=True)
     if preempt == task and not (state / "preempted").exists():
         def signal_later():
-            cell = None
             deadline = time.monotonic() + 60
-            # "after" seconds of real work, told by the marker that the cell's notebook writes.
-            while time.monotonic() < deadline and not (state / "working").exists():
+            while time.monotonic() < deadline and not Path(marker).exists():
                 time.sleep(0.05)
-            time.sleep(float(after))
+            time.sleep(0.5)
             (state / "preempted").touch()
             for line in (state / f"pid-{number}_{task}").read_text().split():
                 os.kill(int(line), signal.SIGUSR2)
