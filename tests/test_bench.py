@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -74,7 +76,8 @@ def test_multiply_adds_of_correlation_are_what_the_formula_says(networks):
     }
     assert counted["straightforward"]["correlation"]["multiply_adds"] == 2 * once
     assert counted["released"]["correlation"]["multiply_adds"] == once
-    assert counted["corrected"]["correlation"]["multiply_adds"] == once
+    finest = channels[0][1] * positions[0] ** 2 * channels[0][0] * SMALL.batch
+    assert counted["corrected"]["correlation"]["multiply_adds"] == once - finest + finest // 4, "pooled 2 x 2"
     assert counted["corrected"]["4D encoder"]["multiply_adds"] < counted["released"]["4D encoder"]["multiply_adds"]
 
 
@@ -110,11 +113,18 @@ def test_rounds_run_everything_in_turn_and_ratios_are_paired(monkeypatch):
     assert measure.median_ratio(seconds["slow"]["wall"], seconds["fast"]["wall"]) == 3  # of 2, 4 and 3
 
 
-def test_peak_memory_sees_an_operation_that_allocates(monkeypatch):
+def test_peak_memory_sees_an_operation_that_allocates():
     if not Path("/proc/self/clear_refs").exists():
         pytest.skip("needs Linux: /proc/self/clear_refs")
-    monkeypatch.setattr(measure, "operation", lambda *a: lambda: torch.ones(64 << 18).sum())  # 64 MiB, let go at once
-    seen = measure._measure_memory({"case": SMALL.to_dict(), "network": "corrected", "operation": "forward1"})
+    # A process of its own, as in use: here, memory that earlier tests gave back would be taken again unseen.
+    code = (
+        "import json, sys, torch; from tlg_lib.bench import measure\n"
+        "measure.operation = lambda *a: lambda: torch.ones(64 << 18).sum()  # 64 MiB, let go at once\n"
+        "print(json.dumps(measure._measure_memory(json.loads(sys.argv[1]))))"
+    )
+    request = json.dumps({"case": SMALL.to_dict(), "network": "corrected", "operation": "forward1"})
+    done = subprocess.run([sys.executable, "-c", code, request], capture_output=True, text=True, check=True)
+    seen = json.loads(done.stdout.splitlines()[-1])
     assert 55 < seen["peak"] - seen["before"] < 90
 
 

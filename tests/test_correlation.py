@@ -2,7 +2,7 @@
 
 import torch
 
-from tlg_lib.correlation import correlate, mask_features, transposed
+from tlg_lib.correlation import correlate, mask_features, pool_finest, transposed
 
 
 def random_maps(channels, size, seed):
@@ -49,3 +49,11 @@ def test_a_masked_support_position_matches_nothing():
     assert (found[..., 1:3, 2] > 0).any()
     found[..., 1:3, 2] = 0
     assert not found.any()
+
+
+def test_only_the_finest_maps_are_pooled_and_odd_sides_round_up():
+    fine, coarse = torch.randn(2, 3, 5, 4), torch.randn(2, 3, 3, 2)
+    (pooled,), (same,) = pool_finest([[fine], [coarse]], 2)
+    assert same is coarse and pooled.shape == (2, 3, 3, 2)
+    torch.testing.assert_close(pooled[:, :, 1, 1], fine[:, :, 2:4, 2:4].mean((2, 3)))
+    torch.testing.assert_close(pooled[:, :, 2, 0], fine[:, :, 4, :2].mean(2), msg="a last odd row is its own mean")

@@ -121,6 +121,20 @@ def test_one_direction_is_computed_where_one_is_enough():
     assert "conv4d_query/mix432" in seen and "conv4d_support/mix432" not in seen
 
 
+def test_pooled_directions_are_the_same_network_with_the_images_exchanged():
+    config = small("corrected", mask_support=False)
+    model = built(config).eval()
+    query, support, query_mask, support_mask, ids = inputs(config)
+    names = ["corr_query/l2", "corr_support/l2", "after4d_query", "after4d_support"]
+    with torch.no_grad(), capture(model, names) as seen:
+        model(query, support, query_mask, support_mask, ids)
+        first = dict(seen)
+        model(support, query, support_mask, query_mask, ids)
+    for kind in ("corr_{}/l2", "after4d_{}"):
+        torch.testing.assert_close(first[kind.format("support")], seen[kind.format("query")])
+    assert first["corr_query/l2"].shape[2:] == (8, 8, 4, 4)
+
+
 @pytest.mark.parametrize("variant", ["corrected", "released"])
 def test_shots_in_one_batch_are_the_single_shots(variant):
     config = small(variant)

@@ -22,7 +22,7 @@ from tlg_lib.config import VARIANT_SWITCHES, make_config
 from tlg_lib.errors import TLGError
 from tlg_lib.locks import folder_lock, is_locked
 from tlg_lib.sweep_cell import open_cell
-from tlg_lib.sweep_results import collect, compare, summarise, write_results
+from tlg_lib.sweep_results import collect, compare, gather_sweeps, summarise, write_results
 
 GRID = {"fold": [0, 1, 2, 3], "seed": [0, 1]}
 SPEC = {
@@ -258,6 +258,21 @@ def test_csv_files_are_inert_in_a_spreadsheet_and_readable(tmp_path):
     assert all(r["method"][:1] not in "=+-@" for r in rows)
     assert len(rows) == len(collect(spec, tmp_path)) and all(math.isfinite(float(r["value"])) for r in rows)
     assert (tmp_path / "scores-1shot.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_a_notebook_finds_the_main_figures_of_the_sweeps_beside_its_run(tmp_path):
+    assert gather_sweeps(tmp_path).empty
+    spec, folder = s.spec_from_dict(SPEC), tmp_path / "sweeps" / "one"
+    s.prepare(spec, folder, 1)
+    finish(spec, folder)
+    assert gather_sweeps(tmp_path).empty, "cells are done, tables not yet written"
+    write_results(spec, folder)
+    table = gather_sweeps(tmp_path)
+    assert set(table.method) == {*spec.settings, "query pseudo mask"} and set(table.sweep) == {"one"}
+    values = [r["value"] for r in collect(spec, folder)
+              if (r["metric"], r["method"], r["fold"], r["class"]) == ("miou", spec.settings[0], 0, "")]
+    line = table[(table.method == spec.settings[0]) & (table.folds == "0")]
+    assert len(line) == 1 and line["mean"].item() == pytest.approx(sum(values) / len(values), abs=1e-3)
 
 
 # --- running (real processes and kernels) ------------------------------------------------------------------------

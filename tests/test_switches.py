@@ -25,6 +25,8 @@ SWITCHES = {
     "second_attention": ("across", ("attn/q_cross",), (*CORR, *FEATURES, *MERGE, *TEXT, "attn/q_self")),
     "query_residual": ("own", ("ht/q_res",), (*CORR, *FEATURES, *MERGE, *TEXT, "attn/", "ot/", "ht/s_res")),
     "correlation_grid": ("own", MERGE, (*CORR, *FEATURES, *TEXT, "ht/q_res", "ht/s_res")),
+    "correlation_pool": (2, ("corr_query/l2", "corr_support/l2", "conv4d_query/sqz2"),
+                         (*FEATURES, *TEXT, "corr_query/l3", "corr_support/l3", "conv4d_support/sqz4", "ht/q_res")),
     "mask_support": (True, ("corr_query/l2", "corr_support/l2"), (*FEATURES, *TEXT, "ht/q_res", "ht/s_res")),
     "text_maps": ("learned", ("hc/text_merge", "hc/q_multimodal"), (*CORR, *FEATURES, *MERGE, "attn/", "ht/", "ot/")),
     "prototype_prior": (True, ("dec/q_dec1",), (*CORR, *FEATURES, *MERGE, *TEXT, "attn/", "ht/", "hc/", "dec/q_in")),

@@ -24,29 +24,28 @@ def record(name: str, tensor: Tensor) -> None:
 
 
 def record_pair(group: str, name: str, tensor: Tensor) -> None:
-    """Record a batch that holds the query direction and, behind it, maybe the support direction.
+    """Record a batch that holds one direction, or the query's and behind it the support's.
 
-    ``group`` has a place for the direction, as in ``conv4d_{}/``. The first half is the query's.
+    ``group`` has a place for the direction, as in ``conv4d_{}/``.
     """
     if _seen is None:
         return
-    directions = ("query", "support") if _both else ("query",)
-    for direction, part in zip(directions, tensor.chunk(len(directions))):
+    for direction, part in zip(_directions, tensor.chunk(len(_directions))):
         record(group.format(direction) + name, part)
 
 
-_both = False
+_directions: tuple[str, ...] = ("query",)
 
 
 @contextmanager
-def directions(both: bool):
-    """Tell ``record_pair`` whether batches hold both directions (set by the model around its encoder)."""
-    global _both
-    before, _both = _both, both
+def directions(*names: str):
+    """Tell ``record_pair`` which directions a batch holds, in order (set by the 4D encoder)."""
+    global _directions
+    before, _directions = _directions, names
     try:
         yield
     finally:
-        _both = before
+        _directions = before
 
 
 @contextmanager

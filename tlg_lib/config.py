@@ -53,11 +53,12 @@ class Config:
     transport_reg: float = 0.5  # entropic regularisation of Sinkhorn
     tokens: str = field(default="grid", metadata=_choice("rows", "grid"))
     token_count: int = 50  # rows: count; grid: the nearest square with the map's proportions
-    token_skip: bool = True  # h + HT(h) instead of HT(h)
+    token_skip: bool = True  # h + gain * HT(h) instead of HT(h), the gain learned per channel
     key_value: str = field(default="separate", metadata=_choice("adjacent", "separate"))
     second_attention: str = field(default="across", metadata=_choice("within", "across"))
     query_residual: str = field(default="own", metadata=_choice("support", "own"))
     correlation_grid: str = field(default="own", metadata=_choice("other", "own"))
+    correlation_pool: int = 2  # ours: the other image's finest maps are averaged over so many positions a side
     mask_support: bool = True
     text_maps: str = field(default="learned", metadata=_choice("frozen", "learned"))
     ignore_255: bool = True
@@ -124,12 +125,15 @@ VARIANT_SWITCHES: dict[str, dict[str, Any]] = {
     "released": dict(
         train_hetero=False, transport="released", transport_reg=0.5, tokens="rows", token_count=50,
         token_skip=False, key_value="adjacent", second_attention="within", query_residual="support",
-        correlation_grid="other", mask_support=False, text_maps="frozen", ignore_255=False,
+        correlation_grid="other", correlation_pool=1, mask_support=False, text_maps="frozen", ignore_255=False,
         reductions="shared", prototype_prior=False, late_fusion=False, dice=0.0,
         support_loss=0.6, noisy_targets="none", negatives=0.0, mask_dropout=0.0,
     ),
     # The plain 4D encoder and decoder, without HA, HT, HC and without the mask input (DESIGN 3.3, baseline 3).
-    "hsnet": dict(use_ha=False, use_ht=False, use_hc=False, query_mask="none", prototype_prior=False, late_fusion=False),
+    "hsnet": dict(
+        use_ha=False, use_ht=False, use_hc=False, query_mask="none", prototype_prior=False, late_fusion=False,
+        correlation_pool=1,
+    ),
 }
 
 _LITE = dict(support_loss=0.0, width=64, widths_4d=(8, 32, 64), backbone="efficientnet_lite0")
@@ -231,7 +235,7 @@ _KIND_NAMES = {
 _RANGES = {  # name: (lowest, highest)
     "fold": (0, 3), "seed": (0, 2**31 - 1), "shots": (1, 50), "steps": (0, 10**8), "batch": (1, 4096),
     "lr": (0, 10), "weight_decay": (0, 10), "transport_reg": (1e-3, 100), "token_count": (1, 4096),
-    "width": (8, 2048), "dropout": (0, 0.95), "mask_dropout": (0, 1), "negatives": (0, 0.9), "accumulate": (1, 1024), "checkpoint_every": (1, 10**8),
+    "width": (8, 2048), "dropout": (0, 0.95), "correlation_pool": (1, 4), "mask_dropout": (0, 1), "negatives": (0, 0.9), "accumulate": (1, 1024), "checkpoint_every": (1, 10**8),
     "epoch_steps": (1, 10**8), "devices": (1, 1024), "workers": (0, 256), "eval_episodes": (1, 10**6),
     "epoch_episodes": (0, 10**6), "extra_episodes": (1, 10**6), "eval_batch": (1, 4096), "threshold": (0, 1), "l2_all": (0, 1), "dice": (0, 100),
     "query_loss": (0, 100), "support_loss": (0, 100),

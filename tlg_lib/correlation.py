@@ -29,6 +29,16 @@ def mask_features(features: list[Tensor], mask: Tensor) -> list[Tensor]:
     return [feature * resized[feature.shape[-2:]].to(feature.dtype) for feature in features]
 
 
+def pool_finest(levels: list[list[Tensor]], factor: int) -> list[list[Tensor]]:
+    """Average-pool the maps of the first (finest) of several levels; the others are left alone.
+
+    Correlating with a pooled map costs ``factor`` squared times less, and so do the 4D convolutions behind it, which
+    squeeze that image's axes out anyway. [B, C, h, w] -> [B, C, ceil(h / factor), ceil(w / factor)].
+    """
+    finest, *rest = levels
+    return [[F.avg_pool2d(x, factor, ceil_mode=True) for x in finest], *rest]
+
+
 def correlate(query: list[Tensor], support: list[Tensor]) -> Tensor:
     """Clamped cosine similarity of the layers of one level.
 

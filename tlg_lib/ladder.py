@@ -26,11 +26,12 @@ RUNGS: dict[str, tuple[str, tuple[str, ...]]] = {
     "across": ("second attention across branches", ("second_attention",)),
     "residual": ("query's own residual", ("query_residual",)),
     "grid": ("correlation map on the own grid", ("correlation_grid",)),
+    "pool": ("finest correlation pooled", ("correlation_pool",)),
     "masked": ("support features masked", ("mask_support",)),
     "text": ("learned text maps", ("text_maps",)),
     "border": ("255 ignored", ("ignore_255",)),
     "reductions": ("reductions per level", ("reductions",)),
-    "skip": ("skip around HT", ("token_skip",)),
+    "skip": ("scaled skip around HT", ("token_skip",)),
     "dice": ("soft Dice", ("dice",)),
     "noise": ("noisy targets by confidence", ("noisy_targets",)),
     "one-way": ("query direction only", ("support_loss",)),
@@ -72,6 +73,7 @@ def run_ladder(folder: str | Path, config: Config, folds=(0, 1, 2, 3), seeds=(0,
     from .experiment import environment
 
     folder = Path(folder)
+    config = config.replace(epoch_episodes=0)  # the last epoch is scored; nobody looks at curves of hundreds of runs
     study = Study(folder, config, folds, seeds, ladder_rows(config), shots=(1,))
     study.train(workers)
     table = ladder_table([r for r in study.evaluate(workers) if r["epoch"] == "last"])

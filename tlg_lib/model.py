@@ -15,7 +15,7 @@ from . import backbones
 from .aggregation import HeterogeneousAggregation, branch_layers, resize
 from .capture import record
 from .conv4d import Encoder4d
-from .correlation import correlate, mask_features
+from .correlation import correlate, mask_features, pool_finest
 from .decoder import Decoder
 from .errors import TLGError
 from .prior import PER_LEVEL, prototype_prior
@@ -101,15 +101,18 @@ class TLG(nn.Module):
         return Output(logits["query"], logits.get("support"))
 
     def _encode(self, query: list[Tensor], support: list[Tensor], both: bool) -> dict[str, Tensor]:
-        """4D map per direction, [B, C, H8, W8]; one correlation and one pass serve both directions."""
-        correlations = [
-            correlate([query[i] for i in level], [support[i] for i in level]) for level in self.levels
-        ]  # 3 x [B, L, H, W, h, w]
-        encoded = self.encoder(correlations, both)  # [2B or B, C, H8, W8]
-        if not both:
-            return {"query": encoded}
-        toward_query, toward_support = encoded.chunk(2)
-        return {"query": toward_query, "support": toward_support}
+        """4D map per direction, [B, C, H8, W8]. At full size one correlation and one pass serve both directions."""
+        query, support = ([[maps[i] for i in level] for level in self.levels] for maps in (query, support))
+        pool = self.config.correlation_pool
+        if pool == 1:
+            correlations = [correlate(q, s) for q, s in zip(query, support)]  # 3 x [B, L, Hq, Wq, Hs, Ws]
+            encoded = self.encoder(correlations, both)  # [2B or B, C, H8, W8]
+            return dict(zip(("query", "support"), encoded.chunk(2 if both else 1)))
+        images = {"query": (query, support), "support": (support, query)}
+        return {
+            direction: self.encoder([correlate(q, s) for q, s in zip(this, pool_finest(other, pool))], False, direction)
+            for direction, (this, other) in images.items() if both or direction == "query"
+        }  # [B, C, H8, W8] each
 
     def _aggregate(self, query, support, maps, support_mask, branches) -> dict[str, Tensor]:
         """HA, and HT where it is on: one map [B, C, H8, W8] per branch."""
@@ -134,7 +137,7 @@ class TLG(nn.Module):
                 if other == "support" and config.mask_support:
                     context = mask_features([context], support_mask)[0]
             moved = self.transport(merged, context, residual_map(middle, self.grid, branch), branch)
-            out[branch] = merged + moved if config.token_skip else moved
+            out[branch] = merged + self.transport.gain * moved if config.token_skip else moved
         return out
 
     @torch.no_grad()

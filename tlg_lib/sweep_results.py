@@ -309,6 +309,31 @@ def read_tables(folder: str | Path) -> dict:
     }
 
 
+def gather_sweeps(folder: str | Path):
+    """One line per sweep in ``folder`` or its sweeps/, method, shots and fold (or all four): a pandas frame, for notebooks.
+
+    Columns: sweep, method, shots, folds, seeds, mean, low, high (95% interval over seeds, NaN with one); mIoU of the
+    last epoch at the fixed threshold. Empty where no sweep has written its tables yet.
+    """
+    import pandas
+
+    frames = []
+    folder = Path(folder)
+    for path in sorted([*folder.glob("*/sweep.json"), *folder.glob("sweeps/*/sweep.json")]):
+        if (path.parent / "summary.csv").is_file():
+            summary = read_tables(path.parent)["summary"]
+            lines = summary[[_is_main(row) for row in summary.to_dict("records")]]
+            frames.append(lines.assign(sweep=path.parent.name))
+    columns = ["sweep", "method", "shots", "folds", "seeds", "mean", "low", "high"]
+    return pandas.concat(frames, ignore_index=True)[columns] if frames else pandas.DataFrame(columns=columns)
+
+
+def _is_main(row: dict) -> bool:
+    """Whether a line of the summary is a main figure: mIoU, last epoch, fixed threshold, no control."""
+    return (row["metric"] == "miou" and row["threshold_from"] == "fixed" and not row["control"]
+            and row["epoch"] in ("last", "no training"))
+
+
 def _inert(value):
     """Text that a spreadsheet would take for a formula gets a leading apostrophe."""
     return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t") else value
@@ -320,14 +345,7 @@ def _draw(
     from .figures import save_figure, score_dots
 
     files = []
-    main = [
-        s
-        for s in summary
-        if s["metric"] == "miou"
-        and s["threshold_from"] == "fixed"
-        and not s["control"]
-        and s["epoch"] in ("last", "no training")
-    ]
+    main = [s for s in summary if _is_main(s)]
     for shots in sorted({s["shots"] for s in main}):
         chosen = [s for s in main if s["shots"] == shots]
         table: dict[str, dict[int, float]] = {}
@@ -404,12 +422,7 @@ def summary_table(summary: list[dict]):
     for column in ("method", "shots", "folds", "seeds", "mIoU", "95% interval over seeds"):
         table.add_column(column)
     for row in summary:
-        if (
-            row["metric"] == "miou"
-            and row["threshold_from"] == "fixed"
-            and not row["control"]
-            and row["epoch"] in ("last", "no training")
-        ):
+        if _is_main(row):
             interval = f"{row['low']:.2f} .. {row['high']:.2f}" if row["count"] > 1 else "one seed"
             table.add_row(
                 escape(row["method"]),

@@ -194,6 +194,12 @@ class BatchNorm(nn.BatchNorm2d):
         return centred * scale + self.bias.view(1, -1, 1, 1)
 
 
+# HT's share at the start where it is added to what HA found (token_skip): a layer scale (Touvron et al., CaiT, ICCV
+# 2021). At 1, what untrained attention says drowns HA's map: on mini, folds 0 and 2, seeds 1 and 2, without late
+# fusion, 63.9 mIoU against 65.4 with 0.1 and 65.1 without HT and HC.
+SMALL_GAIN = 0.1
+
+
 class HeterogeneousTransport(nn.Module):
     """Pool a map to tokens, attend, spread back, add a residual that differs between the branches.
 
@@ -214,6 +220,8 @@ class HeterogeneousTransport(nn.Module):
         self.self_attention = SelfAttention(width, config.key_value, config.dropout)
         self.cross_attention = TransportAttention(width, config.transport, config.transport_reg, config.dropout)
         self.norm = BatchNorm(width)
+        if config.token_skip:  # the caller adds gain * HT(h) to h
+            self.gain = nn.Parameter(torch.full((width, 1, 1), SMALL_GAIN))
 
     def tokens(self, x: Tensor) -> Tensor:
         """[B, C, H8, W8] -> [B, N, C]."""
