@@ -1,4 +1,5 @@
-"""Notebook 08 in a real JupyterLab in headless Chromium: every widget is moved, every picture must change.
+"""The notebooks in a real JupyterLab in headless Chromium: Run All from a fresh kernel leaves no error and no warning;
+in 08 every widget is moved, and every picture must change.
 
 Needs chromium, chromedriver and selenium (`make test-browser`); skipped aloud where one is missing. Screenshots
 go to artefacts/browser.
@@ -18,6 +19,8 @@ import pytest
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(1800)]
 CHECKOUT = Path(__file__).resolve().parents[2]
+EXPLORERS = "08_visualise.ipynb"
+OTHERS = sorted(p.name for p in (CHECKOUT / "notebooks").glob("[0-9]*.ipynb") if p.name != EXPLORERS)
 SHOTS = CHECKOUT / "artefacts" / "browser"
 PATIENCE = float(os.environ.get("TLG_BROWSER_PATIENCE", 300))  # seconds for a notebook to run; slow machines need more
 CHROMIUM = os.environ.get("TLG_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome") or shutil.which(
@@ -43,12 +46,12 @@ window.jupyterapp.commands.execute("notebook:run-all-cells").then(
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
-    """URL of a JupyterLab on a copy of notebook 08, with data and runs of its own unless TLG_HOME is set."""
+    """URL of a JupyterLab on a copy of notebooks/, with data and runs of its own unless TLG_HOME is set."""
     pytest.importorskip("selenium", reason="selenium is not installed: make test-browser")
     if not CHROMIUM or not shutil.which("chromedriver"):
         pytest.skip("no chromium with chromedriver on this machine: the widgets were not tried in a browser")
     folder = tmp_path_factory.mktemp("lab")
-    shutil.copy(CHECKOUT / "notebooks" / "08_visualise.ipynb", folder)
+    shutil.copytree(CHECKOUT / "notebooks", folder / "notebooks", ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
     settings = folder / "settings" / "@jupyterlab"
     for name, value in (("notebook-extension/tracker", {"windowingMode": "none"}),
                         ("apputils-extension/notification", {"fetchNews": "false", "checkForUpdates": False})):
@@ -68,7 +71,7 @@ def lab(tmp_path_factory):
     address = f"http://127.0.0.1:{port}"
     try:
         wait(lambda: reachable(f"{address}/api"), 120, "JupyterLab did not start")
-        yield f"{address}/lab/tree/08_visualise.ipynb?reset"
+        yield address
     finally:
         server.terminate()
         try:
@@ -88,21 +91,42 @@ def browser(lab):
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver")))
-    driver.get(lab)
     SHOTS.mkdir(parents=True, exist_ok=True)
     try:
-        wait(lambda: driver.execute_script("return !!document.querySelector('.jp-Notebook .jp-CodeCell')"), 120,
-             "the notebook did not open")
-        wait(lambda: driver.execute_script(KERNEL_READY), 120, "the kernel did not start")
-        driver.execute_script(RUN_ALL)
-        wait(lambda: driver.execute_script("return window.tlgRun"), PATIENCE, "the notebook was not run to its end", 2)
-        assert driver.execute_script("return window.tlgRun") == "done"
+        run_all(driver, lab, EXPLORERS)
         wait(lambda: len(boxes(driver)) == 5 and all(images(driver, b) for b in boxes(driver)), 60,
              "not all five widgets were drawn")
         yield driver
     finally:
         driver.save_screenshot(str(SHOTS / "last.png"))
         driver.quit()
+
+
+def run_all(driver, lab, name):
+    """Open a notebook and run it to its end with a fresh kernel."""
+    driver.get(f"{lab}/lab/tree/notebooks/{name}?reset")
+    wait(lambda: driver.execute_script("return !!document.querySelector('.jp-Notebook .jp-CodeCell')"), 120,
+         "the notebook did not open")
+    wait(lambda: driver.execute_script(KERNEL_READY), 120, "the kernel did not start")
+    driver.execute_script(RUN_ALL)
+    wait(lambda: driver.execute_script("return window.tlgRun"), PATIENCE, f"{name} was not run to its end", 2)
+    assert driver.execute_script("return window.tlgRun") == "done"
+
+
+def complaints(driver):
+    """Texts of all error and stderr outputs, of widgets that could not be drawn, and of empty ones."""
+    return driver.execute_script("""
+        const told = [...document.querySelectorAll(
+            '[data-mime-type$="jupyter.stderr"], [data-mime-type$="jupyter.error"]')].map((e) => e.innerText);
+        const views = [...document.querySelectorAll('[data-mime-type$="jupyter.widget-view+json"]')];
+        return told.concat(views.filter((v) => !v.firstElementChild || v.offsetHeight < 8
+            || v.innerText.includes("Error displaying widget")).map((v) => "widget: " + v.innerHTML.slice(0, 200)))""")
+
+
+def console_errors(driver):
+    """What the page wrote as errors; "intervention" is the browser's own word on leaving the page before."""
+    return [entry for entry in driver.get_log("browser")
+            if entry["level"] == "SEVERE" and entry["source"] != "intervention"]
 
 
 def wait(condition, seconds, what, pause=0.3):
@@ -214,9 +238,16 @@ def test_the_mask_slider_changes_the_mask(browser):
 
 
 def test_nothing_failed_and_the_console_is_clean(browser):
-    failed = browser.execute_script("""return [...document.querySelectorAll(
-        '[data-mime-type$="jupyter.stderr"], [data-mime-type$="jupyter.error"]')].map((e) => e.innerText)""")
-    assert failed == []
+    assert complaints(browser) == []
     assert all('role="alert"' not in box.get_attribute("innerHTML") for box in boxes(browser))
-    errors = [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
-    assert errors == [], errors
+    assert console_errors(browser) == []
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_run_all_leaves_no_error_no_warning_and_no_blank_widget(browser, lab, name):
+    browser.execute_script("return window.jupyterapp.serviceManager.sessions.shutdownAll()")
+    run_all(browser, lab, name)
+    time.sleep(2)  # widgets are drawn after the last cell has answered
+    assert complaints(browser) == []
+    assert console_errors(browser) == []
+    browser.save_screenshot(str(SHOTS / f"{Path(name).stem}.png"))
