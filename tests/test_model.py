@@ -157,6 +157,16 @@ def test_the_seed_decides_the_weights():
     assert torch.equal(first(1), first(1)) and not torch.equal(first(1), first(2))
 
 
+def test_leaving_out_a_part_does_not_change_where_the_others_start():
+    whole = built(small("corrected")).state_dict()
+    for switch in (dict(use_ht=False), dict(use_hc=False), dict(prototype_prior=False)):
+        rest = built(small("corrected", **switch)).state_dict()
+        wider = {k.rpartition(".")[0] for k in rest if rest[k].shape != whole[k].shape}  # layers with another input
+        shared = [k for k in rest if k.rpartition(".")[0] not in wider]
+        assert len(shared) > 50 and set(rest) <= set(whole)
+        assert all(torch.equal(rest[k], whole[k]) for k in shared)
+
+
 def test_text_vectors_are_needed_and_must_fit():
     config = small("corrected")
     with pytest.raises(TLGError, match="use_hc=true needs text vectors"):

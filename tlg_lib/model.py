@@ -6,6 +6,7 @@ of the config say which. The backbone stays outside; it is frozen, and its maps 
 
 from __future__ import annotations
 
+import zlib
 from typing import NamedTuple
 
 import torch
@@ -199,10 +200,17 @@ def check_switches(config) -> None:
 
 
 def build_model(config, backbone, text: TextVectors | None = None) -> TLG:
-    """A TLG for this backbone (a Backbone or a Layout), its weights drawn from ``config.seed``."""
+    """A TLG for this backbone (a Backbone or a Layout), its weights drawn from ``config.seed``.
+
+    Every layer draws from the seed and its own name, so a switch that adds or leaves out a part does not change where
+    the others start: what two settings differ by is then the switch, not another draw.
+    """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
         model = TLG(config, backbone.channels, backbone.levels, text)
+        for name, module in reversed(list(model.named_modules())):  # parts after the layers that they set themselves
+            if hasattr(module, "reset_parameters"):
+                torch.manual_seed(zlib.crc32(f"{config.seed}/{name}".encode()))
+                module.reset_parameters()
     return model.to(memory_format=torch.channels_last) if config.channels_last else model
 
 

@@ -73,12 +73,16 @@ class HeterogeneousText(nn.Module):
         self.size, self.learned = size, learned
         self.project = nn.Linear(vectors.dim, size[0] * size[1])
         self.mix = nn.Conv2d(2, 1, 1)
-        if learned:
+        self.reset_parameters()
+        self.set_vectors(vectors)
+
+    def reset_parameters(self) -> None:
+        """Learned: maps of exactly 1, and an even mix of name and background. Frozen: the layers' random start."""
+        if self.learned:
             nn.init.zeros_(self.project.weight)
             nn.init.zeros_(self.project.bias)
             nn.init.constant_(self.mix.weight, 0.5)
             nn.init.zeros_(self.mix.bias)
-        self.set_vectors(vectors)
 
     def set_vectors(self, vectors: TextVectors) -> None:
         """Use other text from now on: another vocabulary, or a prompt that was just typed."""
