@@ -6,6 +6,8 @@ In memory C stands last, so that both halves of the convolution read it without 
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -25,7 +27,7 @@ class _Kept(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, stride: int) -> tuple[Tensor, Tensor]:
         ctx.stride = stride
-        return x.view_as(x), x.permute(0, 4, 5, 2, 3, 1)[:, ::stride, ::stride].contiguous()
+        return x.view_as(x), _strided(x, stride)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -33,6 +35,31 @@ class _Kept(torch.autograd.Function):
         # In place: grad_x was made by the backward pass of the one convolution that reads x here.
         grad_x.permute(0, 4, 5, 2, 3, 1)[:, :: ctx.stride, :: ctx.stride] += grad_kept
         return grad_x, None
+
+
+def _made_again(kept: Tensor, x: Tensor, stride: int):
+    """What autograd would save of ``kept`` inside this context is copied from ``x`` again when it is needed.
+
+    ``x`` is saved by the other half of the convolution anyway, so a block without a stride keeps one large tensor less.
+    """
+    if stride > 1 or not torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return nullcontext()
+    storage, x = kept.untyped_storage().data_ptr(), x.detach()
+
+    def pack(saved: Tensor):
+        if saved.untyped_storage().data_ptr() != storage:
+            return saved
+        return saved.shape, saved.stride(), saved.storage_offset()
+
+    def unpack(packed):
+        return packed if isinstance(packed, Tensor) else _strided(x, stride).as_strided(*packed)
+
+    return torch.autograd.graph.saved_tensors_hooks(pack, unpack)
+
+
+def _strided(x: Tensor, stride: int) -> Tensor:
+    """The positions of the other image that a stride keeps, C last: [B, C, H, W, h, w] -> [B, h', w', H, W, C]."""
+    return x.permute(0, 4, 5, 2, 3, 1)[:, ::stride, ::stride].contiguous()
 
 
 class CentrePivotConv4d(nn.Module):
@@ -55,7 +82,8 @@ class CentrePivotConv4d(nn.Module):
         # Over this image: only the positions of the other image that survive the stride are computed.
         x, kept = _Kept.apply(x, self.stride)
         h, w = kept.shape[1:3]
-        a = self.this(kept.flatten(0, 2).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)  # [B*h'*w', H, W, C']
+        with _made_again(kept, x, self.stride):
+            a = self.this(kept.flatten(0, 2).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)  # [B*h'*w', H, W, C']
         a = a.unflatten(0, (batch, h, w)).permute(0, 3, 4, 1, 2, 5)  # [B, H, W, h', w', C']
         # Over the other image: a view of x when C stands last in memory (or behind W, as correlate gives it).
         b = self._over_other(x.permute(0, 2, 3, 1, 4, 5).flatten(0, 2))  # [B*H*W, C', h', w']
@@ -166,14 +194,25 @@ def _squeeze(blocks: nn.Sequential, correlation: Tensor, both: bool, level: str)
     first = blocks[0]
     parts = [first.conv(correlation)]
     if both:
-        swapped = transposed(correlation)
-        record(f"corr_support/l{level}", swapped)
-        parts.append(first.conv(swapped))
-        del swapped
+        parts.append(_swapped_conv(first.conv, correlation, level))
     # Joined with C last, as it stands in memory: torch.cat would put it in front.
     x = torch.cat([p.permute(0, 2, 3, 4, 5, 1) for p in parts]).permute(0, 5, 1, 2, 3, 4) if both else parts[0]
     del parts
     return blocks[1:](first.activate(x))
+
+
+def _swapped_conv(conv: CentrePivotConv4d, correlation: Tensor, level: str) -> Tensor:
+    """``conv`` over the other direction. In training the transposed copy, the largest tensor of all, is made again in
+    the backward pass instead of being kept."""
+
+    def forward(correlation: Tensor) -> Tensor:
+        swapped = transposed(correlation)
+        record(f"corr_support/l{level}", swapped)
+        return conv(swapped)
+
+    if not torch.is_grad_enabled():
+        return forward(correlation)
+    return checkpoint(forward, correlation, use_reentrant=False, preserve_rng_state=False)
 
 
 def add_resized(fine: Tensor, coarse: Tensor) -> Tensor:
