@@ -34,7 +34,8 @@ def run(tmp_path):
     cells = [
         V4.new_markdown_cell("# 03 · Parts\n\nSee [04](04_more.ipynb). $a<b$\n\n<details><summary>Solution</summary>yes</details>"),
         V4.new_code_cell('out = "/secret/place"', metadata={"tags": ["injected-parameters"]}),
-        V4.new_code_cell("print(1 < 2)", outputs=[V4.new_output("stream", name="stdout", text="True & so on\n"),
+        V4.new_code_cell("print(1 < 2)", outputs=[V4.new_output("stream", name="stdout", text="True & so on\n1/3 scored: a (1 s)\n"),
+                                                  V4.new_output("stream", name="stdout", text="2/3 scored: b\n3/3 scored: c\n"),
                                                   V4.new_output("stream", name="stderr", text="noise")]),
         V4.new_code_cell("show()", outputs=[picture, widget, frame]),
     ]
@@ -47,6 +48,7 @@ def test_a_page_holds_what_the_notebook_showed(run, tmp_path):
     pages = build_docs(run, tmp_path / "docs")
     page = pages[0].read_text(encoding="utf-8")
     assert [p.name for p in pages] == ["03_parts.html", "04_more.html"]
+    assert "<pre>True &amp; so on\n3/3 scored: c\n</pre>" in page, "pieces joined, progress at its end"
     assert 'href="04_more.html">04</a>' in page and "<summary>Solution</summary>" in page
     assert "print(1 &lt; 2)" in page and "True &amp; so on" in page and "<td>7</td>" in page
     assert "Here stands a widget" in page and "Box()" not in page

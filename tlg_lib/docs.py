@@ -7,6 +7,7 @@ tenth of the size. Widgets need a kernel; on the page the static figure above ea
 from __future__ import annotations
 
 import base64
+import copy
 import hashlib
 import html
 import io
@@ -17,6 +18,8 @@ from pathlib import Path
 from .errors import TLGError
 from .paths import atomic
 
+# A line such as "3/72 scored: ..." or "mini data: 120/1200 images, 6 s", where a line of the same count follows.
+PROGRESS = re.compile(r"^.*?\b\d+/(\d+) (\w+)\b.*\n(?=.*?\b\d+/\1 \2\b)", re.MULTILINE)
 COLOURS, WIDEST = 128, 1000  # of a picture: palette entries, pixels
 MATHJAX = "https://cdnjs.cloudflare.com/ajax/libs/mathjax/3.2.2/es5/tex-mml-chtml.js"
 PAGE = """<!doctype html>
@@ -32,7 +35,8 @@ a { color: #0072b2; } h1 { font-size: 1.8rem; } h2 { margin-top: 2rem; }
 pre { background: #f6f6f6; padding: .6rem .8rem; overflow-x: auto; font-size: 13px; line-height: 1.45; }
 .output pre { background: none; border-left: 3px solid #e4e4e4; } img { max-width: 100%; height: auto; }
 table { border-collapse: collapse; font-size: 14px; } td, th { padding: .25rem .7rem; border-bottom: 1px solid #e4e4e4;
-text-align: right; } th:first-child, td:first-child { text-align: left; } .widget { color: #767676; font-style: italic; }
+text-align: left; } .dataframe td, .dataframe th:not(:first-child) { text-align: right; } .anchor-link { display: none; }
+.widget { color: #767676; font-style: italic; }
 details { background: #f6f6f6; padding: .4rem .8rem; } summary { cursor: pointer; }
 """
 
@@ -75,10 +79,24 @@ def _short(path: Path) -> str:
 def _cell(cell, path: Path, out: Path) -> str:
     if cell.cell_type == "markdown":
         return _markdown(cell.source)
-    outputs = "\n".join(filter(None, (_output(o, path, out) for o in cell.outputs)))
+    outputs = "\n".join(filter(None, (_output(o, path, out) for o in _joined(cell.outputs))))
     if "injected-parameters" in cell.metadata.get("tags", []):
         return ""  # paths of the machine that ran it
     return f"<pre><code>{html.escape(cell.source)}</code></pre>" + (f'<div class="output">{outputs}</div>' if outputs else "")
+
+
+def _joined(outputs: list) -> list:
+    """Outputs with neighbouring pieces of printed text joined, and only the last line of each count of progress."""
+    joined: list = []
+    for output in outputs:
+        if joined and output.output_type == joined[-1].output_type == "stream" and output.name == joined[-1].name:
+            joined[-1].text += output.text
+        else:
+            joined.append(copy.deepcopy(output))
+    for output in joined:
+        if output.output_type == "stream":
+            output.text = PROGRESS.sub("", output.text)
+    return joined
 
 
 def _markdown(source: str) -> str:
