@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -301,9 +302,10 @@ def kill_one_worker(parent, rng, timeout=90):
     while time.monotonic() < deadline:
         time.sleep(rng.uniform(0.2, 2.5))
         workers = psutil.Process(parent.pid).children()
-        if workers:
-            rng.choice(workers).kill()
-            return
+        with suppress(psutil.NoSuchProcess):  # it may have ended in between: take another
+            if workers:
+                rng.choice(workers).kill()
+                return
     pytest.fail("no worker to kill")
 
 
@@ -472,10 +474,11 @@ def cluster(tmp_path, monkeypatch):
     state = tmp_path / "cluster" / "state"
     yield state
     for path in state.glob("task-*.pid"):  # nothing that the stand-in started outlives the test
-        if psutil.pid_exists(int(path.read_text())):
+        with suppress(psutil.NoSuchProcess):  # most have ended, one may be ending just now
             task = psutil.Process(int(path.read_text()))
             for process in [*task.children(recursive=True), task]:
-                process.kill()
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
 
 
 def wait_for(condition, seconds=90):
