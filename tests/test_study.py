@@ -104,3 +104,10 @@ def test_late_fusion_gives_every_voice_the_same_weight():
     with_mask, without = (late_fusion(lambda batch: answer, levels, seen)(batch) for seen in (True, False))
     torch.testing.assert_close(with_mask, (answer + proto + soft_mask(batch)) / 3)
     torch.testing.assert_close(without, (answer + proto) / 2)
+
+
+def test_the_image_row_hides_masks_and_the_callers_own_share_wins():
+    for given, expected in (({}, 0.5), ({"mask_dropout": 0.2}, 0.2)):
+        config = make_config("mini", **given)
+        image = next(row for row in table_rows(config) if row.name == "corrected-image")
+        assert row_config(config, image, 0, 0).mask_dropout == expected

@@ -1,8 +1,8 @@
 """One frozen configuration for everything: what to run, the network's switches, training, evaluation.
 
-``make_config("mini", fold=1, variant="released")`` merges, later wins: field defaults, the variant's
-switches (DESIGN 3.1 and 3.2), the preset, the caller's overrides. Unknown names, wrong types and values
-out of range raise TLGError with one line. Nothing is ``None``: a Config always says what will happen.
+``make_config("mini", fold=1, variant="released")`` merges, later wins: field defaults, the preset, the
+supervision's and the variant's switches (DESIGN 3.1 and 3.2), the caller's overrides. Unknown names, wrong types
+and values out of range raise TLGError with one line. Nothing is ``None``: a Config always says what will happen.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class Config:
     noisy_targets: str = field(
         default="confidence", metadata=_choice("none", "confidence", "bootstrap", "soft", "size", "prototype")
     )  # how training with supervision="image" copes with noisy masks (losses.py); of no effect with "pixel"
-    mask_dropout: float = 0.0  # share of training queries whose pseudo mask is hidden (0.5 everywhere)
+    mask_dropout: float = 0.0  # share of training queries whose pseudo mask is hidden (0.5 everywhere); image: 0.5
     negatives: float = 0.0  # share of training episodes with a support of another class, target empty
     accumulate: int = 1
     checkpoint_every: int = 50  # steps
@@ -136,6 +136,10 @@ VARIANT_SWITCHES: dict[str, dict[str, Any]] = {
     ),
 }
 
+# What learning from pseudo masks needs besides: the query's mask is both input and target, and while it always lies
+# there the network learns to copy it (mini, 4 folds, seed 0: 57.7 mIoU without hiding, 59.8 with).
+SUPERVISION_SWITCHES: dict[str, dict[str, Any]] = {"pixel": {}, "image": dict(mask_dropout=0.5)}
+
 _LITE = dict(support_loss=0.0, width=64, widths_4d=(8, 32, 64), backbone="efficientnet_lite0")
 _PAPER = dict(
     backbone="resnet50", clip="ViT-B-32/openai", image_size=(400, 400), batch=16, lr=4e-4, steps=40000,
@@ -164,7 +168,8 @@ def make_config(preset: str = "mini", **overrides) -> Config:
     variant = overrides.get("variant", PRESETS[preset].get("variant", "corrected"))
     if not isinstance(variant, str) or variant not in VARIANT_SWITCHES:
         raise TLGError(f"unknown variant '{variant}': choose one of {', '.join(VARIANTS)}")
-    values = {**PRESETS[preset], **VARIANT_SWITCHES[variant], **overrides, "preset": preset}
+    supervision = SUPERVISION_SWITCHES.get(str(overrides.get("supervision", "pixel")), {})
+    values = {**PRESETS[preset], **supervision, **VARIANT_SWITCHES[variant], **overrides, "preset": preset}
     return _checked(values)
 
 

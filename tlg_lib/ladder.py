@@ -34,6 +34,7 @@ RUNGS: dict[str, tuple[str, tuple[str, ...]]] = {
     "skip": ("scaled skip around HT", ("token_skip",)),
     "dice": ("soft Dice", ("dice",)),
     "noise": ("noisy targets by confidence", ("noisy_targets",)),
+    "hidden": ("half of the query masks hidden in training", ("mask_dropout",)),
     "one-way": ("query direction only", ("support_loss",)),
     "prior": ("prototype maps to the decoder", ("prototype_prior",)),
     "fusion": ("late fusion with mask and prototype", ("late_fusion",)),

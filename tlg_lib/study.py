@@ -18,7 +18,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from .config import Config, config_from_dict, make_config
+from .config import FIELDS, SUPERVISION_SWITCHES, Config, config_from_dict, make_config
 from .errors import TLGError
 from .paths import write_json
 
@@ -38,7 +38,8 @@ class Row:
 
 def table_rows(config: Config) -> tuple[Row, ...]:
     """The trained rows that stand beside each other in every study (DESIGN 3.3)."""
-    image, pixel = {"supervision": "image"}, {"supervision": "pixel"}
+    pixel, image = {"supervision": "pixel"}, {"supervision": "image"}
+    image |= {k: v for k, v in SUPERVISION_SWITCHES["image"].items() if getattr(config, k) == FIELDS[k].default}
     rows = [
         Row("corrected-pixel", "TLG corrected, pixel labels", _items(pixel), True),
         Row("corrected-image", "TLG corrected, image labels", _items(image), True),
@@ -57,10 +58,11 @@ def row_config(config: Config, row: Row, fold: int, seed: int) -> Config:
     """The row's config: the study's, the row's variant switches and overrides, this fold and seed."""
     overrides = dict(row.overrides)
     if overrides.get("variant", config.variant) != config.variant:
-        reference = make_config(config.preset, variant=config.variant).to_dict()
+        reference = make_config(config.preset, variant=config.variant, supervision=config.supervision).to_dict()
         changed = {k: v for k, v in config.to_dict().items() if v != reference[k] or k in ("fold", "seed")}
         changed.pop("variant", None)
-        return make_config(config.preset, **{**changed, **overrides, "fold": fold, "seed": seed})
+        kept = {"supervision": config.supervision, **changed, **overrides, "fold": fold, "seed": seed}
+        return make_config(config.preset, **kept)
     return config.replace(**{**overrides, "fold": fold, "seed": seed})
 
 
