@@ -155,17 +155,18 @@ class Encoder4d(nn.Module):
         self.mix43 = nn.Sequential(*(Block4d(c, c, 3, 1) for _ in range(3)))
         self.mix32 = nn.Sequential(*(Block4d(c, c, 3, 1) for _ in range(3)))
 
-    def forward(self, correlations: list[Tensor], both: bool = False, direction: str = "query") -> Tensor:
+    def forward(self, correlations: list[Tensor], toward: tuple[str, ...] = ("query",)) -> Tensor:
         """Three correlations [B, L, Hq, Wq, Hs, Ws], strides 8, 16, 32 -> [B, C, Hq8, Wq8].
 
-        both: also squeeze the query out, by the same weights: [2B, C, H8, W8], the support's maps behind the query's
-        (their grids must agree). direction: whose map comes out where it is one; names what is captured.
+        toward: whose maps come out, by which names they are captured. The first is the image of the axes Hq, Wq; with
+        a second the query is also squeezed out, by the same weights: [2B, C, H8, W8], the support's maps behind the
+        query's (their grids must agree).
         """
         fine, middle, coarse = correlations
-        with directions(*(("query", "support") if both else (direction,))):
-            fine = self._level(self.squeeze2, fine, both, direction, "2")  # [B or 2B, C, H8, W8, 2, 2] at 400 x 400
-            middle = self._level(self.squeeze3, middle, both, direction, "3")  # [.., C, H16, W16, 2, 2]
-            coarse = self._level(self.squeeze4, coarse, both, direction, "4")  # [.., C, H32, W32, 2, 2]
+        with directions(*toward):
+            fine = self._level(self.squeeze2, fine, toward, "2")  # [B or 2B, C, H8, W8, 2, 2] at 400 x 400
+            middle = self._level(self.squeeze3, middle, toward, "3")  # [.., C, H16, W16, 2, 2]
+            coarse = self._level(self.squeeze4, coarse, toward, "4")  # [.., C, H32, W32, 2, 2]
 
             middle = self.mix43(add_resized(middle, coarse))
             record_pair("conv4d_{}/", "mix43", middle)
@@ -175,9 +176,10 @@ class Encoder4d(nn.Module):
             record_pair("after4d_{}", "", out)
         return out
 
-    def _level(self, blocks: nn.Sequential, correlation: Tensor, both: bool, direction: str, level: str) -> Tensor:
+    def _level(self, blocks: nn.Sequential, correlation: Tensor, toward: tuple[str, ...], level: str) -> Tensor:
         """One level, one or both directions, its blocks recomputed in the backward pass if so configured."""
-        record(f"corr_{direction}/l{level}", correlation)
+        both = len(toward) > 1
+        record(f"corr_{toward[0]}/l{level}", correlation)
         if self.recompute and torch.is_grad_enabled():
             x = checkpoint(_squeeze, blocks, correlation, both, level, use_reentrant=False)
         else:

@@ -107,16 +107,17 @@ class TLG(nn.Module):
     def _encode(self, query: list[Tensor], support: list[Tensor], both: bool) -> dict[str, Tensor]:
         """4D map per direction, [B, C, H8, W8]. At full size one correlation and one pass serve both directions."""
         query, support = ([[maps[i] for i in level] for level in self.levels] for maps in (query, support))
-        pool = self.config.correlation_pool
+        toward, pool = ("query", "support") if both else ("query",), self.config.correlation_pool
         if pool == 1:
             correlations = [correlate(q, s) for q, s in zip(query, support)]  # 3 x [B, L, Hq, Wq, Hs, Ws]
-            encoded = self.encoder(correlations, both)  # [2B or B, C, H8, W8]
-            return dict(zip(("query", "support"), encoded.chunk(2 if both else 1)))
+            return dict(zip(toward, self.encoder(correlations, toward).chunk(len(toward))))
         images = {"query": (query, support), "support": (support, query)}
-        return {
-            direction: self.encoder([correlate(q, s) for q, s in zip(this, pool_finest(other, pool))], False, direction)
-            for direction, (this, other) in images.items() if both or direction == "query"
-        }  # [B, C, H8, W8] each
+        encoded = {}
+        for branch in toward:
+            this, other = images[branch]
+            correlations = [correlate(t, o) for t, o in zip(this, pool_finest(other, pool))]
+            encoded[branch] = self.encoder(correlations, (branch,))  # [B, C, H8, W8]
+        return encoded
 
     def _aggregate(self, query, support, maps, support_mask, branches) -> dict[str, Tensor]:
         """HA, and HT where it is on: one map [B, C, H8, W8] per branch."""
