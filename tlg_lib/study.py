@@ -18,7 +18,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from .config import FIELDS, SUPERVISION_SWITCHES, Config, config_from_dict, make_config
+from .config import Config, config_from_dict, make_config
 from .errors import TLGError
 from .paths import write_json
 
@@ -38,8 +38,7 @@ class Row:
 
 def table_rows(config: Config) -> tuple[Row, ...]:
     """The trained rows that stand beside each other in every study (DESIGN 3.3)."""
-    pixel, image = {"supervision": "pixel"}, {"supervision": "image"}
-    image |= {k: v for k, v in SUPERVISION_SWITCHES["image"].items() if getattr(config, k) == FIELDS[k].default}
+    image, pixel = {"supervision": "image"}, {"supervision": "pixel"}
     rows = [
         Row("corrected-pixel", "TLG corrected, pixel labels", _items(pixel), True),
         Row("corrected-image", "TLG corrected, image labels", _items(image), True),
@@ -55,15 +54,14 @@ def _items(values: dict) -> tuple[tuple[str, object], ...]:
 
 
 def row_config(config: Config, row: Row, fold: int, seed: int) -> Config:
-    """The row's config: the study's, the row's variant switches and overrides, this fold and seed."""
-    overrides = dict(row.overrides)
-    if overrides.get("variant", config.variant) != config.variant:
-        reference = make_config(config.preset, variant=config.variant, supervision=config.supervision).to_dict()
-        changed = {k: v for k, v in config.to_dict().items() if v != reference[k] or k in ("fold", "seed")}
-        changed.pop("variant", None)
-        kept = {"supervision": config.supervision, **changed, **overrides, "fold": fold, "seed": seed}
-        return make_config(config.preset, **kept)
-    return config.replace(**{**overrides, "fold": fold, "seed": seed})
+    """The row's config: the study's, the switches of the row's variant and supervision, its overrides, fold and seed."""
+    kind = {"variant": config.variant, "supervision": config.supervision}
+    overrides = {**dict(row.overrides), "fold": fold, "seed": seed}
+    if any(overrides.get(k, v) != v for k, v in kind.items()):
+        reference = make_config(config.preset, **kind).to_dict()
+        changed = {k: v for k, v in config.to_dict().items() if v != reference[k]}
+        return make_config(config.preset, **{**kind, **changed, **overrides})
+    return config.replace(**overrides)
 
 
 class Study:
