@@ -111,3 +111,19 @@ def test_the_image_row_hides_masks_and_the_callers_own_share_wins():
         config = make_config("mini", **given)
         image = next(row for row in table_rows(config) if row.name == "corrected-image")
         assert row_config(config, image, 0, 0).mask_dropout == expected
+
+
+def test_a_score_and_the_list_saved_for_comparisons_rest_on_the_same_episodes(tiny_voc, own_home, tmp_path):
+    from tlg_lib.episodes import load_episodes
+    from tlg_lib.experiment import open_experiment
+    from tlg_lib.sweep_cell import OpenCell, save_cell_episodes
+
+    config = make_config("smoke", dataset="pascal", data=str(tiny_voc), image_size=64, backbone_weights="random",
+                         device="cpu", eval_episodes=7, extra_episodes=3, shots=2)
+    experiment = open_experiment(config, False)
+    one, two = (experiment.scored_episodes(config.replace(shots=k)) for k in (1, 2))
+    wrong = experiment.scored_episodes(config.replace(shots=1), "wrong support")
+    assert (len(one), len(two), len(wrong)) == (7, 3, 3)
+    assert [e.query for e in two] == [e.query for e in wrong] == [e.query for e in one[:3]]
+    saved = [load_episodes(path) for path in save_cell_episodes(OpenCell("a", config, tmp_path, False))]
+    assert saved == [one, two]

@@ -56,6 +56,12 @@ class Experiment:
         return test_episodes(rows, dataset=config.dataset, fold=config.fold, shots=config.shots, seed=config.seed,
                              count=count or config.eval_episodes, names=self.data.classes)
 
+    def scored_episodes(self, config: Config, control: str = "") -> list[Episode]:
+        """The episodes that a score rests on: several shots and controls are scored on ``extra_episodes`` at most."""
+        if config.shots > 1 or control:
+            config = config.replace(eval_episodes=min(config.eval_episodes, config.extra_episodes))
+        return self.wrong_support(config) if control else self.test_episodes(config)
+
     def wrong_support(self, config: Config) -> list[Episode]:
         rows = self.data.test_rows(config.fold, self.both_splits(config))
         return wrong_support(self.test_episodes(config), rows, config.seed)

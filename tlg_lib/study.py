@@ -277,14 +277,12 @@ class _Scorer:
         from .evaluate import THRESHOLDS, count_episodes
 
         config = self.config.replace(shots=shots)
-        if shots > 1 or control:
-            config = config.replace(eval_episodes=min(config.eval_episodes, config.extra_episodes))
         if 1 not in self.thresholds:
             base = self.experiment.base_episodes(config.replace(shots=1), min(BASE_EPISODES, config.eval_episodes))
             self.thresholds[1] = count_episodes(predictor, base, self.make, THRESHOLDS,
                                                 config.eval_batch).best_threshold()
         chosen = self.thresholds[1]
-        episodes = self.experiment.wrong_support(config) if control else self.experiment.test_episodes(config)
+        episodes = self.experiment.scored_episodes(config, control)
         batch = max(1, config.eval_batch // shots)
         counts = count_episodes(predictor, episodes, self.make, (config.threshold, chosen), batch)
         kind = f"{shots}shot" + ("-wrong" if control else "") + ("-best" if epoch.startswith("best") else "")

@@ -322,6 +322,7 @@ INPUTS = (
     "backbone_weights",
     "image_size",
     "eval_episodes",
+    "extra_episodes",
     "threshold",
 )
 

@@ -68,7 +68,7 @@ def save_cell_episodes(cell: OpenCell) -> list[Path]:
     for shots in cell.shots:
         config = cell.config.replace(shots=shots)
         paths.append(cell.folder / f"episodes-{shots}shot.json")
-        save_episodes(paths[-1], open_experiment(config, False).test_episodes(config))
+        save_episodes(paths[-1], open_experiment(config, False).scored_episodes(config))
     return paths
 
 

@@ -33,6 +33,7 @@ TIMELESS = (
     "epoch_steps",
     "workers",
     "eval_episodes",
+    "extra_episodes",
     "epoch_episodes",
     "eval_batch",
     "threshold",
