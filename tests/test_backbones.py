@@ -127,7 +127,7 @@ class Bomb:
 def test_a_pickle_is_not_executed(tmp_path):
     file = tmp_path / "weights.pt"
     file.write_bytes(pickle.dumps({"a": Bomb()}))
-    with pytest.raises(TLGError, match="not opened|not a readable file"):
+    with pytest.raises(TLGError, match="was not opened"):
         backbones.load_backbone(make_config("mini", backbone_weights=str(file)))
 
 
