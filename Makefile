@@ -15,6 +15,8 @@ SHELL := /bin/bash
 VENV := $(CURDIR)/.venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
+# What installing needs at its peak, the downloaded wheels included; 7 GB remain.
+DISK_GB := 11
 TEST_HOME := $(CURDIR)/build/test-home
 # One thread per process: the tests' tensors are small and two processes share the machine.
 TEST_ENV := TLG_SMOKE=1 OMP_NUM_THREADS=1 MPLBACKEND=agg JUPYTER_PLATFORM_DIRS=1
@@ -35,6 +37,12 @@ $(STAMP): pyproject.toml
 	fi; \
 	if [ -z "$$python" ]; then \
 	  echo "error: no Python 3.10 or newer with venv found: install one, or name it with PYTHON=/path/to/python" >&2; \
+	  exit 2; \
+	fi; \
+	free=$$(df -Pk . | awk 'NR == 2 {print int($$4 / 1048576)}'); \
+	if [ "$$free" -lt $(DISK_GB) ]; then \
+	  echo "error: $$free GB free in $(CURDIR), the installation takes $(DISK_GB) (PyTorch and its CUDA libraries):" \
+	    "free some, or clone to another disk" >&2; \
 	  exit 2; \
 	fi; \
 	echo "== making .venv with $$("$$python" --version) ($$(command -v "$$python"))"; \

@@ -21,15 +21,14 @@ def run(folder, tiny_voc, **overrides):
 
 
 def assert_same_learning(one, other):
-    """The same loss curve.
+    """The same loss curve, but for the rounding of sums taken in another order.
 
     Weights are not compared: where a gradient is zero but for rounding (a bias before a normalisation), AdamW
-    steps by the sign of the rounding. That moves later losses by a few in 10,000; the first loss it cannot touch.
+    steps by the sign of the rounding.
     """
     assert len(one[0]) == len(other[0]) == TINY["steps"]
     assert abs(one[0][0] - one[0][-1]) > 1e-3 * one[0][0]  # the steps do something
-    assert other[0][0] == pytest.approx(one[0][0], rel=1e-4)
-    assert other[0] == pytest.approx(one[0], rel=1e-3)
+    assert other[0] == pytest.approx(one[0], rel=1e-5)
 
 
 @pytest.mark.slow

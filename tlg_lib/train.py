@@ -152,8 +152,11 @@ def _loop(fabric, config, folder, experiment, model, wrapped, optimizer, about, 
 
 def _step(fabric, config, folder, sampler, make, model, wrapped, optimizer, step: int) -> float:
     """One optimizer step on this process's share of the batch, in ``accumulate`` parts. Returns the mean loss."""
-    # Dropout is a function of the step and, where several share the batch, of the process.
-    torch.manual_seed((config.seed * 1_000_003 + step + 15_485_863 * fabric.global_rank) % 2**31)
+    # The flip is a function of the step, as the whole batch takes part; dropout is one of the process too.
+    torch.manual_seed((config.seed * 1_000_003 + step) % 2**31)
+    flipped = config.flip and torch.rand(()).item() < 0.5
+    if fabric.global_rank:
+        torch.manual_seed((config.seed * 1_000_003 + step + 15_485_863 * fabric.global_rank) % 2**31)
     episodes = sampler.batch(step)
     parts = fabric.world_size * config.accumulate
     if config.batch % parts:
@@ -165,7 +168,7 @@ def _step(fabric, config, folder, sampler, make, model, wrapped, optimizer, step
         batch = make(episodes[start : start + size], training=True)
         if config.supervision == "image" and config.noisy_targets == "prototype":
             batch.query_target = rectified_targets(batch, model.levels)
-        if config.flip and torch.rand(()).item() < 0.5:
+        if flipped:
             batch = batch.flipped()
         last = part == config.accumulate - 1
         with fabric.no_backward_sync(wrapped, enabled=not last):
