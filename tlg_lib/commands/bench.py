@@ -138,8 +138,11 @@ def masks(
     from ..bench.table import markdown
 
     result = bench_masks(model, size, batch, repeats, _start(device, threads), half=half)
-    rows = [[stage, f"{value:.3f}"] for stage, value in result["seconds_per_image"].items()]
-    title = f"### Masks: {model}, {size} px, batch {batch}, {result['device']} ({result['threads']} threads)"
+    seconds = result["seconds_per_image"]
+    rows = [[f"all, refined by {result['refine']}" if stage == "total" else stage, f"{value:.3f}"]
+            for stage, value in seconds.items()]
+    title = (f"### Masks: {model} with random weights, {size} px, batch {batch}, "
+             f"{result['device']} ({result['threads']} threads)")
     _finish("masks", result, f"{title}\n\n{markdown(['stage', 'seconds per image'], rows)}", out)
 
 
