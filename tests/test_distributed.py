@@ -1,6 +1,7 @@
 """Several processes and parts of batches learn what one process with whole batches learns."""
 
 import pytest
+import torch
 
 from tlg_lib.checkpoints import load_checkpoint
 from tlg_lib.config import make_config
@@ -37,6 +38,9 @@ def test_two_processes_learn_what_one_learns(variant, tiny_voc, own_home, tmp_pa
     one = run(tmp_path / "one", tiny_voc, variant=variant)
     two = run(tmp_path / "two", tiny_voc, variant=variant, devices=2)
     assert_same_learning(one, two)
+    for statistic in ("running_mean", "running_var"):
+        torch.testing.assert_close(two[1][f"transport.norm.{statistic}"], one[1][f"transport.norm.{statistic}"],
+                                   rtol=1e-3, atol=1e-4)
 
 
 def test_accumulated_parts_learn_what_a_whole_batch_learns(tiny_voc, own_home, tmp_path):

@@ -144,6 +144,7 @@ def test_shots_in_one_batch_are_the_single_shots(variant):
     shots = [(support, support_mask), (other, other_mask), (support, support_mask)]
     found = predict_shots(model, query, shots, query_mask, classes)
     assert found.shape == (3, 2, 64, 64)
+    torch.testing.assert_close(predict_shots(model, query, shots[:1], query_mask, classes)[0], found[0])
     for (maps, mask), probability in zip(shots, found):
         with torch.no_grad():
             logits = model(query, maps, query_mask, mask, classes).query_logits

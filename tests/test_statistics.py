@@ -136,3 +136,8 @@ def test_bootstrap_is_deterministic_and_refuses_nonsense():
         paired_bootstrap(values, unions, values[:3], unions[:3], [0, 0, 1, 1])
     with pytest.raises(TLGError, match="intersection <= union"):
         paired_bootstrap(values + 10, unions, values, unions, [0, 0, 1, 1])
+    for broken in (values * np.nan, values * np.inf):
+        with pytest.raises(TLGError, match="intersection <= union"):
+            paired_bootstrap(broken, unions, values, unions, [0, 0, 1, 1])
+        with pytest.raises(TLGError, match="intersection <= union"):
+            paired_bootstrap(values, unions, values, abs(broken), [0, 0, 1, 1])

@@ -102,6 +102,7 @@ def test_late_fusion_gives_every_voice_the_same_weight():
     levels, answer = ((0,), (1,), (2,)), torch.rand(1, 1, 4, 4)
     proto = prototype(levels)(batch)
     with_mask, without = (late_fusion(lambda batch: answer, levels, seen)(batch) for seen in (True, False))
+    torch.testing.assert_close(soft_mask(batch)[:, 0], torch.where(mask[:, 0] > 0.5, 0.75, 0.25))
     torch.testing.assert_close(with_mask, (answer + proto + soft_mask(batch)) / 3)
     torch.testing.assert_close(without, (answer + proto) / 2)
 
