@@ -11,7 +11,8 @@ from PIL import Image
 from tlg_lib.data.folder import SegmentationFolder
 from tlg_lib.errors import TLGError
 from tlg_lib.masks import generate
-from tlg_lib.masks.generate import MaskMaker, MaskRecipe, default_recipe, generate_masks, recipe_values
+from tlg_lib.masks.generate import (MaskMaker, MaskRecipe, default_recipe, generate_masks, made_by,
+                                    recipe_values)
 from tlg_lib.masks.prompts import load_prompts
 from tlg_lib.masks.verify import contact_sheet, score_stages, verify_masks
 
@@ -86,8 +87,11 @@ def contents(folder):
 
 
 def test_masks_are_written_in_the_authors_format(folder):
+    assert made_by(folder / "PseudoMasks") == ""
     done = make(folder)
     assert (done["made"], done["kept"]) == (4, 0)
+    recipe = json.loads((folder / "PseudoMasks" / "recipe.json").read_text())
+    assert made_by(folder / "PseudoMasks") == f"{recipe['clip']} ({recipe['weights']})"
     data = data_of(folder)
     names = {"a--0.png", "b--1.png", "ab--0.png", "ab--1.png", "tall--0.png"}
     assert set(contents(folder / "PseudoMasks")) == set(contents(folder / "PseudoMasks_conf")) == names

@@ -79,7 +79,7 @@ def results(tmp_path, **changes):
         "supervision": "pixel", "query_mask": "pseudo", "miou": 51.5, "fb_iou": 61.5, "per_class": {}, "rows": _rows(frame),
         "last_epoch": {"miou": 51.5}, "best_epoch": {"miou": 54.5}, "baselines": {}, "training": [], "smoke": False,
         "parameters": {"total": 1000, "learnable": 900, "receiving_gradient": 800}, "figures_sha256": "f" * 64,
-        "seconds": {"training": 12.0}, "device": "CPU, 2 cores", "commit": "abc", "versions": {"torch": "2.4"}, **changes}
+        "masks_by": "mini (sha256:0)", "seconds": {"training": 12.0}, "device": "CPU, 2 cores", "commit": "abc", "versions": {"torch": "2.4"}, **changes}
     (tmp_path / "results.json").write_text(json.dumps(value))
     return value
 
@@ -136,6 +136,15 @@ def test_smoke_and_random_weights_are_said(tmp_path):
     results(tmp_path, smoke=True, backbone_weights="random")
     text = Page(write_report(tmp_path).read_text(encoding="utf-8")).text
     assert "smoke: figures mean nothing" in text and "random weights" in text
+
+
+def test_masks_made_elsewhere_are_called_surrogate(tmp_path):
+    results(tmp_path)
+    assert "pseudo masks by CLIP mini (sha256:0)" in Page(write_report(tmp_path).read_text(encoding="utf-8")).text
+    results(tmp_path, masks_by="")
+    text = Page(write_report(tmp_path).read_text(encoding="utf-8")).text
+    assert "surrogate masks, made elsewhere" in text and "no drawn masks" in text and "by CLIP" not in text
+    assert text.count("not known") == 1
 
 
 def test_verdict_gives_no_mean_for_three_folds(tmp_path):

@@ -156,7 +156,7 @@ def task_picture(support: np.ndarray, support_mask: np.ndarray, query: np.ndarra
                  prediction: np.ndarray, class_name: str, knows: str = "only the image-level label") -> Figure:
     """The task in one picture: support and label on the left, query and its mask, an arrow, the prediction.
 
-    Images uint8 [H, W, 3], masks {0, 1, 255} [H, W]; the masks are the pseudo masks that CLIP guesses.
+    Images uint8 [H, W, 3], masks {0, 1, 255} [H, W]; the masks are the pseudo masks.
     """
     figure = Figure(figsize=(10, 4.5))
     places = [(0.02, 0.475, support, None, "support image", INK),

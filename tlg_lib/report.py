@@ -18,8 +18,8 @@ from .results import FUSION, MASK, PROTOTYPE, load_results
 
 # Section -> (heading, one sentence, figures in order). Figure names are those that the notebooks give.
 PICTURES = {
-    "task": ("The task in one picture", "One image of a new class is the support; the other is to be segmented. No "
-             "mask was drawn by a person for either: CLIP guesses one from the class name.", ("07-task", "00-task")),
+    "task": ("The task in one picture", "One image of a new class is the support; the other is to be segmented. Each "
+             "has a pseudo mask in place of a drawn one; “Who was told what” says where from.", ("07-task", "00-task")),
     "examples": ("What the network does", "Every class below was held out of training. Truth is used for scoring only.",
                  ("07-examples", "07-failures")),
     "training": ("Training", "The score on the held-out classes is watched, not used: the last epoch counts.",
@@ -114,6 +114,7 @@ def _chips(results: dict) -> list[str]:
     return [f"preset {results['preset']}", results["device"], f"{results['backbone']} ({results['backbone_weights']})",
             "x".join(map(str, results["image_size"])) + " px", f"{results['steps']} steps, batch {results['batch']}",
             "seeds " + ", ".join(map(str, results["seeds"])), f"supervision {results['supervision']}",
+            f"pseudo masks by CLIP {results['masks_by']}" if results["masks_by"] else "surrogate masks, made elsewhere",
             f"commit {results['commit']}"]
 
 
@@ -182,10 +183,12 @@ def _supervision(results: dict) -> str:
     real = results["dataset"] != "mini"
     clip = "image-text pairs (OpenAI)" if real and results["clip"] != "mini" else \
         "image-level captions of generated pictures"
+    masks = ("class names of each image (image-level labels)", "no drawn masks") if results["masks_by"] else \
+        ("not recorded: surrogate masks that were made elsewhere", "not known")
     used = [("backbone", "ImageNet class labels" if results["backbone_weights"] == "imagenet"
              else f"{results['backbone_weights']} weights", "none seen"),
             ("CLIP", clip, "none seen"),
-            ("pseudo masks", "class names of each image (image-level labels)", "no drawn masks"),
+            ("pseudo masks", *masks),
             ("training targets, rows “pixel”", "ground-truth masks of base classes", "drawn masks of base classes"),
             ("training targets, rows “image”", "pseudo masks", "no drawn masks"),
             ("novel classes", "class name of query and support", "drawn masks for scoring only")]

@@ -156,6 +156,7 @@ def collect(run, records: list[dict], trained: list[dict], parameters: dict[str,
     receiving_gradient of the main row. The main row is the first of the run.
     """
     from .experiment import environment, open_experiment
+    from .masks.generate import made_by
 
     frame = records_frame(records)
     config, main = run.config, run.rows[0].name
@@ -182,6 +183,7 @@ def collect(run, records: list[dict], trained: list[dict], parameters: dict[str,
         "smoke": run.smoke,
     }
     results["figures_sha256"] = hashlib.sha256(json.dumps(results, sort_keys=True).encode()).hexdigest()
+    results["masks_by"] = made_by(experiment.data.masks)
     results["seconds"] = {"training": round(sum(s["seconds"] for s in trained), 1)}
     results["device"] = f"{stamp.pop('device')}, {stamp.pop('cores')} cores"
     results["commit"] = stamp.pop("commit")
@@ -263,7 +265,7 @@ def load_results(path: str | Path) -> dict:
 
 
 _TEXT = ("preset", "dataset", "backbone", "backbone_weights", "clip", "main_row", "variant", "supervision", "device",
-         "commit", "figures_sha256")
+         "commit", "figures_sha256", "masks_by")
 _NUMBERS = ("episodes", "steps", "batch", "threshold", "test_rows")
 _LISTS = ("folds", "seeds", "shots", "image_size")
 _ROW_TEXT = ("key", "label", "variant", "supervision", "query_mask", "control", "epoch", "threshold_from")

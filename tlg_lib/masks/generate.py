@@ -248,6 +248,15 @@ def masks_folder(data) -> Path:
     return Path(data.masks)
 
 
+def made_by(masks: str | Path) -> str:
+    """The CLIP and the weights that made the masks of a folder, "" where no recipe of ours lies with them."""
+    try:
+        recipe = json.loads((Path(masks) / "recipe.json").read_text(encoding="utf-8"))
+        return f"{recipe['clip']} ({recipe['weights']})"
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
 def confidence_folder(masks: str | Path) -> Path:
     """Where confidences lie: beside the masks, 8-bit grey, 0..255 = foreground score."""
     return Path(f"{masks}_conf")
