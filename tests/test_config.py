@@ -56,8 +56,8 @@ def test_released_turns_every_corrected_switch_off():
     assert not released.train_hetero and corrected.train_hetero
 
 
-def test_learning_from_pseudo_masks_hides_half_of_them_unless_told_otherwise():
-    assert make_config("mini", supervision="image").mask_dropout == 0.5
+def test_learning_from_pseudo_masks_hides_most_of_them_unless_told_otherwise():
+    assert make_config("mini", supervision="image").mask_dropout == 0.9
     assert make_config("mini").mask_dropout == 0.0
     assert make_config("mini", supervision="image", mask_dropout=0.1).mask_dropout == 0.1
     assert make_config("mini", supervision="image", variant="released").mask_dropout == 0.0

@@ -6,7 +6,7 @@ mistakes, so ``noisy_targets`` names a remedy:
 - ``confidence``: cross-entropy weighted by |2 p - 1|, p the generator's confidence, so that unsure pixels
   count little (the idea of confidence-weighted pseudo labels, e.g. Zou et al., PseudoSeg, ICLR 2021);
 - ``soft``: the generator's soft map p is the target (soft CAM targets);
-- ``bootstrap``: target 0.6 x mask + 0.4 x the network's own detached prediction (Reed et al., ICLR 2015 workshop);
+- ``bootstrap`` (default): target 0.6 x mask + 0.4 x the network's own detached prediction (Reed et al., ICLR 2015 workshop);
 - ``prototype``: masks put right by feature prototypes before training (baselines.rectified_targets; the idea of
   ProDA, Zhang et al., CVPR 2021);
 - ``size``: cross-entropy outside unsure pixels, plus a penalty when the predicted foreground share leaves

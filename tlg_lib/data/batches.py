@@ -80,7 +80,7 @@ class BatchMaker:
         confidence = (pseudo == 1).float()
         if training and self.config.supervision == "image":
             target = pseudo
-            if self.config.noisy_targets != "none":
+            if self.config.noisy_targets in ("confidence", "soft", "size"):  # what reads it (losses.py)
                 confidence = stack([self._confident(e.query, e.class_id) for e in episodes]).float() / 255
         elif training and self.config.support_loss > 0:
             support_target = stack([self._true(s, e.support_class) for e in episodes for s in e.support])
