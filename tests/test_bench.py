@@ -76,8 +76,10 @@ def test_multiply_adds_of_correlation_are_what_the_formula_says(networks):
     }
     assert counted["straightforward"]["correlation"]["multiply_adds"] == 2 * once
     assert counted["released"]["correlation"]["multiply_adds"] == once
-    finest = channels[0][1] * positions[0] ** 2 * channels[0][0] * SMALL.batch
-    assert counted["corrected"]["correlation"]["multiply_adds"] == once - finest + finest // 4, "pooled 2 x 2"
+    finest, middle = (n * sum(k * c for c, k in groups) * SMALL.batch
+                      for n, groups in ((positions[0] ** 2, channels[:1]), (positions[1] ** 2, channels[1:3])))
+    pooled = once - finest + finest // 16 - middle + middle // 4
+    assert counted["corrected"]["correlation"]["multiply_adds"] == pooled, "4 x 4 and 2 x 2 positions"
     assert counted["corrected"]["4D encoder"]["multiply_adds"] < counted["released"]["4D encoder"]["multiply_adds"]
 
 

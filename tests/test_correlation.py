@@ -2,7 +2,7 @@
 
 import torch
 
-from tlg_lib.correlation import correlate, mask_features, pool_finest, transposed
+from tlg_lib.correlation import correlate, mask_features, pool_levels, transposed
 
 
 def random_maps(channels, size, seed):
@@ -53,7 +53,16 @@ def test_a_masked_support_position_matches_nothing():
 
 def test_only_the_finest_maps_are_pooled_and_odd_sides_round_up():
     fine, coarse = torch.randn(2, 3, 5, 4), torch.randn(2, 3, 3, 2)
-    (pooled,), (same,) = pool_finest([[fine], [coarse]], 2)
+    (pooled,), (same,) = pool_levels([[fine], [coarse]], 2)
     assert same is coarse and pooled.shape == (2, 3, 3, 2)
     torch.testing.assert_close(pooled[:, :, 1, 1], fine[:, :, 2:4, 2:4].mean((2, 3)))
     torch.testing.assert_close(pooled[:, :, 2, 0], fine[:, :, 4, :2].mean(2), msg="a last odd row is its own mean")
+
+
+def test_pooling_brings_all_levels_to_the_coarsest_grid():
+    levels = [[torch.randn(1, 3, n, n)] for n in (13, 7, 4)]
+    pooled = pool_levels(levels, 4)
+    assert [x.shape[-1] for (x,) in pooled] == [4, 4, 4]
+    torch.testing.assert_close(pooled[0][0][0, :, 1, 2], levels[0][0][0, :, 4:8, 8:12].mean((1, 2)))
+    torch.testing.assert_close(pooled[1][0][0, :, 1, 2], levels[1][0][0, :, 2:4, 4:6].mean((1, 2)))
+    assert pooled[2][0] is levels[2][0] and pool_levels(levels, 1) == levels

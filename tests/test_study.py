@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from tlg_lib.baselines import (fusions, late_fusion, prototype, prototype_probability, query_mask_alone, soft_mask)
+from tlg_lib.baselines import (fusions, late_fusion, prototype, prototype_probability, query_mask_alone, self_prototype,
+                               soft_mask)
 from tlg_lib.config import make_config
 from tlg_lib.data.batches import EpisodeBatch
 from tlg_lib.errors import TLGError
@@ -95,16 +96,17 @@ def test_fusion_can_outvote_the_mask():
     assert (fused[0, 0] >= 0.5).nonzero()[:, 0].unique().tolist() == [0, 1]
 
 
-def test_late_fusion_gives_every_voice_the_same_weight():
+def test_late_fusion_weighs_the_network_and_what_needs_no_training():
     features = [torch.rand(1, 2, 4, 4) for _ in range(3)]
     mask = (torch.rand(1, 1, 4, 4) < 0.5).float()
     batch = EpisodeBatch([], features, [features], mask, mask[:, None], None, None, None, None, torch.tensor([0]))
     levels, answer = ((0,), (1,), (2,)), torch.rand(1, 1, 4, 4)
     proto = prototype(levels)(batch)
-    with_mask, without = (late_fusion(lambda batch: answer, levels, seen)(batch) for seen in (True, False))
+    with_mask, without = (late_fusion(lambda batch: answer, levels, seen, 0.3)(batch) for seen in (True, False))
     torch.testing.assert_close(soft_mask(batch)[:, 0], torch.where(mask[:, 0] > 0.5, 0.75, 0.25))
-    torch.testing.assert_close(with_mask, (answer + proto + soft_mask(batch)) / 3)
-    torch.testing.assert_close(without, (answer + proto) / 2)
+    own = self_prototype(levels)(batch)
+    torch.testing.assert_close(with_mask, 0.7 * answer + 0.1 * (proto + own + soft_mask(batch)))
+    torch.testing.assert_close(without, 0.7 * answer + 0.3 * proto)
 
 
 def test_the_image_row_hides_masks_and_the_callers_own_share_wins():

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .correlation import unit
 from .data.batches import EpisodeBatch
 
 Predictor = Callable[[EpisodeBatch], Tensor]
@@ -28,7 +29,7 @@ def deep_features(maps: list[Tensor], levels) -> Tensor:
     """Unit-length features of the last layer of the two coarse levels, on the middle grid: [B, C3 + C4, h, w]."""
     middle, deep = maps[levels[1][-1]], maps[levels[2][-1]]
     deep = F.interpolate(deep, middle.shape[-2:], mode="bilinear", align_corners=False)
-    return F.normalize(torch.cat([F.normalize(middle, dim=1), F.normalize(deep, dim=1)], 1), dim=1)
+    return unit(torch.cat([unit(middle), unit(deep)], 1))
 
 
 def prototype_probability(features: Tensor, mask: Tensor, query: Tensor) -> Tensor:
@@ -85,13 +86,14 @@ def fusions(levels) -> dict[str, Predictor]:
     }
 
 
-def late_fusion(network: Predictor, levels, with_mask: bool) -> Predictor:
-    """The network's answer averaged with the support prototype's and, where it may be seen, the query's mask.
+def late_fusion(network: Predictor, levels, with_mask: bool, share: float) -> Predictor:
+    """The network's answer and, with weight ``share``, that of mask and both prototypes (no mask: the support's alone).
 
-    A network fits the base classes better than the hidden ones; what needs no training does not. On mini the
-    equal-weight mean brought 0.5 to 5.5 mIoU with pixel and 2.4 to 7.9 with image targets (by fold, 240 episodes).
+    A network fits the base classes better than the hidden ones; what needs no training does not. The shares in
+    config.py are the best on base classes of mini and of photographs (docs/ladder.md).
     """
-    return mean_of(network, prototype(levels), *((soft_mask,) if with_mask else ()))
+    free = fusions(levels)["mask + both prototypes"] if with_mask else prototype(levels)
+    return lambda batch: torch.lerp(network(batch), free(batch), share)
 
 
 def soft_mask(batch: EpisodeBatch) -> Tensor:

@@ -79,6 +79,8 @@ class CentrePivotConv4d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W, h, w] -> [B, C', H, W, ceil(h / stride), ceil(w / stride)]."""
         batch, _, height, width = x.shape[:4]
+        if x.shape[4:] == (1, 1):
+            return self._on_one_position(x[..., 0, 0])[..., None, None]
         # Over this image: only the positions of the other image that survive the stride are computed.
         x, kept = _Kept.apply(x, self.stride)
         h, w = kept.shape[1:3]
@@ -90,6 +92,14 @@ class CentrePivotConv4d(nn.Module):
         b = b.unflatten(0, (batch, height, width)).permute(0, 1, 2, 4, 5, 3).contiguous()  # [B, H, W, h', w', C']
         y = b + a if torch.is_grad_enabled() else b.add_(a)
         return y.permute(0, 5, 1, 2, 3, 4)  # [B, C', H, W, h', w']
+
+    def _on_one_position(self, x: Tensor) -> Tensor:
+        """Where one position of the other image is left, only the centre of ``other`` meets it: one 2D convolution does
+        both planes. [B, C, H, W] -> [B, C', H, W]."""
+        centre = self.other.kernel_size[0] // 2
+        pointwise = self.other.weight[:, :, centre : centre + 1, centre : centre + 1]
+        weight = self.this.weight + F.pad(pointwise, (centre,) * 4)
+        return F.conv2d(x, weight, self.this.bias + self.other.bias, padding=centre)
 
     def _over_other(self, x: Tensor) -> Tensor:
         """The ``other`` convolution on [N, C, h, w]; on grids smaller than the kernel as one matrix product."""

@@ -7,12 +7,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 EPS = 1e-5  # added to the norm, as in the release
+TINY = 1e-30
 ROWS = 512  # query positions per matrix product: a result of a few MB, which stays in the cache until it is clamped
 
 
 def unit(features: Tensor) -> Tensor:
     """Divide each position's channel vector by (its norm + 1e-5). [B, C, H, W] -> same shape."""
-    return features / (features.norm(dim=1, keepdim=True) + EPS)
+    # On a CPU a tenth of the time of norm(dim=1); TINY keeps the gradient of the root of 0 finite.
+    return features / (features.square().sum(dim=1, keepdim=True).add(TINY).sqrt() + EPS)
 
 
 def mask_features(features: list[Tensor], mask: Tensor) -> list[Tensor]:
@@ -29,14 +31,15 @@ def mask_features(features: list[Tensor], mask: Tensor) -> list[Tensor]:
     return [feature * resized[feature.shape[-2:]].to(feature.dtype) for feature in features]
 
 
-def pool_finest(levels: list[list[Tensor]], factor: int) -> list[list[Tensor]]:
-    """Average-pool the maps of the first (finest) of several levels; the others are left alone.
+def pool_levels(levels: list[list[Tensor]], factor: int) -> list[list[Tensor]]:
+    """Average-pool the maps of several levels, fine to coarse, toward one grid: ``factor``, then half of it, ...
 
-    Correlating with a pooled map costs ``factor`` squared times less, and so do the 4D convolutions behind it, which
-    squeeze that image's axes out anyway. [B, C, h, w] -> [B, C, ceil(h / factor), ceil(w / factor)].
+    With 4, maps at strides 8, 16 and 32 all come to stride 32; with 2, only those at stride 8 are pooled. Correlating
+    with a map pooled over n x n positions costs n squared times less, and so do the 4D convolutions behind it, which
+    squeeze that image's axes out anyway. [B, C, h, w] -> [B, C, ceil(h / n), ceil(w / n)].
     """
-    finest, *rest = levels
-    return [[F.avg_pool2d(x, factor, ceil_mode=True) for x in finest], *rest]
+    sides = [max(1, factor >> i) for i in range(len(levels))]
+    return [[F.avg_pool2d(x, n, ceil_mode=True) if n > 1 else x for x in maps] for maps, n in zip(levels, sides)]
 
 
 def correlate(query: list[Tensor], support: list[Tensor]) -> Tensor:
@@ -60,6 +63,10 @@ def correlate(query: list[Tensor], support: list[Tensor]) -> Tensor:
         similarity = query[0].new_empty(batch, hq * wq, len(query), hs * ws)
         for layer, (q, s) in enumerate(zip(query, support)):
             q, s = unit(q).flatten(2).transpose(1, 2), unit(s).flatten(2)  # [B, Hq*Wq, C], [B, C, Hs*Ws]
+            if hq * wq <= ROWS:
+                torch.bmm(q, s, out=similarity[:, :, layer])
+                similarity[:, :, layer].clamp_(min=0)
+                continue
             for b in range(batch):
                 for place, rows in zip(similarity[b, :, layer].split(ROWS), q[b].split(ROWS)):
                     torch.mm(rows, s[b], out=place)

@@ -40,4 +40,4 @@ class Decoder(nn.Module):
         beside = [resize(extra.to(x.dtype), size) for extra in (mask, prior) if extra is not None]
         x = self.res(torch.cat((x, *beside), dim=1))
         record(f"dec/{b}_res", x)
-        return resize(x, image_size)  # [B, 2, H, W]
+        return resize(x.contiguous(), image_size)  # [B, 2, H, W]; two channels last would take twice the time

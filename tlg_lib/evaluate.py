@@ -71,7 +71,9 @@ def network_predictor(model) -> Predictor:
         return predict_shots(model, batch.query, supports, batch.query_mask, batch.class_ids).transpose(0, 1)
 
     config = model.config
-    return late_fusion(predict_batch, model.levels, config.query_mask == "pseudo") if config.late_fusion else predict_batch
+    if not config.late_fusion:
+        return predict_batch
+    return late_fusion(predict_batch, model.levels, config.query_mask == "pseudo", config.late_fusion)
 
 
 def predict(predictor: Predictor, batch: EpisodeBatch, threshold: float = 0.5) -> Tensor:

@@ -26,7 +26,7 @@ RUNGS: dict[str, tuple[str, tuple[str, ...]]] = {
     "across": ("second attention across branches", ("second_attention",)),
     "residual": ("query's own residual", ("query_residual",)),
     "grid": ("correlation map on the own grid", ("correlation_grid",)),
-    "pool": ("finest correlation pooled", ("correlation_pool",)),
+    "pool": ("other image pooled before correlating", ("correlation_pool",)),
     "masked": ("support features masked", ("mask_support",)),
     "text": ("learned text maps", ("text_maps",)),
     "border": ("255 ignored", ("ignore_255",)),
@@ -37,7 +37,7 @@ RUNGS: dict[str, tuple[str, tuple[str, ...]]] = {
     "hidden": ("most query masks hidden in training", ("mask_dropout",)),
     "one-way": ("query direction only", ("support_loss",)),
     "prior": ("prototype maps to the decoder", ("prototype_prior",)),
-    "fusion": ("late fusion with mask and prototype", ("late_fusion",)),
+    "fusion": ("late fusion with mask and prototypes", ("late_fusion",)),
     "negatives": ("negative episodes", ("negatives",)),
 }
 PARTS = {"use_ht": "without HT", "use_hc": "without HC"}  # switched off from `corrected` alone

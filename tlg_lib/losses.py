@@ -22,8 +22,15 @@ from torch import Tensor
 from .config import Config
 from .metrics import IGNORE
 
+READ_CONFIDENCE = ("confidence", "soft", "size")  # remedies that need the mask generator's confidences
 BOOTSTRAP_SHARE = 0.4
 UNSURE = 0.25  # confidences within this of 0.5 are unsure
+
+
+def odds(logits: Tensor) -> Tensor:
+    """Foreground minus background logit, [B, 2, H, W] -> [B, H, W]: all that a softmax of two depends on."""
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # losses are computed in 32 bits
+    return (logits * logits.new_tensor([-1.0, 1.0]).view(2, 1, 1)).sum(1)
 
 
 def cross_entropy(logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
@@ -31,14 +38,10 @@ def cross_entropy(logits: Tensor, target: Tensor, weight: Tensor | None = None) 
 
     logits [B, 2, H, W]; target long {0, 1, 255} [B, H, W] or float 0..1 [B, H, W]; weight [B, H, W] or None.
     """
-    if target.is_floating_point():
-        losses = -(torch.stack([1 - target, target], 1) * logits.log_softmax(1)).sum(1)  # [B, H, W]
-        counted = torch.ones_like(losses)
-    else:
-        losses = F.cross_entropy(logits, target, ignore_index=IGNORE, reduction="none")
-        counted = (target != IGNORE).float()
-    if weight is not None:
-        counted = counted * weight
+    x = odds(logits)
+    counted = (target != IGNORE).to(x.dtype)
+    counted = counted if weight is None else counted * weight
+    losses = F.binary_cross_entropy_with_logits(x, _foreground(target, x.dtype), reduction="none")  # [B, H, W]
     return ((losses * counted).sum((1, 2)) / counted.sum((1, 2)).clamp_min(1.0)).mean()
 
 
@@ -48,11 +51,15 @@ def soft_dice(logits: Tensor, target: Tensor) -> Tensor:
     p is the foreground probability, t the target (long {0, 1, 255} or float 0..1). Cross-entropy alone weighs
     every pixel alike, so small objects are under-segmented early in training (Milletari et al., V-Net, 3DV 2016).
     """
-    p, counted = logits.softmax(1)[:, 1], (target != IGNORE).float()  # [B, H, W]
-    t = target if target.is_floating_point() else (target == 1).float()
-    p, t = p * counted, t * counted
-    overlap, total = (p * t).sum((1, 2)), (p + t).sum((1, 2))  # [B]
+    x = odds(logits)
+    t = _foreground(target, x.dtype)
+    p = x.sigmoid() * (target != IGNORE)  # [B, H, W]
+    overlap, total = (p * t).sum((1, 2)), p.sum((1, 2)) + t.sum((1, 2))  # [B]
     return (1 - (2 * overlap + 1) / (total + 1)).mean()
+
+
+def _foreground(target: Tensor, dtype: torch.dtype) -> Tensor:
+    return target if target.is_floating_point() else (target == 1).to(dtype)
 
 
 def prepare_target(target: Tensor, config: Config) -> Tensor:

@@ -16,7 +16,7 @@ from . import backbones
 from .aggregation import HeterogeneousAggregation, branch_layers, resize
 from .capture import record
 from .conv4d import Encoder4d
-from .correlation import correlate, mask_features, pool_finest
+from .correlation import correlate, mask_features, pool_levels
 from .decoder import Decoder
 from .errors import TLGError
 from .prior import PER_LEVEL, prototype_prior
@@ -115,7 +115,7 @@ class TLG(nn.Module):
         encoded = {}
         for branch in toward:
             this, other = images[branch]
-            correlations = [correlate(t, o) for t, o in zip(this, pool_finest(other, pool))]
+            correlations = [correlate(t, o) for t, o in zip(this, pool_levels(other, pool))]
             encoded[branch] = self.encoder(correlations, (branch,))  # [B, C, H8, W8]
         return encoded
 

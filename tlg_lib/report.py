@@ -190,7 +190,7 @@ def _supervision(results: dict) -> str:
             ("CLIP", clip, "none seen"),
             ("pseudo masks", *masks),
             ("training targets, rows “pixel”", "ground-truth masks of base classes", "drawn masks of base classes"),
-            ("training targets, rows “image”", "pseudo masks", "no drawn masks"),
+            ("training targets, rows “image”", "pseudo masks", masks[1]),
             ("novel classes", "class name of query and support", "drawn masks for scoring only")]
     rows = "".join(f'<tr><td>{_e(what)}</td><td class="text">{_e(told)}</td><td class="text">{_e(masks)}</td></tr>'
                    for what, told, masks in used)

@@ -312,8 +312,8 @@ def read_tables(folder: str | Path) -> dict:
 def gather_sweeps(folder: str | Path):
     """One line per sweep in ``folder`` or its sweeps/, method, shots and fold (or all four): a pandas frame.
 
-    For notebooks. Columns: sweep, method, shots, folds, seeds, mean, low, high (95% interval over seeds, NaN with one); mIoU of the
-    last epoch at the fixed threshold. Empty where no sweep has written its tables yet.
+    For notebooks. Columns: sweep, method, shots, folds, seeds, mean, low, high (95% interval over seeds, NaN with
+    one); mIoU of the last epoch at the fixed threshold. Empty where no sweep has written its tables yet.
     """
     import pandas
 

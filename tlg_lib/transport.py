@@ -264,5 +264,15 @@ def residual_map(middle: Tensor, size: tuple[int, int], branch: str) -> Tensor:
     Resized to twice the low grid, then pooled 2x2: maximum for the support, average for the query. The 1x1
     reduction was applied before the resize, with which it commutes.
     """
-    large = resize(middle, (2 * size[0], 2 * size[1]))
-    return F.max_pool2d(large, 2) if branch == "support" else F.avg_pool2d(large, 2)
+    if branch == "support":
+        return F.max_pool2d(resize(middle, (2 * size[0], 2 * size[1])), 2)
+    # Resize and average are linear along each axis, so two small matrices do both.
+    rows, columns = (_resized_means(n, m, middle) for n, m in zip(middle.shape[-2:], size))
+    return rows.mT @ (middle @ columns)
+
+
+def _resized_means(length: int, size: int, like: Tensor) -> Tensor:
+    """[length, size]: the matrix of a linear resize (align_corners) to 2 * size values and the mean of each pair."""
+    eye = torch.eye(length, device=like.device)[None]
+    resized = F.interpolate(eye, size=2 * size, mode="linear", align_corners=True)  # [1, length, 2 * size]
+    return resized.unflatten(2, (size, 2)).mean(-1)[0].to(like.dtype)

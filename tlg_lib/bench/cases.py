@@ -138,6 +138,7 @@ class Library(Plain):
 
     def __init__(self, case: Case, backbone, variant: str, weights: dict[str, Tensor] | None = None):
         from ..model import build_model
+        from ..train import make_optimizer
 
         self.case, self.backbone, self.name = case, backbone, variant
         config = case.config(variant)
@@ -145,8 +146,7 @@ class Library(Plain):
         if weights is not None:
             self.model.load_state_dict(weights)
         self.network = torch.compile(self.model) if case.compile else self.model
-        learnable = [p for p in self.model.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(learnable, lr=config.lr, weight_decay=config.weight_decay)
+        self.optimizer = make_optimizer(self.model, config)
 
     def autocast(self):
         return torch.autocast(torch.device(self.case.device).type, torch.bfloat16, self.case.precision == "bf16-mixed")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import statistics
 import time
@@ -11,17 +12,19 @@ import torch
 from .measure import clock, median_ratio, paired_seconds
 from .table import markdown, seconds
 
+BATCHES = 8  # different training batches, in turn
 
 def bench_mini(config, repeats: int, progress: bool = True) -> dict:
     """Seconds of a training step and of a batch of evaluation episodes, with and without cached features.
 
     config: a preset whose data is there. Also: seconds to make a batch in this process (``loading``: what a
-    worker could hide), and what starting one worker process costs. Data of a batch is drawn anew each round.
+    worker could hide), and what starting one worker process costs. Every round draws the next of a few batches.
     """
     from ..evaluate import count_episodes, network_predictor
     from ..experiment import open_experiment
     from ..losses import total_loss
     from ..model import build_model
+    from ..train import make_optimizer
 
     steps, episodes = {}, {}
     loading: dict[str, list[float]] = {}
@@ -30,9 +33,11 @@ def bench_mini(config, repeats: int, progress: bool = True) -> dict:
         experiment = open_experiment(setting, progress)
         make, sampler = experiment.batches(setting), experiment.sampler(setting)
         model = build_model(setting, experiment.backbone, experiment.text).to(experiment.device)
-        optimizer = torch.optim.AdamW(model.parameters(), lr=setting.lr)
+        optimizer = make_optimizer(model, setting)
         test = experiment.test_episodes(setting, setting.eval_batch)
-        counter = iter(range(10**9))
+        counter = itertools.cycle(range(BATCHES))
+        for i in range(BATCHES):  # masks stay in memory from the first pass over the data on
+            make(sampler.batch(i), training=True)
 
         def step(setting=setting, make=make, sampler=sampler, model=model, optimizer=optimizer, counter=counter,
                  waits=loading.setdefault(mode, [])):

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..config import Config
 from ..episodes import Episode
+from ..losses import READ_CONFIDENCE
 from .features import FeatureStore
 from .folder import SegmentationFolder
 from .images import resize_image, resize_mask
@@ -80,7 +81,7 @@ class BatchMaker:
         confidence = (pseudo == 1).float()
         if training and self.config.supervision == "image":
             target = pseudo
-            if self.config.noisy_targets in ("confidence", "soft", "size"):  # what reads it (losses.py)
+            if self.config.noisy_targets in READ_CONFIDENCE:
                 confidence = stack([self._confident(e.query, e.class_id) for e in episodes]).float() / 255
         elif training and self.config.support_loss > 0:
             support_target = stack([self._true(s, e.support_class) for e in episodes for s in e.support])
