@@ -43,7 +43,7 @@ from .capture import capture
 from .checkpoints_release import release_key
 from .config import make_config
 from .conv4d import Encoder4d
-from .correlation import correlate
+from .correlation import EPS
 from .errors import TLGError
 from .losses import cross_entropy
 from .model import TLG, Output, build_model
@@ -241,6 +241,16 @@ def _gradient_rows(fixture: Fixture, dtype: torch.dtype) -> tuple[list[Row], int
     return rows, switched
 
 
+def correlate_in_release_order(query: list[Tensor], support: list[Tensor]) -> Tensor:
+    """What correlation.correlate computes, one layer after the other: [B, L, Hq, Wq, Hs, Ws]."""
+    layers = []
+    for q, s in zip(query, support):
+        sizes = *q.shape[-2:], *s.shape[-2:]
+        q, s = (x.flatten(2) / (x.flatten(2).norm(dim=1, keepdim=True) + EPS) for x in (q, s))  # [B, C, H*W]
+        layers.append(torch.bmm(q.transpose(1, 2), s).unflatten(2, sizes[2:]).unflatten(1, sizes[:2]).clamp(min=0))
+    return torch.stack(layers, 1)
+
+
 def encode_in_release_order(encoder: Encoder4d, correlations: list[Tensor]) -> Tensor:
     """What Encoder4d computes, in the release's order of operations: channels first, everything copied in full.
 
@@ -320,11 +330,10 @@ def matched_gradients(fixture: Fixture, dtype: torch.dtype) -> tuple[dict[str, T
     model = fixture.model().train().to(dtype)
     if dtype == torch.float32:
         model._encode = lambda query, support, both: {
-            branch: encode_in_release_order(model.encoder, [one(level) for level in model.levels])
-            for branch, one in (
-                ("query", lambda level: correlate([query[i] for i in level], [support[i] for i in level])),
-                ("support", lambda level: correlate([support[i] for i in level], [query[i] for i in level])),
-            )
+            branch: encode_in_release_order(model.encoder, [
+                correlate_in_release_order([this[i] for i in level], [other[i] for i in level]) for level in model.levels
+            ])
+            for branch, this, other in (("query", query, support), ("support", support, query))
         }
     units: list[Undecided] = []
 

@@ -224,10 +224,10 @@ def _training(summary: dict) -> dict:
 
 
 def count_parameters(config) -> dict[str, int]:
-    """Parameters outside the backbone: all, learnable, and those that a loss of eight episodes reaches.
+    """Parameters outside the backbone: all, learnable, and those that the loss of 32 episodes reaches.
 
     A parameter counts as reached when its gradient has an entry that is not zero. Fewer episodes would leave a
-    kernel without input where every masked object misses the strided positions of the coarsest grid.
+    kernel without input where every masked object misses the few positions of the pooled grid that a stride keeps.
     """
     import torch
 
@@ -238,10 +238,12 @@ def count_parameters(config) -> dict[str, int]:
     experiment = open_experiment(config, False)
     model = build_model(config, experiment.backbone, experiment.text).to(experiment.device).train()
     torch.manual_seed(0)
-    batch = experiment.batches(config)(experiment.sampler(config.replace(batch=8)).batch(0), training=True)
-    output = model(batch.query, batch.support[0], batch.query_mask, batch.support_mask[:, 0], batch.class_ids,
-                   config.support_loss > 0)
-    total_loss(output, batch, config, list(model.parameters())).backward()
+    make, sampler = experiment.batches(config), experiment.sampler(config.replace(batch=8))
+    for step in range(4):
+        batch = make(sampler.batch(step), training=True)
+        output = model(batch.query, batch.support[0], batch.query_mask, batch.support_mask[:, 0], batch.class_ids,
+                       config.support_loss > 0)
+        total_loss(output, batch, config, list(model.parameters())).backward()
     reached = [p for p in model.parameters() if p.grad is not None and bool((p.grad != 0).any())]
     return {"total": sum(p.numel() for p in model.parameters()),
             "learnable": sum(p.numel() for p in model.parameters() if p.requires_grad),
