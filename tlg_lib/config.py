@@ -58,7 +58,8 @@ class Config:
     second_attention: str = field(default="across", metadata=_choice("within", "across"))
     query_residual: str = field(default="own", metadata=_choice("support", "own"))
     correlation_grid: str = field(default="own", metadata=_choice("other", "own"))
-    correlation_pool: int = 4  # ours: the other image's maps are averaged, those at stride 8 over so many positions
+    # ours: the other image's maps are averaged, those at stride 8 over so many positions a side
+    correlation_pool: int = field(default=4, metadata=_choice(1, 2, 4))
     mask_support: bool = True
     text_maps: str = field(default="learned", metadata=_choice("frozen", "learned"))
     ignore_255: bool = True
@@ -241,7 +242,7 @@ _KIND_NAMES = {
 _RANGES = {  # name: (lowest, highest)
     "fold": (0, 3), "seed": (0, 2**31 - 1), "shots": (1, 50), "steps": (0, 10**8), "batch": (1, 4096),
     "lr": (0, 10), "weight_decay": (0, 10), "transport_reg": (1e-3, 100), "token_count": (1, 4096),
-    "width": (8, 2048), "dropout": (0, 0.95), "correlation_pool": (1, 8), "mask_dropout": (0, 1), "late_fusion": (0, 1),
+    "width": (8, 2048), "dropout": (0, 0.95), "mask_dropout": (0, 1), "late_fusion": (0, 1),
     "negatives": (0, 0.9), "accumulate": (1, 1024), "checkpoint_every": (1, 10**8),
     "epoch_steps": (1, 10**8), "devices": (1, 1024), "workers": (0, 256), "eval_episodes": (1, 10**6),
     "epoch_episodes": (0, 10**6), "extra_episodes": (1, 10**6), "eval_batch": (1, 4096), "threshold": (0, 1),
@@ -265,7 +266,7 @@ def _checked(values: dict[str, Any]) -> Config:
     for name, f in FIELDS.items():
         choices = f.metadata.get("choices")
         if choices and getattr(config, name) not in choices:
-            raise TLGError(f"{name}='{getattr(config, name)}': choose one of {', '.join(choices)}")
+            raise TLGError(f"{name}='{getattr(config, name)}': choose one of {', '.join(map(str, choices))}")
     if min(config.image_size) < 64 or max(config.image_size) > 2048:
         raise TLGError(f"image_size={config.image_size}: each side must be between 64 and 2048 pixels")
     if min(config.widths_4d) < 4 or any(w % 4 for w in config.widths_4d):

@@ -144,24 +144,36 @@ class Block4d(nn.Module):
         return x.view(shape[0], shape[1], *shape[2:])
 
 
+# Kernel and stride of a level's three blocks, by the stride of the other image's grid (HSNet's for 8, 16 and 32).
+SQUEEZE = {8: ((5, 4), (5, 4), (3, 2)), 16: ((5, 4), (3, 2), (3, 2)), 32: ((3, 2), (3, 2), (3, 2))}
+
+
+def _squeezing(layers: int, widths: tuple[int, int, int], grid: int) -> nn.Sequential:
+    """Three blocks from ``layers`` correlations to widths[2] channels, for the other image's grid at stride ``grid``."""
+    inputs = (layers, *widths[:2])
+    return nn.Sequential(*(Block4d(i, o, k, s) for i, o, (k, s) in zip(inputs, widths, SQUEEZE[grid])))
+
+
 class Encoder4d(nn.Module):
     """Squeeze the other image out of the correlation pyramid, coarse to fine.
 
     Args: layers -- number of correlation layers at strides 8, 16, 32; widths -- channels of the three blocks
     of each level (16, 64, 128 in the release); recompute -- in training, compute the squeezing blocks again in the
-    backward pass instead of keeping what they need (activation checkpointing). Output: [B, widths[2], H8, W8].
+    backward pass instead of keeping what they need (activation checkpointing); pool -- how the other image's maps were
+    pooled (pool_levels), 1 as released: a level is squeezed as its pooled grid needs. Output: [B, widths[2], H8, W8].
     """
 
     def __init__(
-        self, layers: tuple[int, int, int], widths: tuple[int, int, int] = (16, 64, 128), recompute: bool = False
+        self, layers: tuple[int, int, int], widths: tuple[int, int, int] = (16, 64, 128), recompute: bool = False,
+        pool: int = 1,
     ):
         super().__init__()
         self.recompute = recompute
-        a, b, c = widths
         fine, middle, coarse = layers
-        self.squeeze4 = nn.Sequential(Block4d(coarse, a, 3, 2), Block4d(a, b, 3, 2), Block4d(b, c, 3, 2))
-        self.squeeze3 = nn.Sequential(Block4d(middle, a, 5, 4), Block4d(a, b, 3, 2), Block4d(b, c, 3, 2))
-        self.squeeze2 = nn.Sequential(Block4d(fine, a, 5, 4), Block4d(a, b, 5, 4), Block4d(b, c, 3, 2))
+        c = widths[-1]
+        self.squeeze4 = _squeezing(coarse, widths, 32)
+        self.squeeze3 = _squeezing(middle, widths, 16 * max(1, pool // 2))
+        self.squeeze2 = _squeezing(fine, widths, 8 * pool)
         self.mix43 = nn.Sequential(*(Block4d(c, c, 3, 1) for _ in range(3)))
         self.mix32 = nn.Sequential(*(Block4d(c, c, 3, 1) for _ in range(3)))
 

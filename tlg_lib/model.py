@@ -52,7 +52,8 @@ class TLG(nn.Module):
         self.grid = low
 
         self.encoder = Encoder4d(
-            tuple(len(level) for level in self.levels), config.widths_4d, recompute=config.activation_checkpointing
+            tuple(len(level) for level in self.levels), config.widths_4d, config.activation_checkpointing,
+            config.correlation_pool,
         )
         if config.use_ha:
             self.aggregation = HeterogeneousAggregation(
