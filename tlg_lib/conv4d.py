@@ -144,14 +144,16 @@ class Block4d(nn.Module):
         return x.view(shape[0], shape[1], *shape[2:])
 
 
-# Kernel and stride of a level's three blocks, by the stride of the other image's grid (HSNet's for 8, 16 and 32).
-SQUEEZE = {8: ((5, 4), (5, 4), (3, 2)), 16: ((5, 4), (3, 2), (3, 2)), 32: ((3, 2), (3, 2), (3, 2))}
+# Kernel and stride of the three blocks that squeeze a level, as in HSNet, and of a level pooled to stride 32: small first
+# steps, so that every position counts, and at most one position left at 400 pixels, so that mixing the levels is cheap.
+FINE, MIDDLE, COARSE = ((5, 4), (5, 4), (3, 2)), ((5, 4), (3, 2), (3, 2)), ((3, 2), (3, 2), (3, 2))
+POOLED = ((3, 2), (5, 4), (3, 2))
 
 
-def _squeezing(layers: int, widths: tuple[int, int, int], grid: int) -> nn.Sequential:
-    """Three blocks from ``layers`` correlations to widths[2] channels, for the other image's grid at stride ``grid``."""
+def _squeezing(layers: int, widths: tuple[int, int, int], steps) -> nn.Sequential:
+    """Three blocks from ``layers`` correlations to widths[2] channels, with the kernels and strides of ``steps``."""
     inputs = (layers, *widths[:2])
-    return nn.Sequential(*(Block4d(i, o, k, s) for i, o, (k, s) in zip(inputs, widths, SQUEEZE[grid])))
+    return nn.Sequential(*(Block4d(i, o, k, s) for i, o, (k, s) in zip(inputs, widths, steps)))
 
 
 class Encoder4d(nn.Module):
@@ -160,7 +162,7 @@ class Encoder4d(nn.Module):
     Args: layers -- number of correlation layers at strides 8, 16, 32; widths -- channels of the three blocks
     of each level (16, 64, 128 in the release); recompute -- in training, compute the squeezing blocks again in the
     backward pass instead of keeping what they need (activation checkpointing); pool -- how the other image's maps were
-    pooled (pool_levels), 1 as released: a level is squeezed as its pooled grid needs. Output: [B, widths[2], H8, W8].
+    pooled (pool_levels), 1 as released. Output: [B, widths[2], H8, W8].
     """
 
     def __init__(
@@ -171,9 +173,9 @@ class Encoder4d(nn.Module):
         self.recompute = recompute
         fine, middle, coarse = layers
         c = widths[-1]
-        self.squeeze4 = _squeezing(coarse, widths, 32)
-        self.squeeze3 = _squeezing(middle, widths, 16 * max(1, pool // 2))
-        self.squeeze2 = _squeezing(fine, widths, 8 * pool)
+        self.squeeze4 = _squeezing(coarse, widths, COARSE)
+        self.squeeze3 = _squeezing(middle, widths, POOLED if pool == 4 else MIDDLE)
+        self.squeeze2 = _squeezing(fine, widths, POOLED if pool == 4 else FINE)
         self.mix43 = nn.Sequential(*(Block4d(c, c, 3, 1) for _ in range(3)))
         self.mix32 = nn.Sequential(*(Block4d(c, c, 3, 1) for _ in range(3)))
 
