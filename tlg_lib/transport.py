@@ -273,6 +273,6 @@ def residual_map(middle: Tensor, size: tuple[int, int], branch: str) -> Tensor:
 
 def _resized_means(length: int, size: int, like: Tensor) -> Tensor:
     """[length, size]: the matrix of a linear resize (align_corners) to 2 * size values and the mean of each pair."""
-    eye = torch.eye(length, device=like.device)[None]
+    eye = torch.eye(length, device=like.device, dtype=torch.promote_types(like.dtype, torch.float32))[None]
     resized = F.interpolate(eye, size=2 * size, mode="linear", align_corners=True)  # [1, length, 2 * size]
     return resized.unflatten(2, (size, 2)).mean(-1)[0].to(like.dtype)
