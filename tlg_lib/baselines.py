@@ -90,7 +90,7 @@ def late_fusion(network: Predictor, levels, with_mask: bool, share: float) -> Pr
     """The network's answer and, with weight ``share``, that of mask and both prototypes (no mask: the support's alone).
 
     A network fits the base classes better than the hidden ones; what needs no training does not. The shares in
-    config.py are the best on base classes of mini and of photographs (docs/ladder.md).
+    config.py are a compromise between base-class scores of mini and of photographs (docs/ladder.md).
     """
     free = fusions(levels)["mask + both prototypes"] if with_mask else prototype(levels)
     return lambda batch: torch.lerp(network(batch), free(batch), share)

@@ -64,8 +64,9 @@ def correlate(query: list[Tensor], support: list[Tensor]) -> Tensor:
         for layer, (q, s) in enumerate(zip(query, support)):
             q, s = unit(q).flatten(2).transpose(1, 2), unit(s).flatten(2)  # [B, Hq*Wq, C], [B, C, Hs*Ws]
             if hq * wq <= ROWS:
-                torch.bmm(q, s, out=similarity[:, :, layer])
-                similarity[:, :, layer].clamp_(min=0)
+                place = similarity[:, :, layer]
+                torch.bmm(q, s, out=place)
+                place.clamp_(min=0)
                 continue
             for b in range(batch):
                 for place, rows in zip(similarity[b, :, layer].split(ROWS), q[b].split(ROWS)):

@@ -14,6 +14,7 @@ from .table import markdown, seconds
 
 BATCHES = 8  # different training batches, in turn
 
+
 def bench_mini(config, repeats: int, progress: bool = True) -> dict:
     """Seconds of a training step and of a batch of evaluation episodes, with and without cached features.
 
