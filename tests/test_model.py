@@ -135,16 +135,21 @@ def test_pooled_directions_are_the_same_network_with_the_images_exchanged():
     assert first["corr_query/l2"].shape[2:] == (8, 8, 2, 2)
 
 
-@pytest.mark.parametrize("variant", ["corrected", "released"])
-def test_shots_in_one_batch_are_the_single_shots(variant):
-    config = small(variant)
+@pytest.mark.parametrize("size", [(64, 64), (192, 192)])  # maps correlated at once, and in parts
+@pytest.mark.parametrize("variant, switches", [
+    ("corrected", {}), ("corrected", dict(correlation_grid="other")), ("corrected", dict(correlation_pool=1)),
+    ("corrected", dict(use_ht=False)), ("corrected", dict(second_attention="within", query_residual="support")),
+    ("corrected", dict(query_mask="none")), ("hsnet", {}), ("released", {}),
+])
+def test_shots_in_one_batch_are_the_single_shots(variant, switches, size):
+    config = small(variant, image_size=size, **switches)
     model = built(config).eval()
     query, support, query_mask, support_mask, classes = inputs(config)
     _, other, _, other_mask, _ = inputs(config, seed=1)
     shots = [(support, support_mask), (other, other_mask), (support, support_mask)]
     found = predict_shots(model, query, shots, query_mask, classes)
-    assert found.shape == (3, 2, 64, 64)
-    torch.testing.assert_close(predict_shots(model, query, shots[:1], query_mask, classes)[0], found[0])
+    assert found.shape == (3, 2, *size)
+    assert (found[0] - found[1]).abs().max() > 1e-4 > 1e-5 > (found[0] - found[2]).abs().max()
     for (maps, mask), probability in zip(shots, found):
         with torch.no_grad():
             logits = model(query, maps, query_mask, mask, classes).query_logits

@@ -17,7 +17,7 @@ def costs(n=7, m=5, seed=0):
     return torch.rand(3, n, m, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
-@pytest.mark.parametrize("reg", [0.05, 0.5, 5.0])
+@pytest.mark.parametrize("reg", [0.019, 0.05, 0.5, 5.0])  # the first in the log domain
 def test_plan_is_pots(reg):
     cost = costs()
     plan = sinkhorn_plan(cost, reg)
@@ -34,6 +34,12 @@ def test_iterations_from_theory_are_enough_and_bounded():
         torch.testing.assert_close(plan.sum(-1), torch.full((3, 50), 1 / 50, dtype=torch.float64), rtol=1e-8, atol=0)
         torch.testing.assert_close(plan.sum(-2), torch.full((3, 50), 1 / 50, dtype=torch.float64), rtol=1e-8, atol=0)
     assert 1 <= sinkhorn_iterations(100.0) <= sinkhorn_iterations(0.5) <= sinkhorn_iterations(1e-3) <= 2000
+
+
+def test_single_precision_is_enough_wherever_the_log_domain_begins():
+    cost = costs(50, 50)
+    for reg in (0.0199, 0.02, 0.5):
+        torch.testing.assert_close(sinkhorn_plan(cost.float(), reg).double(), sinkhorn_plan(cost, reg), rtol=2e-4, atol=1e-9)
 
 
 @pytest.mark.parametrize("reg", [0.1, 0.5])

@@ -45,13 +45,14 @@ def pool_levels(levels: list[list[Tensor]], factor: int) -> list[list[Tensor]]:
 def correlate(query: list[Tensor], support: list[Tensor]) -> Tensor:
     """Clamped cosine similarity of the layers of one level.
 
-    Args: L query maps [B, C, Hq, Wq] and L support maps [B, C, Hs, Ws]; C may differ between layers.
+    Args: L query maps [B, C, Hq, Wq] and L support maps [B, C, Hs, Ws]; C may differ between layers. Without
+    gradient one of the two may come K times as often, [K * B, ...] shot by shot: every shot meets the same B images.
     Returns [B, L, Hq, Wq, Hs, Ws], values 0..1 (negative similarities are set to 0). The other direction is
     the same numbers seen the other way round: ``transposed(correlate(query, support))``.
     In memory L stands behind Wq, the order in which the 4D encoder reads it.
     """
-    batch, _, hq, wq = query[0].shape
-    hs, ws = support[0].shape[-2:]
+    (hq, wq), (hs, ws) = query[0].shape[-2:], support[0].shape[-2:]
+    batch, step = (size(len(query[0]), len(support[0])) for size in (max, min))
     if torch.is_grad_enabled() and any(f.requires_grad for f in (*query, *support)):
         layers = [
             torch.bmm(unit(q).flatten(2).transpose(1, 2), unit(s).flatten(2)) for q, s in zip(query, support)
@@ -64,13 +65,14 @@ def correlate(query: list[Tensor], support: list[Tensor]) -> Tensor:
         for layer, (q, s) in enumerate(zip(query, support)):
             q, s = unit(q).flatten(2).transpose(1, 2), unit(s).flatten(2)  # [B, Hq*Wq, C], [B, C, Hs*Ws]
             if hq * wq <= ROWS:
-                place = similarity[:, :, layer]
-                torch.bmm(q, s, out=place)
-                place.clamp_(min=0)
+                for shot, place in enumerate(similarity[:, :, layer].split(step)):
+                    torch.bmm(*(x if len(x) == step else x.split(step)[shot] for x in (q, s)), out=place)
+                    place.clamp_(min=0)
                 continue
             for b in range(batch):
-                for place, rows in zip(similarity[b, :, layer].split(ROWS), q[b].split(ROWS)):
-                    torch.mm(rows, s[b], out=place)
+                rows, columns = q[b % len(q)], s[b % len(s)]
+                for place, some in zip(similarity[b, :, layer].split(ROWS), rows.split(ROWS)):
+                    torch.mm(some, columns, out=place)
                     place.clamp_(min=0)
     similarity = similarity.view(batch, hq, wq, len(query), hs, ws)
     return similarity.permute(0, 3, 1, 2, 4, 5)  # [B, L, Hq, Wq, Hs, Ws]

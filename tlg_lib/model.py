@@ -34,6 +34,11 @@ class Output(NamedTuple):
     support_logits: Tensor | None  # [B, 2, H, W]
 
 
+def per_shot(x: Tensor, batch: int) -> Tensor:
+    """What belongs to the query alone, once for each of its K supports: [B, ...] -> [K * B, ...], shot by shot."""
+    return x if len(x) == batch else x.repeat(batch // len(x), *(1,) * (x.dim() - 1))
+
+
 class TLG(nn.Module):
     """Weakly-supervised few-shot segmentation from two perspectives.
 
@@ -75,9 +80,10 @@ class TLG(nn.Module):
 
         Args: query, support -- backbone maps, low to high, [B, C, h, w]; masks -- pseudo masks [B, 1, H, W] in
         0..1 (the query's is not read when query_mask is "none"); class_ids [B], 0-based; need_support -- False
-        skips all that the query's prediction does not need.
+        skips all that the query's prediction does not need. For K shots of frozen features the support's maps and
+        masks are [K * B, ...], shot by shot, and so are the logits; the query's own side is then computed once.
         """
-        config = self.config
+        config, batch = self.config, len(support_mask)
         branches = ("support", "query") if need_support else ("query",)
 
         # Correlation pyramid and 4D encoder: what matches what, and the neighbourhood's consent.
@@ -91,10 +97,10 @@ class TLG(nn.Module):
                 hetero = self._aggregate(query, support, maps, support_mask, branches)
             if config.use_hc:
                 text_maps = self.text.maps(class_ids)
-                hetero = {b: self.text(hetero[b], text_maps[b], b) for b in branches}
+                hetero = {b: self.text(hetero[b], per_shot(text_maps[b], batch), b) for b in branches}
 
         # Decoder: heterogeneous path + 4D map -> logits, one branch after the other, same weights.
-        masks = {"query": query_mask if self.with_mask else None, "support": support_mask}
+        masks = {"query": per_shot(query_mask, batch) if self.with_mask else None, "support": support_mask}
         features = {"query": query, "support": support}
         logits = {}
         for branch in branches:
@@ -126,7 +132,7 @@ class TLG(nn.Module):
         features = {"query": query, "support": support}
         across = config.use_ht and config.second_attention == "across"
         reduced = {b: aggregation.reduced(features[b], b) for b in {*branches, *(("support",) if across else ())}}
-        fused = {b: aggregation(reduced[b], b) for b in reduced}
+        fused = {b: per_shot(aggregation(reduced[b], b), len(support_mask)) for b in reduced}
 
         out = {}
         for branch in branches:
@@ -142,7 +148,8 @@ class TLG(nn.Module):
                 context = fused[other]
                 if other == "support" and config.mask_support:
                     context = mask_features([context], support_mask)[0]
-            moved = self.transport(merged, context, residual_map(middle, self.grid, branch), branch)
+            residual = per_shot(residual_map(middle, self.grid, branch), len(merged))
+            moved = self.transport(merged, context, residual, branch)
             out[branch] = merged + self.transport.gain * moved if config.token_skip else moved
         return out
 
@@ -151,9 +158,8 @@ class TLG(nn.Module):
         """Prototype maps of the two deepest levels, and the image's own pseudo mask. [B, P, H8, W8], 0..1."""
         other = "support" if branch == "query" else "query"
         layers = branch_layers(self.levels)["support"][1:]
-        maps = [
-            prototype_prior(features[branch][i], features[other][i], masks[branch], masks[other]) for i in layers
-        ]
+        pairs = [[per_shot(features[b][i], len(masks["support"])) for b in (branch, other)] for i in layers]
+        maps = [prototype_prior(this, that, masks[branch], masks[other]) for this, that in pairs]
         if self.with_mask:
             maps.append(masks[branch])
         maps = [resize(m.to(features[branch][0].dtype), self.grid) for m in maps]
@@ -226,17 +232,14 @@ def predict_shots(
 ) -> Tensor:
     """Foreground probability of the query from each of K supports, all shots in one batch.
 
-    On a CPU large maps go one shot at a time, as their correlations would only wait for fresh memory together.
+    On a CPU large correlations go one shot at a time, as together they would only wait for fresh memory.
     Args: query -- maps [B, C, h, w]; supports -- K pairs (maps, mask [B, 1, H, W]). Returns [K, B, H, W], 0..1.
     """
     shots = len(supports)
-    if shots > 1 and query[0].device.type == "cpu" and query[0][0, 0].numel() > LARGE_MAP:
+    large = query[0][0, 0].numel() > LARGE_MAP and model.config.correlation_pool == 1
+    if shots > 1 and large and query[0].device.type == "cpu":
         return torch.cat([predict_shots(model, query, [shot], query_mask, class_ids) for shot in supports])
-
-    def repeat(x: Tensor) -> Tensor:
-        return x if shots == 1 else x.repeat(shots, *(1,) * (x.dim() - 1))
-
     support = [torch.cat(maps) if shots > 1 else maps[0] for maps in zip(*(maps for maps, _ in supports))]
     masks = torch.cat([mask for _, mask in supports])
-    output = model([repeat(x) for x in query], support, repeat(query_mask), masks, repeat(class_ids), False)
+    output = model(query, support, query_mask, masks, class_ids, False)
     return output.query_logits.softmax(dim=1)[:, 1].unflatten(0, (shots, -1))

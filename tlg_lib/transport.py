@@ -15,6 +15,7 @@ from .capture import record
 HEADS = 8
 TOLERANCE = 1e-9  # on the logarithm of the scaling vectors
 MOST_ITERATIONS = 2000
+SMALL_REG = 0.02  # exp(-1 / reg), the kernel's smallest value, is then 2e-22; below it logarithms are needed
 
 
 def sinkhorn_iterations(reg: float) -> int:
@@ -34,7 +35,7 @@ def sinkhorn_iterations(reg: float) -> int:
 
 
 def sinkhorn_plan(cost: Tensor, reg: float, iterations: int = 0) -> Tensor:
-    """Entropic transport plan between uniform weights, in the log domain, without gradient.
+    """Entropic transport plan between uniform weights, without gradient.
 
     Args: cost [B, N, M] in 0..1; reg > 0; iterations -- 0 means as many as convergence needs.
     Returns [B, N, M], rows summing to 1/N and columns to 1/M. Source: Cuturi, NIPS 2013.
@@ -42,6 +43,13 @@ def sinkhorn_plan(cost: Tensor, reg: float, iterations: int = 0) -> Tensor:
     with torch.no_grad():
         score = -cost / reg
         n, m = cost.shape[-2:]
+        if reg >= SMALL_REG:  # a third of the time of the log domain
+            kernel = score.exp()  # [B, N, M]
+            v = kernel.new_ones(*cost.shape[:-2], m, 1)
+            for _ in range(iterations or sinkhorn_iterations(reg)):
+                u = 1 / (n * (kernel @ v))  # [B, N, 1]
+                v = 1 / (m * (kernel.mT @ u))  # [B, M, 1]
+            return u * kernel * v.mT
         g = score.new_zeros(*cost.shape[:-2], 1, m)
         for _ in range(iterations or sinkhorn_iterations(reg)):
             f = -math.log(n) - torch.logsumexp(score + g, dim=-1, keepdim=True)  # [B, N, 1]
