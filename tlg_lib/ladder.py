@@ -129,9 +129,9 @@ def ladder_figure(table: pd.DataFrame, config: Config):
     import matplotlib.pyplot as plt
 
     climb, off = (table[table.row.str.startswith(prefix)] for prefix in ("up-", "off-"))
-    figure, axes = plt.subplots(1, 2, figsize=(11, 0.36 * max(len(climb), len(off)) + 1.4), layout="constrained")
-    for axis, part, title in ((axes[0], climb, "one switch at a time, from released to corrected"),
-                              (axes[1], off, "each switch alone off, from corrected")):
+    figure, axes = plt.subplots(1, 2, figsize=(12.5, 0.34 * max(len(climb), len(off)) + 1.7), layout="constrained")
+    for axis, part, title in ((axes[0], climb, "climbing from released, each keeps those above"),
+                              (axes[1], off, "corrected, each switch alone off")):
         y = range(len(part))
         axis.errorbar(part.miou, y, xerr=part.miou_half.fillna(0), fmt="o", color="#0072B2", label="threshold 0.5")
         axis.errorbar(part.miou_chosen, y, xerr=part.miou_chosen_half.fillna(0), fmt="s", color="#D55E00",
@@ -139,12 +139,14 @@ def ladder_figure(table: pd.DataFrame, config: Config):
         axis.set_yticks(list(y), part.label)
         axis.invert_yaxis()
         axis.set_xlabel("mIoU of unseen classes, percent")
+        low, high = axis.get_xlim()
+        axis.set_xlim(max(low, -2), min(high, 100))  # an interval over few seeds may leave what an IoU can be
         axis.set_title(title, fontsize=10, loc="left")
         axis.grid(axis="x", alpha=0.3)
     top = climb.iloc[-1]
     axes[1].axvline(top.miou, color="#0072B2", lw=1, ls=":")
     axes[1].axvline(top.miou_chosen, color="#D55E00", lw=1, ls=":")
-    axes[0].legend(fontsize=8, loc="lower right")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=9)
     figure.suptitle(f"{config.preset}, supervision {config.supervision}, {config.steps} steps, "
                     f"{config.eval_episodes} episodes a fold", fontsize=11)
     return figure
