@@ -1,11 +1,14 @@
 """The ladder's rungs change one thing each, begin at released and end at corrected."""
 
+import json
 import math
 
+import pandas as pd
 import pytest
 
+from tlg_lib import ladder
 from tlg_lib.config import make_config
-from tlg_lib.ladder import RUNGS, ladder_rows, ladder_table
+from tlg_lib.ladder import RUNGS, ladder_rows, ladder_table, run_ladder
 from tlg_lib.model import check_switches
 from tlg_lib.study import row_config
 
@@ -37,3 +40,19 @@ def test_gains_are_paired_by_seed():
     assert table.miou["up-00-released"] == 20.5 and table.miou_gain["up-01-x"] == 2
     assert table.miou_gain_half["up-01-x"] == pytest.approx(0, abs=1e-9)
     assert table.miou_gain["off-x"] == -1 and table.miou_half["up-01-x"] == pytest.approx(4.302653 * 10 / math.sqrt(3))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seeds", [(0,), (0, 1)])  # one seed has no interval
+def test_ladder_end_to_end(tiny_voc, tmp_path, own_home, monkeypatch, seeds):
+    config = make_config("smoke", data=str(tiny_voc), backbone_weights="random", width=16, widths_4d=(4, 8, 16), steps=2)
+    some = ("up-00-released", "up-17-fusion", "off-use_ht")
+    monkeypatch.setattr(ladder, "ladder_rows", lambda config: tuple(r for r in ladder_rows(config) if r.name in some))
+    table = run_ladder(tmp_path / "ladder", config, folds=(0, 3), seeds=seeds, workers=1)
+    written = json.loads((tmp_path / "ladder" / "ladder.json").read_text())
+    assert [r["row"] for r in written["rows"]] == list(table.row) == list(some)
+    assert written["seeds"] == list(seeds) and written["environment"]["commit"]
+    for row, line in zip(written["rows"], pd.read_csv(tmp_path / "ladder" / "ladder.csv").itertuples()):
+        assert row["miou"] == pytest.approx(line.miou) and 0 <= row["miou_chosen"] <= 100
+        assert (row["miou_half"] is None) == math.isnan(line.miou_half) == (len(seeds) == 1)
+    assert (tmp_path / "ladder" / "ladder.png").stat().st_size > 10_000

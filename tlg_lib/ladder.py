@@ -80,8 +80,9 @@ def run_ladder(folder: str | Path, config: Config, folds=(0, 1, 2, 3), seeds=(0,
     table = ladder_table([r for r in study.evaluate(workers) if r["epoch"] == "last"])
     with atomic(folder / "ladder.csv", "w") as file:
         table.to_csv(file, index=False)
+    rows = table.astype(object).where(table.notna(), None).to_dict("records")  # one seed has no interval: null
     write_json(folder / "ladder.json", {"config": config.to_dict(), "folds": list(folds), "seeds": list(seeds),
-                                        "environment": environment(), "rows": table.to_dict("records")})
+                                        "environment": environment(), "rows": rows})
     from .figures import save_figure
 
     save_figure(ladder_figure(table, config), folder / "ladder.png", "mIoU of every rung with 95% intervals")
