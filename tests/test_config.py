@@ -57,7 +57,7 @@ def test_released_turns_every_corrected_switch_off():
 
 
 def test_learning_from_pseudo_masks_hides_most_of_them_unless_told_otherwise():
-    assert make_config("mini", supervision="image").mask_dropout == 0.9
+    assert make_config("mini", supervision="image").mask_dropout == 0.97
     assert make_config("mini").mask_dropout == 0.0
     assert make_config("mini", supervision="image", mask_dropout=0.1).mask_dropout == 0.1
     assert make_config("mini", supervision="image", variant="released").mask_dropout == 0.0

@@ -45,7 +45,8 @@ def test_gains_are_paired_by_seed():
 @pytest.mark.slow
 @pytest.mark.parametrize("seeds", [(0,), (0, 1)])  # one seed has no interval
 def test_ladder_end_to_end(tiny_voc, tmp_path, own_home, monkeypatch, seeds):
-    config = make_config("smoke", data=str(tiny_voc), backbone_weights="random", width=16, widths_4d=(4, 8, 16), steps=2)
+    config = make_config("smoke", data=str(tiny_voc), dataset="pascal", use_hc=False, backbone_weights="random",
+                         width=16, widths_4d=(4, 8, 16), steps=2)
     some = ("up-00-released", "up-17-fusion", "off-use_ht")
     monkeypatch.setattr(ladder, "ladder_rows", lambda config: tuple(r for r in ladder_rows(config) if r.name in some))
     table = run_ladder(tmp_path / "ladder", config, folds=(0, 3), seeds=seeds, workers=1)

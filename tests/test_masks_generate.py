@@ -335,3 +335,19 @@ def test_counts_agree_with_the_metric_also_at_ignored_pixels():
         mask = rng.random((30, 40)) < share
         expected = intersection_union(torch.from_numpy(mask), torch.from_numpy(truth))
         np.testing.assert_array_equal(_counts(mask, truth), torch.stack(expected).numpy())
+
+
+def test_masks_made_elsewhere_are_never_written_over(tmp_path, own_home):
+    from conftest import make_tiny_voc
+    from tlg_lib.config import make_config
+    from tlg_lib.experiment import open_data
+
+    folder = make_tiny_voc(tmp_path / "mine", per_class=2)
+    before = {p.name: p.read_bytes() for p in (folder / "PseudoMasks").iterdir()}
+    open_data(make_config("mini", data=str(folder)))  # the wrong preset for a folder of one's own
+    assert {p.name: p.read_bytes() for p in (folder / "PseudoMasks").iterdir()} == before and len(before) > 40
+    for path in (folder / "PseudoMasks").iterdir():
+        path.unlink()
+    open_data(make_config("mini", data=str(folder)))
+    made = {p.name for p in (folder / "PseudoMasks").glob("*.png")}
+    assert made == {name for name in before if name.endswith(".png")}

@@ -110,7 +110,7 @@ def test_late_fusion_weighs_the_network_and_what_needs_no_training():
 
 
 def test_the_image_row_hides_masks_and_the_callers_own_share_wins():
-    for given, expected in (({}, 0.9), ({"mask_dropout": 0.2}, 0.2)):
+    for given, expected in (({}, 0.97), ({"mask_dropout": 0.2}, 0.2)):
         config = make_config("mini", **given)
         image = next(row for row in table_rows(config) if row.name == "corrected-image")
         assert row_config(config, image, 0, 0).mask_dropout == expected

@@ -314,11 +314,16 @@ def generate_masks(data, clip, rows: list[Row] | None = None, out: str | Path = 
     return {"made": len(left), "kept": len(jobs) - len(left), "folder": str(out), "recipe": digest}
 
 
-def ensure_masks(data, clip_name: str = "mini", progress: bool = True) -> dict:
-    """Make the data's masks with the default recipe where they are missing or do not match."""
+def ensure_masks(data, clip_name: str = "mini", progress: bool = True) -> None:
+    """Make the data's masks with the default recipe where they are missing or do not match.
+
+    Masks that were made elsewhere, in a folder without our recipe.json, are never written over.
+    """
     from ..clips import load_clip
 
-    return generate_masks(data, load_clip(clip_name), workers=0, batch=32, progress=progress)
+    out = masks_folder(data)
+    if (out / "recipe.json").exists() or not any(out.glob("*.png")):
+        generate_masks(data, load_clip(clip_name), workers=0, batch=32, progress=progress)
 
 
 def _jobs(data, rows: list[Row], recipe: MaskRecipe) -> list[_Job]:
