@@ -149,6 +149,7 @@ def test_shots_in_one_batch_are_the_single_shots(variant, switches, size):
     shots = [(support, support_mask), (other, other_mask), (support, support_mask)]
     found = predict_shots(model, query, shots, query_mask, classes)
     assert found.shape == (3, 2, *size)
+    torch.testing.assert_close(predict_shots(model, query, shots[:1], query_mask, classes)[0], found[0])
     assert (found[0] - found[1]).abs().max() > 1e-4 > 1e-5 > (found[0] - found[2]).abs().max()
     for (maps, mask), probability in zip(shots, found):
         with torch.no_grad():
