@@ -322,7 +322,7 @@ def ensure_masks(data, clip_name: str = "mini", progress: bool = True) -> None:
     from ..clips import load_clip
 
     out = masks_folder(data)
-    if (out / "recipe.json").exists() or not any(out.glob("*.png")):
+    if made_by(out) or not any(out.glob("*.png")):
         generate_masks(data, load_clip(clip_name), workers=0, batch=32, progress=progress)
 
 
