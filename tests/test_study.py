@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from tlg_lib.baselines import (fusions, late_fusion, prototype, prototype_probability, query_mask_alone, self_prototype,
-                               soft_mask)
+from tlg_lib.baselines import (fusions, joint_prototype, late_fusion, prototype, prototype_probability,
+                               query_mask_alone, self_prototype, soft_mask, support_against_background)
 from tlg_lib.config import make_config
 from tlg_lib.data.batches import EpisodeBatch
 from tlg_lib.errors import TLGError
@@ -38,8 +38,8 @@ def test_study_end_to_end(tiny_voc, tmp_path, own_home):
     records = study.evaluate(workers=2, progress=False)
     assert [t["step"] for t in trained] == [3] * 4
 
-    # a: 1-shot, 2-shot, wrong support, best epoch; b: 1-shot; five training-free rows: 1- and 2-shot; two thresholds.
-    assert len(records) == 2 * 2 * (4 + 1 + 5 * 2)
+    # a: 1-shot, 2-shot, wrong support, best epoch; b: 1-shot; six training-free rows: 1- and 2-shot; two thresholds.
+    assert len(records) == 2 * 2 * (4 + 1 + 6 * 2)
     assert {r["episodes"] for r in records} == {6}
     mask = [r for r in records if r["row"] == "query pseudo mask"]
     assert all(r["agreement"] in (None, 100.0) for r in mask)
@@ -107,6 +107,44 @@ def test_late_fusion_weighs_the_network_and_what_needs_no_training():
     own = self_prototype(levels)(batch)
     torch.testing.assert_close(with_mask, 0.7 * answer + 0.1 * (proto + own + soft_mask(batch)))
     torch.testing.assert_close(without, 0.7 * answer + 0.3 * proto)
+
+
+def two_directions(query_object, support_object):
+    """One episode of 4x4 maps: the named rows look one way and the rest another; only the support's mask is right."""
+    def features(rows):
+        maps = torch.zeros(1, 3, 4, 4)
+        maps[0, 1] = 1.0
+        maps[0, 1, rows], maps[0, 0, rows] = 0.0, 1.0
+        return [maps] * 3
+    mask, support = torch.zeros(1, 1, 4, 4), torch.zeros(1, 1, 1, 4, 4)
+    support[0, 0, 0, support_object] = 1.0
+    return EpisodeBatch([], features(query_object), [features(support_object)], mask, support, None, None, None, None,
+                        torch.tensor([0]))
+
+
+def test_the_general_background_by_hand():
+    """A support whose mask fills it has no surroundings of its own to compare with; the base classes' stand in."""
+    levels, scene = ((0,), (1,), (2,)), torch.tensor([0, 1.0, 0, 0, 1.0, 0])
+    batch = two_directions(query_object=[0], support_object=[0, 1, 2, 3])
+    high, low = torch.sigmoid(torch.tensor([20.0, -20.0]))
+    against = support_against_background(levels, scene)(batch)[0, 0]
+    torch.testing.assert_close(against, torch.where(torch.arange(4)[:, None] < 1, high, low).expand(4, 4))
+    # Joint: object = the support's; surroundings = the query's mean (its mask is empty) and the scene.
+    batch = two_directions(query_object=[0, 1], support_object=[0, 1, 2, 3])
+    outside = torch.tensor([0.5, 0.5]) / 2**0.5 + torch.tensor([0, 1.0])
+    cosine = outside / outside.norm()
+    got = joint_prototype(levels, scene)(batch)[0, 0]
+    torch.testing.assert_close(got[0], torch.sigmoid(20 * (1 - cosine[0])).expand(4))
+    torch.testing.assert_close(got[3], torch.sigmoid(20 * (0 - cosine[1])).expand(4))
+
+
+def test_late_fusion_with_a_general_background():
+    batch, levels = two_directions([0, 1], [1, 2]), ((0,), (1,), (2,))
+    general, answer = torch.rand(6), torch.rand(1, 1, 4, 4)
+    with_mask, without = (late_fusion(lambda batch: answer, levels, seen, 0.3, general)(batch) for seen in (True, False))
+    joint, against = joint_prototype(levels, general)(batch), support_against_background(levels, general)(batch)
+    torch.testing.assert_close(with_mask, 0.7 * answer + 0.1 * (joint + against + soft_mask(batch)))
+    torch.testing.assert_close(without, 0.7 * answer + 0.3 * against)
 
 
 def test_the_image_row_hides_masks_and_the_callers_own_share_wins():

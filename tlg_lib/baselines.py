@@ -15,9 +15,11 @@ from torch import Tensor
 
 from .correlation import unit
 from .data.batches import EpisodeBatch
+from .prior import SHARPNESS
 
 Predictor = Callable[[EpisodeBatch], Tensor]
-SHARPNESS = 20.0
+FUSIONS = ("mask + support prototype", "mask + self prototype", "mask + both prototypes")
+FREE_ROWS = ("query pseudo mask", "prototype", *FUSIONS, "base-fusion")
 
 
 def query_mask_alone(batch: EpisodeBatch) -> Tensor:
@@ -32,21 +34,31 @@ def deep_features(maps: list[Tensor], levels) -> Tensor:
     return unit(torch.cat([unit(middle), unit(deep)], 1))
 
 
+def masked_mean(features: Tensor, weight: Tensor) -> Tensor:
+    """Mean of features [B, C, h, w] under weight [B, 1, h, w] >= 0; zeros where it is empty. -> [B, C]."""
+    return (features * weight).sum((2, 3)) / weight.sum((2, 3)).clamp_min(1e-6)
+
+
+def contrast_probability(foreground: Tensor, background: Tensor, query: Tensor) -> Tensor:
+    """sigmoid(SHARPNESS x (cosine with foreground - cosine with background)) of every query position.
+
+    foreground, background [B, C] of any length; query [B, C, h, w] of unit vectors. Returns [B, h, w].
+    """
+    near, far = (torch.einsum("bc,bchw->bhw", F.normalize(p, dim=1), query) for p in (foreground, background))
+    return torch.sigmoid(SHARPNESS * (near - far))
+
+
 def prototype_probability(features: Tensor, mask: Tensor, query: Tensor) -> Tensor:
     """Foreground probability of every query position.
 
     features [B, C, h, w] and mask float 0..1 [B, 1, H, W] of the example; query [B, C, h, w]. Returns [B, h, w].
     """
     weight = F.interpolate(mask, features.shape[-2:], mode="area")  # [B, 1, h, w]
-
-    def similarity(w: Tensor) -> Tensor:
-        mean = (features * w).sum((2, 3)) / w.sum((2, 3)).clamp_min(1e-6)  # [B, C]
-        return torch.einsum("bc,bchw->bhw", F.normalize(mean, dim=1), query)
-
-    return torch.sigmoid(SHARPNESS * (similarity(weight) - similarity(1 - weight)))
+    return contrast_probability(masked_mean(features, weight), masked_mean(features, 1 - weight), query)
 
 
-def _enlarge(probability: Tensor, size) -> Tensor:
+def enlarge(probability: Tensor, size) -> Tensor:
+    """[B, h, w] -> [B, H, W], bilinear."""
     return F.interpolate(probability[:, None], size, mode="bilinear", align_corners=False)[:, 0]
 
 
@@ -57,7 +69,7 @@ def prototype(levels) -> Predictor:
         query = deep_features(batch.query, levels)
         size = batch.query_mask.shape[-2:]
         maps = [
-            _enlarge(prototype_probability(deep_features(s, levels), batch.support_mask[:, k], query), size)
+            enlarge(prototype_probability(deep_features(s, levels), batch.support_mask[:, k], query), size)
             for k, s in enumerate(batch.support)
         ]
         return torch.stack(maps, 1)  # [B, K, H, W]
@@ -70,7 +82,7 @@ def self_prototype(levels) -> Predictor:
 
     def predict(batch: EpisodeBatch) -> Tensor:
         query = deep_features(batch.query, levels)
-        own = _enlarge(prototype_probability(query, batch.query_mask, query), batch.query_mask.shape[-2:])
+        own = enlarge(prototype_probability(query, batch.query_mask, query), batch.query_mask.shape[-2:])
         return own[:, None].expand(-1, len(batch.support), -1, -1)  # [B, K, H, W]
 
     return predict
@@ -79,20 +91,68 @@ def self_prototype(levels) -> Predictor:
 def fusions(levels) -> dict[str, Predictor]:
     """Baseline 6: three training-free fusions; the best of them per fold stands in the table."""
     support, own = prototype(levels), self_prototype(levels)
-    return {
-        "mask + support prototype": mean_of(soft_mask, support),
-        "mask + self prototype": mean_of(soft_mask, own),
-        "mask + both prototypes": mean_of(soft_mask, support, own),
-    }
+    predictors = (mean_of(soft_mask, support), mean_of(soft_mask, own), mean_of(soft_mask, support, own))
+    return dict(zip(FUSIONS, predictors, strict=True))
 
 
-def late_fusion(network: Predictor, levels, with_mask: bool, share: float) -> Predictor:
-    """The network's answer and, with weight ``share``, that of mask and both prototypes (no mask: the support's alone).
+def joint_prototype(levels, general: Tensor) -> Predictor:
+    """One prototype of the object and one of what surrounds it from both images together.
 
-    A network fits the base classes better than the hidden ones; what needs no training does not. The shares in
-    config.py are a compromise between base-class scores of mini and of photographs (docs/ladder.md).
+    ``general`` [C], the base classes' mean background (consensus.py), counts as a third image's surroundings.
     """
-    free = fusions(levels)["mask + both prototypes"] if with_mask else prototype(levels)
+
+    def predict(batch: EpisodeBatch) -> Tensor:
+        query, size = deep_features(batch.query, levels), batch.query_mask.shape[-2:]
+        own = F.interpolate(batch.query_mask, query.shape[-2:], mode="area")  # [B, 1, h, w]
+        maps = []
+        for k, maps_k in enumerate(batch.support):
+            support = deep_features(maps_k, levels)
+            theirs = F.interpolate(batch.support_mask[:, k], query.shape[-2:], mode="area")
+            inside = masked_mean(query, own) + masked_mean(support, theirs)  # [B, C]
+            outside = masked_mean(query, 1 - own) + masked_mean(support, 1 - theirs) + general
+            maps.append(enlarge(contrast_probability(inside, outside, query), size))
+        return torch.stack(maps, 1)  # [B, K, H, W]
+
+    return predict
+
+
+def support_against_background(levels, general: Tensor) -> Predictor:
+    """The support's object held against ``general`` [C], not against its own surroundings.
+
+    A single support's surroundings hold parts of its object where the mask errs, and its own scene; the mean over
+    hundreds of base-class images does not. It also tells a wrong support best: nothing else looks like its object.
+    """
+
+    def predict(batch: EpisodeBatch) -> Tensor:
+        query, size = deep_features(batch.query, levels), batch.query_mask.shape[-2:]
+        maps = []
+        for k, maps_k in enumerate(batch.support):
+            support = deep_features(maps_k, levels)
+            theirs = F.interpolate(batch.support_mask[:, k], query.shape[-2:], mode="area")
+            inside = masked_mean(support, theirs)
+            maps.append(enlarge(contrast_probability(inside, general.expand_as(inside), query), size))
+        return torch.stack(maps, 1)  # [B, K, H, W]
+
+    return predict
+
+
+def base_fusion(levels, general: Tensor) -> Predictor:
+    """Mask, joint prototype and the support against the general background: nothing trained, but base images seen."""
+    return mean_of(soft_mask, joint_prototype(levels, general), support_against_background(levels, general))
+
+
+def late_fusion(network: Predictor, levels, with_mask: bool, share: float, general: Tensor | None = None) -> Predictor:
+    """The network's answer and, with weight ``share``, that of mask and prototypes (no mask: the support's alone).
+
+    A network fits the base classes better than the hidden ones; what needs no training does not. With ``general``,
+    the base classes' mean background [C] that a trained network carries, the prototypes are those held against it;
+    without (a network fresh from its seed) those of baseline 6. The shares in config.py are a compromise between
+    base-class scores of mini and of photographs (docs/ladder.md).
+    """
+    if general is None:
+        free = fusions(levels)[FUSIONS[2]] if with_mask else prototype(levels)
+    else:
+        free = base_fusion(levels, general) if with_mask else support_against_background(levels, general)
     return lambda batch: torch.lerp(network(batch), free(batch), share)
 
 
@@ -113,12 +173,17 @@ def rectified_targets(batch: EpisodeBatch, levels) -> Tensor:
     Neighbouring features outvote a mask where they agree against it (prototype rectification: Zhang et al.,
     ProDA, CVPR 2021); negatives and pixels marked 255 stay as they are. No drawn mask is involved.
     """
-    fused = fusions(levels)["mask + both prototypes"](batch)[:, 0] >= 0.5  # [B, H, W]
-    negative = torch.tensor([e.support_class != e.class_id for e in batch.episodes], device=fused.device)
+    return put_right(batch, fusions(levels)[FUSIONS[2]](batch)[:, 0] >= 0.5)
+
+
+def put_right(batch: EpisodeBatch, foreground: Tensor) -> Tensor:
+    """The batch's targets with ``foreground`` bool [B, H, W] in their place, save for negatives and 255."""
+    negative = torch.tensor([e.support_class != e.class_id for e in batch.episodes], device=foreground.device)
     keep = negative[:, None, None] | (batch.query_target == 255)
-    return torch.where(keep, batch.query_target, fused.long())
+    return torch.where(keep, batch.query_target, foreground.long())
 
 
-def training_free(levels) -> dict[str, Predictor]:
-    """All training-free rows by the name they carry in tables."""
-    return {"query pseudo mask": query_mask_alone, "prototype": prototype(levels), **fusions(levels)}
+def training_free(levels, general: Tensor) -> dict[str, Predictor]:
+    """All training-free rows by the names of FREE_ROWS; ``general`` [C] of consensus.py, for the last one."""
+    predictors = (query_mask_alone, prototype(levels), *fusions(levels).values(), base_fusion(levels, general))
+    return dict(zip(FREE_ROWS, predictors, strict=True))

@@ -73,7 +73,8 @@ def network_predictor(model) -> Predictor:
     config = model.config
     if not config.late_fusion:
         return predict_batch
-    return late_fusion(predict_batch, model.levels, config.query_mask == "pseudo", config.late_fusion)
+    general = model.background if model.background.any() else None  # zeros before training
+    return late_fusion(predict_batch, model.levels, config.query_mask == "pseudo", config.late_fusion, general)
 
 
 def predict(predictor: Predictor, batch: EpisodeBatch, threshold: float = 0.5) -> Tensor:

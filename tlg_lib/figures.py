@@ -35,6 +35,7 @@ METHODS = {
     "hsnet-pixel": ("4D encoder alone, pixel labels", PURPLE),
     "hsnet-image": ("4D encoder alone, image labels", "#E5BBD2"),
     "fusion": ("best training-free fusion", GREEN),
+    "base-fusion": ("fusion against the base background", "#7FC8B0"),
     "prototype": ("cosine prototype, no training", ORANGE),
     "mask": ("query's pseudo mask alone", GREY),
     "corrected-nomask": ("control: no query mask", INK),

@@ -33,7 +33,7 @@ RUNGS: dict[str, tuple[str, tuple[str, ...]]] = {
     "reductions": ("reductions per level", ("reductions",)),
     "skip": ("scaled skip around HT", ("token_skip",)),
     "dice": ("soft Dice", ("dice",)),
-    "noise": ("noisy targets bootstrapped", ("noisy_targets",)),
+    "noise": ("targets put right by class prototypes", ("noisy_targets",)),
     "hidden": ("most query masks hidden in training", ("mask_dropout",)),
     "one-way": ("query direction only", ("support_loss",)),
     "prior": ("prototype maps to the decoder", ("prototype_prior",)),

@@ -6,9 +6,10 @@ mistakes, so ``noisy_targets`` names a remedy:
 - ``confidence``: cross-entropy weighted by |2 p - 1|, p the generator's confidence, so that unsure pixels
   count little (the idea of confidence-weighted pseudo labels, e.g. Zou et al., PseudoSeg, ICLR 2021);
 - ``soft``: the generator's soft map p is the target (soft CAM targets);
-- ``bootstrap`` (default): target 0.6 x mask + 0.4 x the network's own detached prediction (Reed et al., ICLR 2015 workshop);
+- ``bootstrap``: target 0.6 x mask + 0.4 x the network's own detached prediction (Reed et al., ICLR 2015 workshop);
 - ``prototype``: masks put right by feature prototypes before training (baselines.rectified_targets; the idea of
   ProDA, Zhang et al., CVPR 2021);
+- ``consensus`` (default): masks put right by class prototypes over all training images of the class (consensus.py);
 - ``size``: cross-entropy outside unsure pixels, plus a penalty when the predicted foreground share leaves
   0.5 to 1.5 times the mask's (size constraints: Kervadec et al., Medical Image Analysis 2019).
 """
@@ -77,7 +78,7 @@ def query_loss(logits: Tensor, target: Tensor, confidence: Tensor, config: Confi
 
 
 def _pixel_loss(logits: Tensor, target: Tensor, confidence: Tensor, config: Config) -> Tensor:
-    if config.supervision == "pixel" or config.noisy_targets in ("none", "prototype"):
+    if config.supervision == "pixel" or config.noisy_targets in ("none", "prototype", "consensus"):
         return cross_entropy(logits, target)
     if config.noisy_targets == "confidence":
         return cross_entropy(logits, target, (2 * confidence - 1).abs())

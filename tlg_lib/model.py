@@ -71,6 +71,9 @@ class TLG(nn.Module):
         self.with_mask = config.query_mask == "pseudo"
         priors = 2 * PER_LEVEL + self.with_mask if config.prototype_prior else 0
         self.decoder = Decoder(config.width, mask=self.with_mask, prior=priors)
+        if config.late_fusion or config.prototype_prior:
+            # The base classes' mean background feature (consensus.py), zeros until training begins.
+            self.register_buffer("background", torch.zeros(sum(backbone_channels[i[-1]] for i in self.levels[1:])))
 
     def forward(
         self, query: list[Tensor], support: list[Tensor], query_mask: Tensor, support_mask: Tensor,
@@ -159,7 +162,8 @@ class TLG(nn.Module):
         other = "support" if branch == "query" else "query"
         layers = branch_layers(self.levels)["support"][1:]
         pairs = [[per_shot(features[b][i], len(masks["support"])) for b in (branch, other)] for i in layers]
-        maps = [prototype_prior(this, that, masks[branch], masks[other]) for this, that in pairs]
+        general = self.background.split([this.shape[1] for this, _ in pairs])
+        maps = [prototype_prior(*pair, masks[branch], masks[other], g) for pair, g in zip(pairs, general)]
         if self.with_mask:
             maps.append(masks[branch])
         maps = [resize(m.to(features[branch][0].dtype), self.grid) for m in maps]

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from .baselines import training_free
+from .baselines import FUSIONS, fusions
 from .config import Config, make_config
 from .data.batches import EpisodeBatch
 from .data.images import image_size, read_image, resize_image, resize_mask, write_mask
@@ -24,7 +24,7 @@ from .metrics import vote
 from .paths import atomic, runs_home, write_json
 from .progress import track
 
-FUSION = "mask + both prototypes"
+FUSION = FUSIONS[2]
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif")
 
 
@@ -68,7 +68,7 @@ class FewShotPredictor:
         self.maker = MaskMaker(self.clip, prompts, self.recipe, self.device)
         self.backbone = load_backbone(self.config).to(self.device)
         if weights is None:
-            self.predictor = training_free(self.backbone.levels)[FUSION]
+            self.predictor = fusions(self.backbone.levels)[FUSION]
         else:
             self.predictor = network_predictor(self._network(weights, prompts))
         self.threshold = self.config.threshold if threshold is None else threshold

@@ -7,12 +7,14 @@ Ours, not the paper's. A prototype is the mean of unit feature vectors over a ma
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .aggregation import resize
 from .correlation import unit
 
-PER_LEVEL = 3  # maps per level: support foreground, support foreground - background, self foreground - background
+PER_LEVEL = 4  # maps per level: support foreground, that - its background, that - the general one, self fg - bg
+SHARPNESS = 20.0  # of probabilities from differences of cosines
 CONFIDENT = 0.7  # a min-max normalised similarity above this (below 1 - this) counts as object (surroundings)
 
 
@@ -42,12 +44,15 @@ def confident(prior: Tensor) -> tuple[Tensor, Tensor]:
     return (prior - CONFIDENT).clamp(min=0), (1 - CONFIDENT - prior).clamp(min=0)
 
 
-def prototype_prior(this: Tensor, other: Tensor, this_mask: Tensor | None, other_mask: Tensor | None) -> Tensor:
+def prototype_prior(
+    this: Tensor, other: Tensor, this_mask: Tensor | None, other_mask: Tensor | None, general: Tensor,
+) -> Tensor:
     """Maps of one level for this image. At least one mask must be there.
 
     Args: this, other -- features [B, C, h, w]; masks [B, 1, H, W] in 0..1, or None where unknown (query_mask =
-    none): the unknown one is replaced by the confident pixels of its prior from the known one.
-    Returns [B, 3, h, w] in 0..1.
+    none): the unknown one is replaced by the confident pixels of its prior from the known one; general -- mean
+    background feature of the base classes [C] (consensus.py). The map against it is not stretched to 0..1: it is
+    the one that can say "nothing here looks like the support's object". Returns [B, 4, h, w] in 0..1.
     """
     this, other = unit(this), unit(other)
 
@@ -62,4 +67,6 @@ def prototype_prior(this: Tensor, other: Tensor, this_mask: Tensor | None, other
     ours = split(this_mask, this, other, other_mask)
     near, crossed = contrast(this, other, *theirs)
     own = contrast(this, this, *ours)[1]
-    return torch.cat((near, crossed, own), dim=1)
+    elsewhere = torch.einsum("bchw,c->bhw", this, F.normalize(general.to(this.dtype), dim=0))[:, None]
+    absolute = torch.sigmoid(SHARPNESS * (similarity(this, other, theirs[0]) - elsewhere))
+    return torch.cat((near, crossed, absolute, own), dim=1)

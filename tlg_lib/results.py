@@ -177,7 +177,7 @@ def collect(run, records: list[dict], trained: list[dict], parameters: dict[str,
         "per_class": per_class(frame, main), "last_epoch": {"miou": last},
         "best_epoch": {"miou": best, "chosen_on": "test classes, as is usual in this field: too good by the difference"},
         "baselines": {key: {f"{k}_shot": score_of(frame, key, shots=k) for k in run.shots}
-                      for key in (MASK, PROTOTYPE, FUSION, "hsnet-pixel", "released-pixel")},
+                      for key in (MASK, PROTOTYPE, FUSION, "base-fusion", "hsnet-pixel", "released-pixel")},
         "rows": rows, "parameters": parameters,
         "training": [_training(summary) for summary in trained],
         "smoke": run.smoke,

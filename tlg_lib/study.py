@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -216,18 +217,15 @@ def _finished_trained(config: dict, folder: str, name: str, label: str, shots: t
     return _Scorer(config_from_dict(config), folder, name, label).finished
 
 
-def _free_scorers(config: Config, folder: str) -> list[tuple[Callable, "_Scorer"]]:
-    from .baselines import training_free
-    from .experiment import open_experiment
+def _free_scorers(config: Config, folder: str) -> list["_Scorer"]:
+    from .baselines import FREE_ROWS
 
-    return [
-        (predictor, _Scorer(config, f"{folder}/{label.replace(' ', '_').replace('+', 'and')}", label, label))
-        for label, predictor in training_free(open_experiment(config, False).backbone.levels).items()
-    ]
+    return [_Scorer(config, f"{folder}/{re.sub('[^a-z]+', '_', label.replace('+', 'and'))}", label, label)
+            for label in FREE_ROWS]
 
 
 def _finished_free(config: dict, folder: str, shots: tuple[int, ...]) -> list[dict] | None:
-    found = [scorer.finished for _, scorer in _free_scorers(config_from_dict(config), folder)]
+    found = [scorer.finished for scorer in _free_scorers(config_from_dict(config), folder)]
     return None if None in found else [record for records in found for record in records]
 
 
@@ -239,14 +237,21 @@ def _best_step(folder: str | Path) -> int:
 
 def evaluate_training_free(config: dict, folder: str, shots: tuple[int, ...]) -> list[dict]:
     """Records of the training-free rows."""
-    records = []
-    for predictor, scorer in _free_scorers(config_from_dict(config), folder):
+    from .baselines import training_free
+    from .consensus import base_consensus
+    from .experiment import open_experiment
+
+    cfg = config_from_dict(config)
+    scorers = _free_scorers(cfg, folder)
+    if any(scorer.finished is None for scorer in scorers):
+        experiment = open_experiment(cfg, False)
+        predictors = training_free(experiment.backbone.levels, base_consensus(cfg, experiment).general)
+    for scorer in scorers:
         if scorer.finished is None:
             for k in shots:
-                scorer.score(predictor, shots=k, epoch="no training")
+                scorer.score(predictors[scorer.label], shots=k, epoch="no training")
             scorer.finish()
-        records += scorer.finished
-    return records
+    return [record for scorer in scorers for record in scorer.finished]
 
 
 _FINISHED = {evaluate_trained: _finished_trained, evaluate_training_free: _finished_free}

@@ -18,6 +18,7 @@ from torch.multiprocessing import ProcessRaisedException
 from .baselines import rectified_targets
 from .checkpoints import Checkpoint, load_checkpoint, optimizer_tensors, restore_optimizer, save_checkpoint
 from .config import Config, config_from_dict
+from .consensus import Consensus, base_consensus
 from .errors import TLGError
 from .evaluate import count_episodes, network_predictor
 from .experiment import Experiment, data_digest, open_experiment
@@ -80,6 +81,7 @@ def _train(fabric, config: Config, folder: Path, progress: bool) -> dict:
         return done
     fabric.seed_everything(config.seed, verbose=False)
     model = build_model(config, experiment.backbone, experiment.text).to(experiment.device)
+    consensus = _consensus(config, experiment, model, progress and fabric.is_global_zero)
     optimizer = make_optimizer(model, config)
     about = {"step": 0, "history": [], "losses": [], "data": digest, "best": {}, "seconds": 0.0}
     path = folder / "checkpoint.safetensors"
@@ -95,12 +97,26 @@ def _train(fabric, config: Config, folder: Path, progress: bool) -> dict:
         write_json(folder / "config.json", config.to_dict())
     forward = torch.compile(model) if config.compile else model
     wrapped, optimizer = fabric.setup(forward, optimizer)
-    _loop(fabric, config, folder, experiment, model, wrapped, optimizer, about, progress)
+    _loop(fabric, config, folder, experiment, model, wrapped, optimizer, about, consensus, progress)
     summary = {"step": config.steps, "history": about["history"], "losses": about["losses"], "best": about["best"],
                "data": digest, "config": config.to_dict(), "seconds": about["seconds"]}
     if fabric.is_global_zero:
         write_json(folder / "trained.json", summary)
     return summary
+
+
+def learns_from_consensus(config: Config) -> bool:
+    return config.supervision == "image" and config.noisy_targets == "consensus"
+
+
+def _consensus(config: Config, experiment: Experiment, model: TLG, progress: bool) -> Consensus | None:
+    """What the base classes' images agree on, where targets or the late fusion need it; sets ``model.background``."""
+    if not (hasattr(model, "background") or learns_from_consensus(config)):
+        return None
+    consensus = base_consensus(config, experiment, progress)
+    if hasattr(model, "background"):
+        model.background.copy_(consensus.general)
+    return consensus
 
 
 def _finished(folder: Path, config: Config, digest: str) -> dict | None:
@@ -133,7 +149,7 @@ def learning_rate(config: Config, step: int) -> float:
     return 0.5 * config.lr * (1 + math.cos(math.pi * (step - warm) / max(1, config.steps - warm)))
 
 
-def _loop(fabric, config, folder, experiment, model, wrapped, optimizer, about, progress) -> None:
+def _loop(fabric, config, folder, experiment, model, wrapped, optimizer, about, consensus, progress) -> None:
     sampler, make = experiment.sampler(config), experiment.batches(config)
     began, spent = time.perf_counter(), about["seconds"]
     label = f"train {config.variant} {config.supervision} fold {config.fold} seed {config.seed}"
@@ -143,7 +159,7 @@ def _loop(fabric, config, folder, experiment, model, wrapped, optimizer, about, 
                       show=progress and fabric.is_global_zero):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(config, step)
-        loss = _step(fabric, config, folder, sampler, make, model, wrapped, optimizer, step)
+        loss = _step(fabric, config, folder, sampler, make, model, wrapped, optimizer, consensus, step)
         about["losses"].append(round(loss, 6))
         about["step"] = step + 1
         ends_epoch = (step + 1) % config.epoch_steps == 0 or step + 1 == config.steps
@@ -156,7 +172,7 @@ def _loop(fabric, config, folder, experiment, model, wrapped, optimizer, about, 
                                 Checkpoint(config, model.state_dict(), optimizer_tensors(optimizer), about))
 
 
-def _step(fabric, config, folder, sampler, make, model, wrapped, optimizer, step: int) -> float:
+def _step(fabric, config, folder, sampler, make, model, wrapped, optimizer, consensus, step: int) -> float:
     """One optimizer step on this process's share of the batch, in ``accumulate`` parts. Returns the mean loss."""
     # The flip is a function of the step, as the whole batch takes part; dropout is one of the process too.
     torch.manual_seed((config.seed * 1_000_003 + step) % 2**31)
@@ -174,6 +190,8 @@ def _step(fabric, config, folder, sampler, make, model, wrapped, optimizer, step
         batch = make(episodes[start : start + size], training=True)
         if config.supervision == "image" and config.noisy_targets == "prototype":
             batch.query_target = rectified_targets(batch, model.levels)
+        if learns_from_consensus(config):
+            batch.query_target = consensus.targets(batch, model.levels)
         if flipped:
             batch = batch.flipped()
         last = part == config.accumulate - 1
