@@ -135,7 +135,7 @@ VARIANT_SWITCHES: dict[str, dict[str, Any]] = {
     # The plain 4D encoder and decoder, without HA, HT, HC and without the mask input (DESIGN 3.3, baseline 3).
     "hsnet": dict(
         use_ha=False, use_ht=False, use_hc=False, query_mask="none", prototype_prior=False, late_fusion=0.0,
-        correlation_pool=1,
+        mask_dropout=0.0, correlation_pool=1,
     ),
 }
 
