@@ -176,7 +176,8 @@ def _table(results: dict, shots: int) -> str:
     return (f'<div class="scroll"><table>{"".join(lines)}</table></div><p class="note">Last epoch at probability '
             f'{results["threshold"]}. “best epoch” is chosen on the test classes, as is usual in this field, and is too '
             "good by the difference; “chosen threshold” is chosen on base classes. The best training-free fusion is "
-            "the best of three on each fold. “agrees with mask”: IoU of prediction and pseudo mask, 100 is a copy.</p>")
+            "the best of three on each fold; the one against the base background has seen images of base classes, and "
+            "trains nothing either. “agrees with mask”: IoU of prediction and pseudo mask, 100 is a copy.</p>")
 
 
 def _supervision(results: dict) -> str:
