@@ -202,3 +202,11 @@ def test_named_tensors_are_the_recorded_ones(variant):
     with capture(model) as seen:
         model(*inputs(config))
     assert sorted(seen) == sorted(model.tensor_names())
+
+
+def test_weights_of_another_width_are_refused_in_one_line():
+    from tlg_lib.checkpoints import load_weights
+
+    other = built(small("corrected", prototype_prior=False)).state_dict()
+    with pytest.raises(TLGError, match="do not fit its config.*train again"):
+        load_weights(built(small("corrected")), other)

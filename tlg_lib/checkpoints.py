@@ -125,3 +125,13 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tenso
         number, key = name.split("/")
         state.setdefault(int(number), {})[key] = tensor
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+
+
+def load_weights(model, weights: dict) -> None:
+    """``model`` takes the weights; those that do not fit (another version's, a damaged file's) are refused."""
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
+        raise TLGError(f"the checkpoint's weights do not fit its config ({reason}): train again with this version, "
+                       "in a new folder", code=3) from None

@@ -107,6 +107,7 @@ class FewShotPredictor:
 
     def _network(self, weights: dict, prompts):
         """The checkpoint's network, its text vectors replaced by those of ``prompts`` (new class included)."""
+        from .checkpoints import load_weights
         from .clips import load_clip
         from .model import build_model
         from .text_prior import text_vectors
@@ -117,11 +118,7 @@ class FewShotPredictor:
             clip = self.clip if same else load_clip(self.config.clip, self.config.clip_weights)
             text = text_vectors(clip, prompts)
         model = build_model(self.config, self.backbone, text)
-        try:
-            model.load_state_dict(weights)
-        except RuntimeError as error:
-            raise TLGError(f"the checkpoint's weights do not fit its config ({str(error).splitlines()[0]}): train "
-                           "again with this version", code=3) from None
+        load_weights(model, weights)
         return model.to(self.device).eval()
 
     def support(self, images: list[np.ndarray]) -> list[tuple[list[torch.Tensor], torch.Tensor, np.ndarray]]:

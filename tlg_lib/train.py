@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.multiprocessing import ProcessRaisedException
 
 from .baselines import rectified_targets
-from .checkpoints import Checkpoint, load_checkpoint, optimizer_tensors, restore_optimizer, save_checkpoint
+from .checkpoints import Checkpoint, load_checkpoint, load_weights, optimizer_tensors, restore_optimizer, save_checkpoint
 from .config import Config, config_from_dict
 from .consensus import Consensus, base_consensus
 from .errors import TLGError
@@ -90,7 +90,7 @@ def _train(fabric, config: Config, folder: Path, progress: bool) -> dict:
         if saved.about["data"] != digest:
             raise TLGError(f"the data of {folder} changed since the run began: restore it, or train in a new folder",
                            code=3)
-        model.load_state_dict(saved.weights)
+        load_weights(model, saved.weights)
         restore_optimizer(optimizer, saved.optimizer)
         about = saved.about
     elif fabric.is_global_zero:
@@ -242,5 +242,5 @@ def load_trained(folder: str | Path, which: str = "checkpoint", progress: bool =
     saved = load_checkpoint(Path(folder) / f"{which}.safetensors")
     experiment = open_experiment(saved.config, progress)
     model = build_model(saved.config, experiment.backbone, experiment.text).to(experiment.device)
-    model.load_state_dict(saved.weights)
+    load_weights(model, saved.weights)
     return model.eval(), saved.config
