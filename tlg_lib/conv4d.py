@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from .capture import directions, record, record_pair
 from .correlation import transposed
 
+BLOCK = 256  # positions
 MANY_POSITIONS = 65536  # of a channels-last map: from here on torch's own sums lose digits
 
 
@@ -127,18 +128,33 @@ def _taps(size: int, kernel: int, stride: int, device) -> tuple[Tensor, Tensor]:
     return index.clamp(0, kernel - 1), valid
 
 
+def _sums(positions: Tensor) -> tuple[Tensor, Tensor]:
+    """Sums of [B, N, C] and of its squares over the N positions, float64 [B, C] each.
+
+    Blocks are summed in single precision and their sums in double: how a matrix product adds up 100,000 numbers
+    depends on the processor, and in single precision costs up to 1e-4 where the mean is far from 0.
+    """
+    whole = positions.shape[1] // BLOCK * BLOCK
+    sums, squares = [], []
+    for image in positions:  # [N, C]
+        blocks, rest = image[:whole].view(-1, BLOCK, image.shape[1]), image[whole:].double()
+        sums.append(blocks.sum(1).double().sum(0) + rest.sum(0))
+        products = torch.bmm(blocks.transpose(1, 2), blocks).diagonal(dim1=1, dim2=2)  # [N / BLOCK, C]
+        squares.append(products.double().sum(0) + rest.square().sum(0))
+    return torch.stack(sums), torch.stack(squares)
+
+
 class _NormInGroups(torch.autograd.Function):
-    """GroupNorm of [B, C, h, w], C last in memory, its sums from one matrix product."""
+    """GroupNorm of [B, C, h, w], C last in memory, its sums from blocks."""
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
         batch, channels, h, w = x.shape
         positions = x.permute(0, 2, 3, 1).flatten(1, 2)  # [B, h*w, C], as it stands in memory
         count = h * w * channels // groups
-        squares = torch.bmm(positions.transpose(1, 2), positions).diagonal(dim1=1, dim2=2)  # [B, C]
-        mean = positions.sum(1).view(batch, groups, -1).sum(2) / count  # [B, G]
-        variance = squares.reshape(batch, groups, -1).sum(2) / count - mean.square()
-        rstd = (variance.clamp_min(0) + eps).rsqrt()
+        mean, squares = (part.view(batch, groups, -1).sum(2) / count for part in _sums(positions))  # [B, G], float64
+        rstd = ((squares - mean.square()).clamp_min(0) + eps).rsqrt().to(x.dtype)
+        mean = mean.to(x.dtype)
         scale = weight.view(groups, -1) * rstd[..., None]  # [B, G, C/G]
         shift = bias.view(groups, -1) - mean[..., None] * scale
         ctx.save_for_backward(x, weight, mean, rstd)
