@@ -5,6 +5,7 @@ import torch
 
 from tlg_lib.backbones import LAYOUTS
 from tlg_lib.capture import capture
+from tlg_lib.checkpoints import load_weights
 from tlg_lib.config import make_config
 from tlg_lib.errors import TLGError
 from tlg_lib.model import build_model, predict_shots
@@ -205,8 +206,6 @@ def test_named_tensors_are_the_recorded_ones(variant):
 
 
 def test_weights_of_another_width_are_refused_in_one_line():
-    from tlg_lib.checkpoints import load_weights
-
     other = built(small("corrected", prototype_prior=False)).state_dict()
     with pytest.raises(TLGError, match="do not fit its config.*train again"):
         load_weights(built(small("corrected")), other)

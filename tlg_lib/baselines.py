@@ -18,7 +18,8 @@ from .data.batches import EpisodeBatch
 from .prior import SHARPNESS
 
 Predictor = Callable[[EpisodeBatch], Tensor]
-FUSIONS = ("mask + support prototype", "mask + self prototype", "mask + both prototypes")
+BOTH = "mask + both prototypes"
+FUSIONS = ("mask + support prototype", "mask + self prototype", BOTH)
 FREE_ROWS = ("query pseudo mask", "prototype", *FUSIONS, "base-fusion")
 
 
@@ -62,19 +63,29 @@ def enlarge(probability: Tensor, size) -> Tensor:
     return F.interpolate(probability[:, None], size, mode="bilinear", align_corners=False)[:, 0]
 
 
-def prototype(levels) -> Predictor:
-    """Baseline 2: cosine prototypes from the masked support features, one map per shot."""
+def shot_by_shot(levels, probability: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]) -> Predictor:
+    """A predictor with one map per shot from ``probability(query, query_weight, support, support_weight)``.
+
+    It is given deep features [B, C, h, w] and masks resized to them [B, 1, h, w], and returns [B, h, w].
+    """
 
     def predict(batch: EpisodeBatch) -> Tensor:
         query = deep_features(batch.query, levels)
-        size = batch.query_mask.shape[-2:]
+        weigh = lambda mask: F.interpolate(mask, query.shape[-2:], mode="area")  # noqa: E731
+        own = weigh(batch.query_mask)
         maps = [
-            enlarge(prototype_probability(deep_features(s, levels), batch.support_mask[:, k], query), size)
-            for k, s in enumerate(batch.support)
+            enlarge(probability(query, own, deep_features(maps, levels), weigh(batch.support_mask[:, k])),
+                    batch.query_mask.shape[-2:])
+            for k, maps in enumerate(batch.support)
         ]
         return torch.stack(maps, 1)  # [B, K, H, W]
 
     return predict
+
+
+def prototype(levels) -> Predictor:
+    """Baseline 2: cosine prototypes from the masked support features, one map per shot."""
+    return shot_by_shot(levels, lambda query, own, support, theirs: prototype_probability(support, theirs, query))
 
 
 def self_prototype(levels) -> Predictor:
@@ -101,19 +112,12 @@ def joint_prototype(levels, general: Tensor) -> Predictor:
     ``general`` [C], the base classes' mean background (consensus.py), counts as a third image's surroundings.
     """
 
-    def predict(batch: EpisodeBatch) -> Tensor:
-        query, size = deep_features(batch.query, levels), batch.query_mask.shape[-2:]
-        own = F.interpolate(batch.query_mask, query.shape[-2:], mode="area")  # [B, 1, h, w]
-        maps = []
-        for k, maps_k in enumerate(batch.support):
-            support = deep_features(maps_k, levels)
-            theirs = F.interpolate(batch.support_mask[:, k], query.shape[-2:], mode="area")
-            inside = masked_mean(query, own) + masked_mean(support, theirs)  # [B, C]
-            outside = masked_mean(query, 1 - own) + masked_mean(support, 1 - theirs) + general
-            maps.append(enlarge(contrast_probability(inside, outside, query), size))
-        return torch.stack(maps, 1)  # [B, K, H, W]
+    def probability(query: Tensor, own: Tensor, support: Tensor, theirs: Tensor) -> Tensor:
+        inside = masked_mean(query, own) + masked_mean(support, theirs)  # [B, C]
+        outside = masked_mean(query, 1 - own) + masked_mean(support, 1 - theirs) + general
+        return contrast_probability(inside, outside, query)
 
-    return predict
+    return shot_by_shot(levels, probability)
 
 
 def support_against_background(levels, general: Tensor) -> Predictor:
@@ -123,17 +127,11 @@ def support_against_background(levels, general: Tensor) -> Predictor:
     hundreds of base-class images does not. It also tells a wrong support best: nothing else looks like its object.
     """
 
-    def predict(batch: EpisodeBatch) -> Tensor:
-        query, size = deep_features(batch.query, levels), batch.query_mask.shape[-2:]
-        maps = []
-        for k, maps_k in enumerate(batch.support):
-            support = deep_features(maps_k, levels)
-            theirs = F.interpolate(batch.support_mask[:, k], query.shape[-2:], mode="area")
-            inside = masked_mean(support, theirs)
-            maps.append(enlarge(contrast_probability(inside, general.expand_as(inside), query), size))
-        return torch.stack(maps, 1)  # [B, K, H, W]
+    def probability(query: Tensor, own: Tensor, support: Tensor, theirs: Tensor) -> Tensor:
+        inside = masked_mean(support, theirs)  # [B, C]
+        return contrast_probability(inside, general.expand_as(inside), query)
 
-    return predict
+    return shot_by_shot(levels, probability)
 
 
 def base_fusion(levels, general: Tensor) -> Predictor:
@@ -150,11 +148,11 @@ def late_fusion(network: Predictor, levels, with_mask: bool, share: float, gener
     base-class scores of mini and of photographs (docs/ladder.md).
     """
     if general is None:
-        free = fusions(levels)[FUSIONS[2]] if with_mask else prototype(levels)
-    else:
-        # The map against the general background marks too little on its own (mini without masks: 61 for 66 mIoU).
-        without = mean_of(prototype(levels), support_against_background(levels, general))
-        free = base_fusion(levels, general) if with_mask else without
+        free = fusions(levels)[BOTH] if with_mask else prototype(levels)
+    elif with_mask:
+        free = base_fusion(levels, general)
+    else:  # the map against the general background marks too little on its own (mini: 61 for 66 mIoU)
+        free = mean_of(prototype(levels), support_against_background(levels, general))
     return lambda batch: torch.lerp(network(batch), free(batch), share)
 
 
@@ -175,7 +173,7 @@ def rectified_targets(batch: EpisodeBatch, levels) -> Tensor:
     Neighbouring features outvote a mask where they agree against it (prototype rectification: Zhang et al.,
     ProDA, CVPR 2021); negatives and pixels marked 255 stay as they are. No drawn mask is involved.
     """
-    return put_right(batch, fusions(levels)[FUSIONS[2]](batch)[:, 0] >= 0.5)
+    return put_right(batch, fusions(levels)[BOTH](batch)[:, 0] >= 0.5)
 
 
 def put_right(batch: EpisodeBatch, foreground: Tensor) -> Tensor:

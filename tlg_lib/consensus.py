@@ -4,7 +4,7 @@ A pseudo mask errs image by image; over dozens of images of one class the errors
 mean feature inside (outside) the masks of a class says better than any single mask what the object (its surroundings)
 looks like. Only image-level labels and pseudo masks of base classes are used. Ours, after the class prototypes of
 ProDA (Zhang et al., CVPR 2021). Two uses: targets for ``supervision="image"``, and the general background against
-which a support's object is held in testing (baselines.late_fusion).
+which a support's object is held, in the decoder's prior maps (prior.py) and the late fusion (baselines.late_fusion).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ BATCH = 16
 @dataclass(frozen=True)
 class Consensus:
     """foreground, background: mean unit features inside and outside the pseudo masks, [classes, C], row = class id
-    (zeros where a class has no training image). general: the mean of ``background`` over all these images, [C]."""
+    (zeros where a class has no training image). general: the mean over all these images of their own mean outside, [C]."""
 
     foreground: Tensor
     background: Tensor
@@ -36,7 +36,8 @@ class Consensus:
     def probability(self, batch: EpisodeBatch, levels) -> Tensor:
         """Foreground probability of each query by its class's prototypes alone, [B, H, W]."""
         query, ids = deep_features(batch.query, levels), batch.class_ids
-        return enlarge(contrast_probability(self.foreground[ids], self.background[ids], query), batch.query_mask.shape[-2:])
+        inside = contrast_probability(self.foreground[ids], self.background[ids], query)  # [B, h, w]
+        return enlarge(inside, batch.query_mask.shape[-2:])
 
     def targets(self, batch: EpisodeBatch, levels) -> Tensor:
         """Training targets: mask and class prototypes at equal weight, long {0, 1, 255} [B, H, W].

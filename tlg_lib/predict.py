@@ -14,7 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from .baselines import FUSIONS, fusions
+from .baselines import BOTH, fusions
 from .config import Config, make_config
 from .data.batches import EpisodeBatch
 from .data.images import image_size, read_image, resize_image, resize_mask, write_mask
@@ -24,7 +24,6 @@ from .metrics import vote
 from .paths import atomic, runs_home, write_json
 from .progress import track
 
-FUSION = FUSIONS[2]
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif")
 
 
@@ -68,7 +67,7 @@ class FewShotPredictor:
         self.maker = MaskMaker(self.clip, prompts, self.recipe, self.device)
         self.backbone = load_backbone(self.config).to(self.device)
         if weights is None:
-            self.predictor = fusions(self.backbone.levels)[FUSION]
+            self.predictor = fusions(self.backbone.levels)[BOTH]
         else:
             self.predictor = network_predictor(self._network(weights, prompts))
         self.threshold = self.config.threshold if threshold is None else threshold
@@ -93,7 +92,7 @@ class FewShotPredictor:
             self.notes.append(f"no trained network in {runs_home() / 'mini'}: this is the training-free fusion; "
                               "train one with `tlg train mini` or name one with --checkpoint")
         config = make_config("pascal-lite", dataset="mini", device="cpu")
-        return config, None, f"training-free fusion ({FUSION})"
+        return config, None, f"training-free fusion ({BOTH})"
 
     def _check_words(self, prompts) -> None:
         name = prompts.classes[self.class_id]

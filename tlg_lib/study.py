@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-import re
 import threading
 import time
 from collections.abc import Callable
@@ -220,7 +219,7 @@ def _finished_trained(config: dict, folder: str, name: str, label: str, shots: t
 def _free_scorers(config: Config, folder: str) -> list["_Scorer"]:
     from .baselines import FREE_ROWS
 
-    return [_Scorer(config, f"{folder}/{re.sub('[^a-z]+', '_', label.replace('+', 'and'))}", label, label)
+    return [_Scorer(config, f"{folder}/{label.replace(' ', '_').replace('+', 'and')}", label, label)
             for label in FREE_ROWS]
 
 

@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.multiprocessing import ProcessRaisedException
 
 from .baselines import rectified_targets
-from .checkpoints import Checkpoint, load_checkpoint, load_weights, optimizer_tensors, restore_optimizer, save_checkpoint
+from .checkpoints import (Checkpoint, load_checkpoint, load_weights, optimizer_tensors, restore_optimizer,
+                          save_checkpoint)
 from .config import Config, config_from_dict
 from .consensus import Consensus, base_consensus
 from .errors import TLGError
@@ -81,7 +82,6 @@ def _train(fabric, config: Config, folder: Path, progress: bool) -> dict:
         return done
     fabric.seed_everything(config.seed, verbose=False)
     model = build_model(config, experiment.backbone, experiment.text).to(experiment.device)
-    consensus = _consensus(config, experiment, model, progress and fabric.is_global_zero)
     optimizer = make_optimizer(model, config)
     about = {"step": 0, "history": [], "losses": [], "data": digest, "best": {}, "seconds": 0.0}
     path = folder / "checkpoint.safetensors"
@@ -95,6 +95,7 @@ def _train(fabric, config: Config, folder: Path, progress: bool) -> dict:
         about = saved.about
     elif fabric.is_global_zero:
         write_json(folder / "config.json", config.to_dict())
+    consensus = _consensus(config, experiment, model, progress and fabric.is_global_zero)
     forward = torch.compile(model) if config.compile else model
     wrapped, optimizer = fabric.setup(forward, optimizer)
     _loop(fabric, config, folder, experiment, model, wrapped, optimizer, about, consensus, progress)
@@ -105,16 +106,21 @@ def _train(fabric, config: Config, folder: Path, progress: bool) -> dict:
     return summary
 
 
-def learns_from_consensus(config: Config) -> bool:
-    return config.supervision == "image" and config.noisy_targets == "consensus"
+def _remedy(config: Config) -> str:
+    """How targets are put right: only pseudo masks need it."""
+    return config.noisy_targets if config.supervision == "image" else "none"
 
 
 def _consensus(config: Config, experiment: Experiment, model: TLG, progress: bool) -> Consensus | None:
-    """What the base classes' images agree on, where targets or the late fusion need it; sets ``model.background``."""
-    if not (hasattr(model, "background") or learns_from_consensus(config)):
+    """What the base classes' images agree on, where targets or a new network's ``background`` need it; sets the latter.
+
+    A network that goes on has its background from the checkpoint.
+    """
+    new = hasattr(model, "background") and not model.background.any()
+    if not (new or _remedy(config) == "consensus"):
         return None
     consensus = base_consensus(config, experiment, progress)
-    if hasattr(model, "background"):
+    if new:
         model.background.copy_(consensus.general)
     return consensus
 
@@ -188,9 +194,9 @@ def _step(fabric, config, folder, sampler, make, model, wrapped, optimizer, cons
     for part in range(config.accumulate):
         start = (fabric.global_rank * config.accumulate + part) * size
         batch = make(episodes[start : start + size], training=True)
-        if config.supervision == "image" and config.noisy_targets == "prototype":
+        if _remedy(config) == "prototype":
             batch.query_target = rectified_targets(batch, model.levels)
-        if learns_from_consensus(config):
+        elif _remedy(config) == "consensus":
             batch.query_target = consensus.targets(batch, model.levels)
         if flipped:
             batch = batch.flipped()
