@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tlg_lib.docs import COLOURS, build_docs
+from tlg_lib.docs import COLOURS, _markdown, build_docs
 from tlg_lib.errors import TLGError
+from tlg_lib.paths import PACKAGE
 
 V4 = nbformat.v4
 
@@ -32,7 +33,7 @@ def run(tmp_path):
     frame = V4.new_output("execute_result", {"text/html": "<style>.x{}</style><table><tr><td>7</td></tr></table>"},
                           execution_count=3)
     cells = [
-        V4.new_markdown_cell("# 03 · Parts\n\nSee [04](04_more.ipynb). $a<b$\n\n<details><summary>Solution</summary>yes</details>"),
+        V4.new_markdown_cell("# 03 · Parts\n\nSee [04](04_more.ipynb). $a<b$ but `x$y$`\n\n<details><summary>Solution</summary>yes</details>"),
         V4.new_code_cell('out = "/secret/place"', metadata={"tags": ["injected-parameters"]}),
         V4.new_code_cell("print(1 < 2)", outputs=[V4.new_output("stream", name="stdout", text="True & so on\n1/3 scored: a (1 s)\n"),
                                                   V4.new_output("stream", name="stdout", text="2/3 scored: b\n3/3 scored: c\n"),
@@ -53,7 +54,21 @@ def test_a_page_holds_what_the_notebook_showed(run, tmp_path):
     assert "print(1 &lt; 2)" in page and "True &amp; so on" in page and "<td>7</td>" in page
     assert "Here stands a widget" in page and "Box()" not in page
     assert "/secret/place" not in page and "noise" not in page and "<style>" not in page
-    assert "MathJax" in page and "MathJax" not in pages[1].read_text(encoding="utf-8")
+    assert "<mi>a</mi><mo>&#x0003C;</mo><mi>b</mi></mrow></math>" in page and "$a" not in page
+    assert "<code>x$y$</code>" in page, "no formula inside of code"
+
+
+@pytest.mark.parametrize("book", sorted((PACKAGE.parent / "notebooks").glob("*.ipynb")), ids=lambda p: p.stem)
+def test_every_formula_of_the_notebooks_can_be_drawn(book):
+    for cell in nbformat.read(book, as_version=4).cells:
+        if cell.cell_type == "markdown":
+            page = re.sub(r"(?s)<pre\b.*?</pre>|<code\b.*?</code>|<math.*?</math>", "", _markdown(cell.source))
+            assert "$" not in page and "\\" not in page
+
+
+def test_a_formula_that_cannot_be_drawn_is_named():
+    with pytest.raises(TLGError, match=r"\\nosuchthing"):
+        _markdown(r"so $a \nosuchthing b$")
 
 
 def test_pictures_are_small_and_described(run, tmp_path):

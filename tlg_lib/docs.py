@@ -21,10 +21,11 @@ from .paths import atomic
 # A line such as "3/72 scored: ..." or "mini data: 120/1200 images, 6 s", where a line of the same count follows.
 PROGRESS = re.compile(r"^.*?\b\d+/(\d+) (\w+)\b.*\n(?=.*?\b\d+/\1 \2\b)", re.MULTILINE)
 COLOURS, WIDEST = 128, 1000  # of a picture: palette entries, pixels
-MATHJAX = "https://cdnjs.cloudflare.com/ajax/libs/mathjax/3.2.2/es5/tex-mml-chtml.js"
+CODE = re.compile(r"(?s)(<pre\b.*?</pre>|<code\b.*?</code>)")
+MATH = re.compile(r"(?s)\$\$(.+?)\$\$|\$([^$\n]+)\$")  # a formula of its own line, or one within a sentence
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title><link rel="stylesheet" href="pages.css">{math}</head>
+<title>{title}</title><link rel="stylesheet" href="pages.css"></head>
 <body><nav>{links}</nav><main>{body}</main></body></html>
 """
 CSS = """body { font: 16px/1.55 system-ui, sans-serif; color: #222; margin: 0; background: #fff; }
@@ -34,6 +35,8 @@ nav a { margin-right: .8rem; white-space: nowrap; } nav a[aria-current] { font-w
 a { color: #0072b2; } h1 { font-size: 1.8rem; } h2 { margin-top: 2rem; }
 pre { background: #f6f6f6; padding: .6rem .8rem; overflow-x: auto; font-size: 13px; line-height: 1.45; }
 .output pre { background: none; border-left: 3px solid #e4e4e4; } img { max-width: 100%; height: auto; }
+math[display=block] { margin: 1rem 0; overflow-x: auto; overflow-y: hidden; padding: .2rem 0; }
+math [mathvariant=bold] { font-weight: bold; } math [mathvariant=monospace] { font-family: monospace; }
 table { border-collapse: collapse; font-size: 14px; } td, th { padding: .25rem .7rem; border-bottom: 1px solid #e4e4e4;
 text-align: left; } .dataframe td, .dataframe th:not(:first-child) { text-align: right; } .anchor-link { display: none; }
 .widget { color: #767676; font-style: italic; }
@@ -64,11 +67,8 @@ def _page(path: Path, books: list[Path], out: Path) -> Path:
     title = next((c.source.splitlines()[0].lstrip("# ") for c in book.cells if c.cell_type == "markdown"), path.stem)
     links = " ".join(f'<a href="{b.stem}.html"{" aria-current=page" if b == path else ""}>{_short(b)}</a>' for b in books)
     body = "\n".join(filter(None, parts))
-    math = f'<script defer src="{MATHJAX}"></script>' if re.search(r"\$\$|\\\(|\$[^$\n]+\$", body) else ""
-    if math:  # inline formulas in single dollars, and none inside of code
-        math = "<script>MathJax={tex:{inlineMath:[['$','$']]},options:{skipHtmlTags:['pre','code','script']}}</script>" + math
     target = out / f"{path.stem}.html"
-    _write(target, PAGE.format(title=html.escape(title), links=links, body=body, math=math))
+    _write(target, PAGE.format(title=html.escape(title), links=links, body=body))
     return target
 
 
@@ -102,7 +102,20 @@ def _joined(outputs: list) -> list:
 def _markdown(source: str) -> str:
     from nbconvert.filters import markdown2html
 
-    return re.sub(r'href="(\d\d_\w+)\.ipynb', r'href="\1.html', markdown2html(source))
+    parts = CODE.split(markdown2html(source))
+    text = "".join(part if i % 2 else MATH.sub(_mathml, part) for i, part in enumerate(parts))
+    return re.sub(r'href="(\d\d_\w+)\.ipynb', r'href="\1.html', text)
+
+
+def _mathml(found: re.Match) -> str:
+    """A formula as MathML, which browsers draw by themselves, also without a network."""
+    from latex2mathml.converter import convert
+
+    source = html.unescape(found[1] or found[2]).strip()
+    drawn = convert(source, display="block" if found[1] else "inline")
+    if unknown := re.search(r"\\\w+", drawn):
+        raise TLGError(f"the formula '{source}' holds {unknown[0]}, which cannot be drawn on a page: write it otherwise")
+    return drawn
 
 
 def _output(output, path: Path, out: Path) -> str:

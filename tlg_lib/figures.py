@@ -423,9 +423,10 @@ def heat_map(table, label: str) -> Figure:
     """A pandas table of scores 0..100 (rows: classes, columns: methods) as a heat map with its figures."""
     import seaborn
 
-    figure = Figure(figsize=(9.2, 0.3 * len(table) + 1.9), layout="constrained")
+    # As wide as its columns' names need side by side.
+    figure = Figure(figsize=(max(9.2, 2.4 + 0.82 * len(table.columns)), 0.3 * len(table) + 1.9), layout="constrained")
     axes = figure.subplots()
-    named = table.rename(columns=lambda name: textwrap.fill(name, 14))
+    named = table.rename(columns=lambda name: textwrap.fill(name, 13))
     seaborn.heatmap(named, ax=axes, cmap="cividis", vmin=0, vmax=100, annot=True, fmt=".0f", linewidths=0.5,
                     annot_kws={"size": 8}, cbar_kws={"label": label, "shrink": 0.6})
     axes.grid(False)
