@@ -28,6 +28,11 @@ BOOTSTRAP_SHARE = 0.4
 UNSURE = 0.25  # confidences within this of 0.5 are unsure
 
 
+def remedy(config: Config) -> str:
+    """How this training copes with noisy targets: ``noisy_targets`` where pseudo masks are the targets, else "none"."""
+    return config.noisy_targets if config.supervision == "image" else "none"
+
+
 def odds(logits: Tensor) -> Tensor:
     """Foreground minus background logit, [B, 2, H, W] -> [B, H, W]: all that a softmax of two depends on."""
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # losses are computed in 32 bits
@@ -73,19 +78,20 @@ def query_loss(logits: Tensor, target: Tensor, confidence: Tensor, config: Confi
     target = prepare_target(target, config)
     loss = _pixel_loss(logits, target, confidence, config)
     if config.dice:
-        loss = loss + config.dice * soft_dice(logits, confidence if config.noisy_targets == "soft" else target)
+        loss = loss + config.dice * soft_dice(logits, confidence if remedy(config) == "soft" else target)
     return loss
 
 
 def _pixel_loss(logits: Tensor, target: Tensor, confidence: Tensor, config: Config) -> Tensor:
-    if config.supervision == "pixel" or config.noisy_targets in ("none", "prototype", "consensus"):
+    kind = remedy(config)
+    if kind in ("none", "prototype", "consensus"):  # the latter two have put the targets right before
         return cross_entropy(logits, target)
-    if config.noisy_targets == "confidence":
+    if kind == "confidence":
         return cross_entropy(logits, target, (2 * confidence - 1).abs())
-    if config.noisy_targets == "soft":
+    if kind == "soft":
         return cross_entropy(logits, confidence)
     foreground = logits.softmax(1)[:, 1]
-    if config.noisy_targets == "bootstrap":
+    if kind == "bootstrap":
         mixed = (1 - BOOTSTRAP_SHARE) * (target == 1).float() + BOOTSTRAP_SHARE * foreground.detach()
         return cross_entropy(logits, mixed, (target != IGNORE).float())
     unsure = (confidence - 0.5).abs() < UNSURE

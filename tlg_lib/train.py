@@ -24,7 +24,7 @@ from .errors import TLGError
 from .evaluate import count_episodes, network_predictor
 from .experiment import Experiment, data_digest, open_experiment
 from .locks import folder_lock
-from .losses import total_loss
+from .losses import remedy, total_loss
 from .model import TLG, build_model
 from .paths import write_json
 from .progress import track
@@ -106,18 +106,13 @@ def _train(fabric, config: Config, folder: Path, progress: bool) -> dict:
     return summary
 
 
-def _remedy(config: Config) -> str:
-    """How targets are put right: only pseudo masks need it."""
-    return config.noisy_targets if config.supervision == "image" else "none"
-
-
 def _consensus(config: Config, experiment: Experiment, model: TLG, progress: bool) -> Consensus | None:
     """What the base classes' images agree on, where targets or a new network's ``background`` need it; sets the latter.
 
     A network that goes on has its background from the checkpoint.
     """
     new = hasattr(model, "background") and not model.background.any()
-    if not (new or _remedy(config) == "consensus"):
+    if not (new or remedy(config) == "consensus"):
         return None
     consensus = base_consensus(config, experiment, progress)
     if new:
@@ -194,9 +189,9 @@ def _step(fabric, config, folder, sampler, make, model, wrapped, optimizer, cons
     for part in range(config.accumulate):
         start = (fabric.global_rank * config.accumulate + part) * size
         batch = make(episodes[start : start + size], training=True)
-        if _remedy(config) == "prototype":
+        if remedy(config) == "prototype":
             batch.query_target = rectified_targets(batch, model.levels)
-        elif _remedy(config) == "consensus":
+        elif remedy(config) == "consensus":
             batch.query_target = consensus.targets(batch, model.levels)
         if flipped:
             batch = batch.flipped()
