@@ -156,7 +156,7 @@ def token_figure(asking: np.ndarray, answering: np.ndarray, token: int, grids: t
 
 @styled
 def spread_curve(regs: Sequence[float], curves: Mapping[str, Sequence[float]], marks: Mapping[str, float],
-                 label: str = "entropy of the plan / entropy of the uniform plan", title: str = "") -> Figure:
+                 label: str = "entropy of the plan /\nentropy of the uniform plan", title: str = "") -> Figure:
     """Curves over the regularisation, on a logarithmic axis. marks: label -> reg, drawn as vertical lines."""
     figure = Figure(figsize=(6.6, 3.3), layout="constrained")
     axes = figure.subplots()
