@@ -89,6 +89,12 @@ def test_building_again_gives_the_same_files_and_drops_old_ones(run, tmp_path):
     assert again == {**first, "kept.md": b"not ours"}
 
 
+def test_the_pages_in_docs_have_their_pictures_and_no_others():
+    docs = PACKAGE.parent / "docs"
+    named = {name for page in docs.glob("*.html") for name in re.findall(r'pictures/([^"]+)"', page.read_text("utf-8"))}
+    assert named and named == {path.name for path in (docs / "pictures").iterdir()}
+
+
 def test_a_failed_cell_and_an_empty_folder_are_refused(run, tmp_path):
     error = V4.new_output("error", ename="ValueError", evalue="x", traceback=[])
     nbformat.write(V4.new_notebook(cells=[V4.new_code_cell("x", outputs=[error])]), run / "05_bad.ipynb")
