@@ -5,7 +5,9 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 
 import nbformat
 import pytest
@@ -70,6 +72,27 @@ def test_order_parameters_skip_and_rerun_when_changed(books, tmp_path, capsys, l
     assert log(out)[3:] == ["first hello", "changed hello"]  # a changed library makes every copy stale
     executed = nbformat.read(out / "00_first.ipynb", as_version=4)
     assert executed.metadata["tlg"]["parameters"]["word"] == "hello"
+
+
+TRANSPORT = """import json, ipykernel
+with open(Path(out) / "log.txt", "a") as f:
+    print(json.loads(ipykernel.get_connection_info())["transport"], file=f)"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sockets as files need a POSIX system")
+@pytest.mark.parametrize("length, transport", [(30, "ipc"), (120, "tcp")])
+def test_kernels_take_no_port_that_another_process_may_take(tmp_path, monkeypatch, length, transport):
+    """Between the search for a free port and its use another process may have it; a long path must run too."""
+    with tempfile.TemporaryDirectory() as short:
+        place = Path(short) / ("x" * max(1, length - len(short) - 1))
+        place.mkdir()
+        monkeypatch.setattr(tempfile, "tempdir", str(place))
+        books = tmp_path / "books"
+        books.mkdir()
+        write_notebook(books / "00_first.ipynb", LOG.format("first"), TRANSPORT)
+        run(books, tmp_path / "run")
+        assert log(tmp_path / "run") == ["first none", transport]
+        assert not list(place.iterdir()), "the sockets' folder goes with the kernel"
 
 
 def test_failing_cell_names_the_cell_keeps_the_copy_and_goes_on_after_the_remedy(books, tmp_path):

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from .config import FIELDS, PRESETS
 from .errors import TLGError
+from .execute import execute_notebook
 from .locks import folder_lock
 from .paths import PACKAGE, atomic, notebooks_home, runs_home
 from .safe_yaml import read_yaml
@@ -177,11 +178,9 @@ def _execute(notebook: Notebook, copy: Path, parameters: dict, stamp: dict, head
 
 
 def _papermill(notebook: Notebook, copy: Path, parameters: dict, terminal: "_Terminal") -> None:
-    """papermill.execute_notebook with our progress in place of its bar."""
-    import logging
+    """Execute with our progress in place of papermill's bar."""
     import warnings
 
-    import papermill
     from papermill.engines import NBClientEngine, papermill_engines
 
     class TellingEngine(NBClientEngine):
@@ -196,14 +195,10 @@ def _papermill(notebook: Notebook, copy: Path, parameters: dict, terminal: "_Ter
             nb_man.cell_start = cell_start
             return super().execute_managed_notebook(nb_man, kernel_name, **kwargs)
 
-    logging.getLogger("papermill").setLevel(logging.ERROR)
     papermill_engines.register("tlg", TellingEngine)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of jupyter's own modules, about their own futures
-        papermill.execute_notebook(
-            str(notebook.path), str(copy), parameters=parameters, engine_name="tlg", kernel_name="python3",
-            progress_bar=False, stdout_file=terminal, cwd=str(copy.parent), start_timeout=300,
-            extra_arguments=["--log-level=40"])  # the kernel's own warnings are about its sockets
+        execute_notebook(notebook.path, copy, parameters, cwd=copy.parent, stdout=terminal, engine_name="tlg")
 
 
 class _Terminal:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from .config import Config, config_from_dict
 from .errors import TLGError
+from .execute import execute_notebook
 from .locks import LOCK_NAME, folder_lock, is_locked
 from .sweep import CELL_LOCK, SPECS, write_status
 
@@ -102,25 +103,11 @@ def error_line(error: Exception) -> str:
 
 
 def _execute(notebook: Path, folder: Path) -> None:
-    import logging
-
-    import papermill
-
     if not notebook.is_file():
         raise TLGError(f"no notebook {notebook}: --notebook takes an .ipynb file", code=3)
-    logging.getLogger("papermill").setLevel(logging.ERROR)
-    papermill.execute_notebook(
-        str(notebook),
-        str(folder / "cell.ipynb"),
-        parameters={"folder": str(folder.resolve())},
-        progress_bar=False,
-        stdout_file=sys.stdout,
-        stderr_file=sys.stderr,
-        cwd=str(folder),
-        kernel_name="python3",
-        start_timeout=300,
-        extra_arguments=["--log-level=40"],
-    )
+    parameters = {"folder": str(folder.resolve())}
+    copy = folder / "cell.ipynb"
+    execute_notebook(notebook, copy, parameters, cwd=folder, stdout=sys.stdout, stderr_file=sys.stderr)
 
 
 def _wait_for_old_kernel(folder: Path) -> None:
