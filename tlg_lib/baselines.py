@@ -13,54 +13,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .correlation import unit
-from .data.batches import EpisodeBatch
-from .prior import SHARPNESS
+from .batches import EpisodeBatch
+from .prototypes import (
+    contrast_probability,
+    deep_features,
+    enlarge,
+    masked_mean,
+    prototype_probability,
+    put_right,
+    query_mask_alone,
+    soft_mask,
+)
 
 Predictor = Callable[[EpisodeBatch], Tensor]
 BOTH = "mask + both prototypes"
 FUSIONS = ("mask + support prototype", "mask + self prototype", BOTH)
 FREE_ROWS = ("query pseudo mask", "prototype", *FUSIONS, "base-fusion")
-
-
-def query_mask_alone(batch: EpisodeBatch) -> Tensor:
-    """Baseline 1: the query's pseudo mask is the answer."""
-    return batch.query_mask.expand(-1, len(batch.support), -1, -1)  # [B, K, H, W]
-
-
-def deep_features(maps: list[Tensor], levels) -> Tensor:
-    """Unit-length features of the last layer of the two coarse levels, on the middle grid: [B, C3 + C4, h, w]."""
-    middle, deep = maps[levels[1][-1]], maps[levels[2][-1]]
-    deep = F.interpolate(deep, middle.shape[-2:], mode="bilinear", align_corners=False)
-    return unit(torch.cat([unit(middle), unit(deep)], 1))
-
-
-def masked_mean(features: Tensor, weight: Tensor) -> Tensor:
-    """Mean of features [B, C, h, w] under weight [B, 1, h, w] >= 0; zeros where it is empty. -> [B, C]."""
-    return (features * weight).sum((2, 3)) / weight.sum((2, 3)).clamp_min(1e-6)
-
-
-def contrast_probability(foreground: Tensor, background: Tensor, query: Tensor) -> Tensor:
-    """sigmoid(SHARPNESS x (cosine with foreground - cosine with background)) of every query position.
-
-    foreground, background [B, C] of any length; query [B, C, h, w] of unit vectors. Returns [B, h, w].
-    """
-    near, far = (torch.einsum("bc,bchw->bhw", F.normalize(p, dim=1), query) for p in (foreground, background))
-    return torch.sigmoid(SHARPNESS * (near - far))
-
-
-def prototype_probability(features: Tensor, mask: Tensor, query: Tensor) -> Tensor:
-    """Foreground probability of every query position.
-
-    features [B, C, h, w] and mask float 0..1 [B, 1, H, W] of the example; query [B, C, h, w]. Returns [B, h, w].
-    """
-    weight = F.interpolate(mask, features.shape[-2:], mode="area")  # [B, 1, h, w]
-    return contrast_probability(masked_mean(features, weight), masked_mean(features, 1 - weight), query)
-
-
-def enlarge(probability: Tensor, size) -> Tensor:
-    """[B, h, w] -> [B, H, W], bilinear."""
-    return F.interpolate(probability[:, None], size, mode="bilinear", align_corners=False)[:, 0]
 
 
 def shot_by_shot(levels, probability: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]) -> Predictor:
@@ -109,7 +77,7 @@ def fusions(levels) -> dict[str, Predictor]:
 def joint_prototype(levels, general: Tensor) -> Predictor:
     """One prototype of the object and one of what surrounds it from both images together.
 
-    ``general`` [C], the base classes' mean background (consensus.py), counts as a third image's surroundings.
+    ``general`` [C], the base classes' mean background (prototypes.py), counts as a third image's surroundings.
     """
 
     def probability(query: Tensor, own: Tensor, support: Tensor, theirs: Tensor) -> Tensor:
@@ -156,11 +124,6 @@ def late_fusion(network: Predictor, levels, with_mask: bool, share: float, gener
     return lambda batch: torch.lerp(network(batch), free(batch), share)
 
 
-def soft_mask(batch: EpisodeBatch) -> Tensor:
-    """The query's pseudo mask as a vote of 0.25 or 0.75: a hard 0 or 1 could not be outvoted by one prototype."""
-    return 0.25 + 0.5 * query_mask_alone(batch)  # [B, K, H, W]
-
-
 def mean_of(*predictors: Predictor) -> Predictor:
     """The predictor that averages the probabilities of several."""
     return lambda batch: torch.stack([predictor(batch) for predictor in predictors]).mean(0)
@@ -176,14 +139,7 @@ def rectified_targets(batch: EpisodeBatch, levels) -> Tensor:
     return put_right(batch, fusions(levels)[BOTH](batch)[:, 0] >= 0.5)
 
 
-def put_right(batch: EpisodeBatch, foreground: Tensor) -> Tensor:
-    """The batch's targets with ``foreground`` bool [B, H, W] in their place, save for negatives and 255."""
-    negative = torch.tensor([e.support_class != e.class_id for e in batch.episodes], device=foreground.device)
-    keep = negative[:, None, None] | (batch.query_target == 255)
-    return torch.where(keep, batch.query_target, foreground.long())
-
-
 def training_free(levels, general: Tensor) -> dict[str, Predictor]:
-    """All training-free rows by the names of FREE_ROWS; ``general`` [C] of consensus.py, for the last one."""
+    """All training-free rows by the names of FREE_ROWS; ``general`` [C] of prototypes.py, for the last one."""
     predictors = (query_mask_alone, prototype(levels), *fusions(levels).values(), base_fusion(levels, general))
     return dict(zip(FREE_ROWS, predictors, strict=True))

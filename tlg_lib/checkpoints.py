@@ -14,12 +14,12 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor
 
 from .config import Config, config_from_dict
 from .errors import TLGError
-from .paths import atomic
+from .machine.paths import atomic
 
 VERSION = 1
 
@@ -89,27 +89,6 @@ def load_checkpoint(path: str | Path, config: Config | None = None, *, free: tup
             raise TLGError(f"{path} is of another config ({listed}): use another folder or the same settings")
     pick = lambda prefix: {k[len(prefix):]: v for k, v in tensors.items() if k.startswith(prefix)}  # noqa: E731
     return Checkpoint(saved, pick("model/"), pick("optimizer/"), about)
-
-
-class TensorFileError(Exception):
-    """A file of tensors that was not read; unsafe: it holds other objects, so it was not opened. str: the cause's kind.
-
-    Not torch's own text, which advises to switch the protection off.
-    """
-
-    def __init__(self, cause: Exception):
-        super().__init__(type(cause).__name__)
-        self.unsafe = "weights_only" in str(cause) or "Unsupported" in str(cause)
-
-
-def read_tensor_file(path: Path):
-    """What a .safetensors or torch file from elsewhere holds, never unpickling objects; raises TensorFileError."""
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises many kinds for a broken or unsafe file
-        raise TensorFileError(error) from None
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

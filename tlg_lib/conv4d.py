@@ -6,8 +6,6 @@ In memory C stands last, so that both halves of the convolution read it without 
 
 from __future__ import annotations
 
-from contextlib import nullcontext
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -15,54 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from .capture import directions, record, record_pair
 from .correlation import transposed
-
-BLOCK = 256  # positions
-MANY_POSITIONS = 65536  # of a channels-last map: from here on torch's own sums lose digits
-
-
-class _Kept(torch.autograd.Function):
-    """x, and a copy of the positions of the other image that a stride keeps, C last: [B, h', w', H, W, C].
-
-    The gradients of both meet in one place and one memory order; slicing would make a tensor of zeros as large
-    as x, in another order, which every later step would have to reorder.
-    """
-
-    @staticmethod
-    def forward(ctx, x: Tensor, stride: int) -> tuple[Tensor, Tensor]:
-        ctx.stride = stride
-        return x.view_as(x), _strided(x, stride)
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, grad_x: Tensor, grad_kept: Tensor):
-        # In place: grad_x was made by the backward pass of the one convolution that reads x here.
-        grad_x.permute(0, 4, 5, 2, 3, 1)[:, :: ctx.stride, :: ctx.stride] += grad_kept
-        return grad_x, None
-
-
-def _made_again(kept: Tensor, x: Tensor, stride: int):
-    """What autograd would save of ``kept`` inside this context is copied from ``x`` again when it is needed.
-
-    ``x`` is saved by the other half of the convolution anyway, so a block without a stride keeps one large tensor less.
-    """
-    if stride > 1 or not torch.is_grad_enabled() or torch.compiler.is_compiling():
-        return nullcontext()
-    storage, x = kept.untyped_storage().data_ptr(), x.detach()
-
-    def pack(saved: Tensor):
-        if saved.untyped_storage().data_ptr() != storage:
-            return saved
-        return saved.shape, saved.stride(), saved.storage_offset()
-
-    def unpack(packed):
-        return packed if isinstance(packed, Tensor) else _strided(x, stride).as_strided(*packed)
-
-    return torch.autograd.graph.saved_tensors_hooks(pack, unpack)
-
-
-def _strided(x: Tensor, stride: int) -> Tensor:
-    """The positions of the other image that a stride keeps, C last: [B, C, H, W, h, w] -> [B, h', w', H, W, C]."""
-    return x.permute(0, 4, 5, 2, 3, 1)[:, ::stride, ::stride].contiguous()
+from .layers import GroupNorm, Kept, made_again, taps
 
 
 class CentrePivotConv4d(nn.Module):
@@ -85,9 +36,9 @@ class CentrePivotConv4d(nn.Module):
         if x.shape[4:] == (1, 1):
             return self._on_one_position(x[..., 0, 0])[..., None, None]
         # Over this image: only the positions of the other image that survive the stride are computed.
-        x, kept = _Kept.apply(x, self.stride)
+        x, kept = Kept.apply(x, self.stride)
         h, w = kept.shape[1:3]
-        with _made_again(kept, x, self.stride):
+        with made_again(kept, x, self.stride):
             a = self.this(kept.flatten(0, 2).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)  # [B*h'*w', H, W, C']
         a = a.unflatten(0, (batch, h, w)).permute(0, 3, 4, 1, 2, 5)  # [B, H, W, h', w', C']
         # Over the other image: a view of x when C stands last in memory (or behind W, as correlate gives it).
@@ -110,81 +61,14 @@ class CentrePivotConv4d(nn.Module):
         kernel = self.other.kernel_size[0]
         if h * w > kernel * kernel:
             return self.other(x)
-        rows, ys = _taps(h, kernel, self.stride, x.device)  # [h', h] tap index and validity
-        cols, xs = _taps(w, kernel, self.stride, x.device)  # [w', w]
+        rows, ys = taps(h, kernel, self.stride, x.device)  # [h', h] tap index and validity
+        cols, xs = taps(w, kernel, self.stride, x.device)  # [w', w]
         weight = self.other.weight[:, :, rows[:, None, :, None], cols[None, :, None, :]]  # [C', C, h', w', h, w]
         weight = weight * (ys[:, None, :, None] & xs[None, :, None, :])
         matrix = weight.permute(4, 5, 1, 2, 3, 0).flatten(3).flatten(0, 2)  # [h*w*C, h'*w'*C']
         bias = self.other.bias.repeat(len(rows) * len(cols))
         y = torch.addmm(bias, x.permute(0, 2, 3, 1).reshape(n, -1), matrix)  # [N, h'*w'*C']
         return y.view(n, len(rows), len(cols), -1).permute(0, 3, 1, 2)  # [N, C', h', w']
-
-
-def _taps(size: int, kernel: int, stride: int, device) -> tuple[Tensor, Tensor]:
-    """Which kernel tap joins input i to output o along one axis: index [o, i], and whether it exists."""
-    outputs = torch.arange(0, size, stride, device=device)[:, None]
-    index = torch.arange(size, device=device)[None, :] - outputs + kernel // 2
-    valid = (index >= 0) & (index < kernel)
-    return index.clamp(0, kernel - 1), valid
-
-
-def _sums(positions: Tensor) -> tuple[Tensor, Tensor]:
-    """Sums of [B, N, C] and of its squares over the N positions, float64 [B, C] each.
-
-    Blocks are summed in single precision and their sums in double: how a matrix product adds up 100,000 numbers
-    depends on the processor, and in single precision costs up to 1e-4 where the mean is far from 0.
-    """
-    whole = positions.shape[1] // BLOCK * BLOCK
-    sums, squares = [], []
-    for image in positions:  # [N, C]
-        blocks, rest = image[:whole].view(-1, BLOCK, image.shape[1]), image[whole:].double()
-        sums.append(blocks.sum(1).double().sum(0) + rest.sum(0))
-        products = torch.bmm(blocks.transpose(1, 2), blocks).diagonal(dim1=1, dim2=2)  # [N / BLOCK, C]
-        squares.append(products.double().sum(0) + rest.square().sum(0))
-    return torch.stack(sums), torch.stack(squares)
-
-
-class _NormInGroups(torch.autograd.Function):
-    """GroupNorm of [B, C, h, w], C last in memory, its sums from blocks."""
-
-    @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
-        batch, channels, h, w = x.shape
-        positions = x.permute(0, 2, 3, 1).flatten(1, 2)  # [B, h*w, C], as it stands in memory
-        count = h * w * channels // groups
-        mean, squares = (part.view(batch, groups, -1).sum(2) / count for part in _sums(positions))  # [B, G], float64
-        rstd = ((squares - mean.square()).clamp_min(0) + eps).rsqrt().to(x.dtype)
-        mean = mean.to(x.dtype)
-        scale = weight.view(groups, -1) * rstd[..., None]  # [B, G, C/G]
-        shift = bias.view(groups, -1) - mean[..., None] * scale
-        ctx.save_for_backward(x, weight, mean, rstd)
-        ctx.groups = groups
-        return torch.addcmul(shift.view(batch, channels, 1, 1), x, scale.view(batch, channels, 1, 1))
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, gradient: Tensor):
-        x, weight, mean, rstd = ctx.saved_tensors
-        batch, channels, h, w = x.shape
-        gradient = gradient.contiguous(memory_format=torch.channels_last)
-        gradients = torch.ops.aten.native_group_norm_backward(
-            gradient, x, mean, rstd, weight, batch, channels, h * w, ctx.groups, ctx.needs_input_grad[:3]
-        )
-        return *gradients, None, None
-
-
-class GroupNorm(nn.GroupNorm):
-    """nn.GroupNorm that is exact to rounding on large maps too.
-
-    On a CPU torch sums a map whose channels stand last position by position: over the 422,500 positions at 400 pixels
-    and stride 8 the result is wrong by 1e-4, and by 1e-3 where the mean is far from 0. Sums of blocks take as long.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        large = x.dim() == 4 and x.shape[2] * x.shape[3] > MANY_POSITIONS
-        if large and x.device.type == "cpu" and x.dtype == torch.float32:
-            return _NormInGroups.apply(x, self.weight, self.bias, self.num_groups, self.eps)
-        return super().forward(x)
 
 
 class Block4d(nn.Module):

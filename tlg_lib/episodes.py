@@ -15,10 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
+from .data.splits import Row
 from .errors import TLGError
-from .paths import write_json
-
-Row = tuple[str, int]
+from .machine.paths import write_json
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from .baselines import Predictor, late_fusion
-from .data.batches import BatchMaker, EpisodeBatch
+from .batches import BatchMaker, EpisodeBatch
 from .episodes import Episode
 from .errors import TLGError
+from .machine.paths import atomic
+from .machine.progress import track
 from .metrics import Scores, intersection_union, scores, vote
-from .paths import atomic
-from .progress import track
 
 THRESHOLDS = tuple(round(0.1 + 0.05 * i, 2) for i in range(17))  # 0.1 .. 0.9
 

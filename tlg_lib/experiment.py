@@ -6,24 +6,23 @@ stops before long work.
 
 from __future__ import annotations
 
-import hashlib
 import os
-import subprocess
-import zlib
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 import torch
 
+from .batches import BatchMaker
 from .config import Config
-from .data.batches import BatchMaker
+from .data.digest import data_digest
 from .data.features import FeatureStore
 from .data.folder import SegmentationFolder, open_folder
 from .data.images import image_size, mask_size
 from .episodes import Episode, TrainingSampler, test_episodes, wrong_support
 from .errors import TLGError
-from .paths import PACKAGE, data_home
+from .machine.device import pick_device
+from .machine.paths import data_home
 
 _OPEN: dict[tuple, "Experiment"] = {}
 SMALL_TEST_LIST = 200  # rows; below this a fold tests on both of its lists and trains on both of the others'
@@ -62,6 +61,11 @@ class Experiment:
             config = config.replace(eval_episodes=min(config.eval_episodes, config.extra_episodes))
         return self.wrong_support(config) if control else self.test_episodes(config)
 
+    def digest(self, config: Config) -> str:
+        """What the run's data are: of the rows that are trained on and tested on."""
+        both = self.both_splits(config)
+        return data_digest(self.data, self.data.training_rows(config.fold, both) + self.data.test_rows(config.fold, both))
+
     def wrong_support(self, config: Config) -> list[Episode]:
         rows = self.data.test_rows(config.fold, self.both_splits(config))
         return wrong_support(self.test_episodes(config), rows, config.seed)
@@ -72,18 +76,6 @@ class Experiment:
         spread = [rows[(i * 7919) % len(rows)] for i in range(len(rows))] if len(rows) % 7919 else rows
         return test_episodes(spread, dataset=config.dataset, fold=config.fold, shots=config.shots, seed=config.seed,
                              count=count, names=self.data.classes)
-
-
-def pick_device(name: str) -> torch.device:
-    """ "auto" takes CUDA where there is one; a device that is not there is refused."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise TLGError(f"device '{name}' cannot be used here ({str(error).splitlines()[0]}): try --set device=cpu")
-    return device
 
 
 def data_root(config: Config) -> Path:
@@ -97,7 +89,7 @@ def open_data(config: Config) -> SegmentationFolder:
     """The dataset; `mini` is generated, and its pseudo masks are made, when they are not there yet."""
     root = data_root(config)
     if config.dataset == "mini" and not config.data:
-        from .data.mini import ensure_mini
+        from .data.mini.make import ensure_mini
 
         ensure_mini(root)
     data = open_folder(str(root), config.dataset, config.masks)
@@ -128,7 +120,7 @@ def open_experiment(config: Config, progress: bool = True) -> Experiment:
     experiment.store = FeatureStore(data, experiment.backbone, config.image_size, mode=config.cache_features,
                                     device=device, progress=progress)
     if config.use_hc:
-        from .clips import load_clip
+        from .masks.clips import load_clip
         from .masks.prompts import load_prompts
 
         experiment.text = text_vectors(load_clip(config.clip, config.clip_weights), load_prompts(config.dataset))
@@ -171,55 +163,3 @@ def _words(size: tuple[int, int]) -> str:
     return f"{size[0]}x{size[1]} pixels"
 
 
-def data_digest(config: Config, experiment: Experiment) -> str:
-    """Changes with the lists and with any image, label map or pseudo mask that the run uses.
-
-    Label maps and pseudo masks count with their content, images with their size in bytes: reading all of
-    COCO's photographs at every start would take minutes.
-    """
-    data, both = experiment.data, experiment.both_splits(config)
-    rows = sorted(set(data.training_rows(config.fold, both) + data.test_rows(config.fold, both)))
-    running = hashlib.sha256()
-    for image, class_id in rows:
-        masks = (data.root / "SegmentationClassAug" / f"{image}.png", data.pseudo_mask_path(image, class_id))
-        marks = [data.image_path(image).stat().st_size, *(_content(path) for path in masks)]
-        running.update(f"{image}/{class_id}/{marks}\n".encode())
-    return running.hexdigest()[:16]
-
-
-def _content(path: Path) -> int:
-    """CRC-32 of a file, -1 where there is none; read once per process and change."""
-    try:
-        stat = path.stat()
-    except FileNotFoundError:
-        return -1
-    return _crc(path, stat.st_size, stat.st_mtime_ns)
-
-
-@lru_cache(maxsize=None)
-def _crc(path: Path, size: int, changed: int) -> int:
-    return zlib.crc32(path.read_bytes())
-
-
-def environment() -> dict[str, str | int]:
-    """Versions, device and commit, stamped on every result."""
-    import platform
-
-    import open_clip
-    import timm
-    import torchvision
-
-    from . import __version__
-
-    try:
-        commit = subprocess.run(["git", "-C", str(PACKAGE.parent), "rev-parse", "--short=12", "HEAD"],
-                                capture_output=True, text=True, timeout=10).stdout.strip() or "unknown"
-    except (OSError, subprocess.SubprocessError):
-        commit = "unknown"
-    cuda = torch.cuda.is_available()
-    return {
-        "tlg_lib": __version__, "torch": torch.__version__, "torchvision": torchvision.__version__,
-        "timm": timm.__version__, "open_clip": open_clip.__version__, "python": platform.python_version(),
-        "device": torch.cuda.get_device_name(0) if cuda else "CPU", "cores": os.cpu_count() or 1,
-        "commit": commit,
-    }

@@ -9,7 +9,7 @@ mistakes, so ``noisy_targets`` names a remedy:
 - ``bootstrap``: target 0.6 x mask + 0.4 x the network's own detached prediction (Reed et al., ICLR 2015 workshop);
 - ``prototype``: masks put right by feature prototypes before training (baselines.rectified_targets; the idea of
   ProDA, Zhang et al., CVPR 2021);
-- ``consensus`` (default): masks put right by class prototypes over all training images of the class (consensus.py);
+- ``consensus`` (default): masks put right by class prototypes over all training images of the class (prototypes.py);
 - ``size``: cross-entropy outside unsure pixels, plus a penalty when the predicted foreground share leaves
   0.5 to 1.5 times the mask's (size constraints: Kervadec et al., Medical Image Analysis 2019).
 """

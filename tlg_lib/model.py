@@ -19,10 +19,9 @@ from .conv4d import Encoder4d
 from .correlation import correlate, mask_features, pool_levels
 from .decoder import Decoder
 from .errors import TLGError
-from .prior import PER_LEVEL, prototype_prior
+from .prototypes import PER_LEVEL, prototype_prior
 from .text_prior import HeterogeneousText, TextVectors
 from .transport import HeterogeneousTransport, residual_map
-
 
 LARGE_MAP = 1024  # positions of the finest map; 5 shots at 400 px, ResNet-50, `released`: 4.5 s at once, 3.8 s in turn
 
@@ -72,7 +71,7 @@ class TLG(nn.Module):
         priors = 2 * PER_LEVEL + self.with_mask if config.prototype_prior else 0
         self.decoder = Decoder(config.width, mask=self.with_mask, prior=priors)
         if config.late_fusion or config.prototype_prior:
-            # The base classes' mean background feature (consensus.py), zeros until training begins.
+            # The base classes' mean background feature (prototypes.py), zeros until training begins.
             self.register_buffer("background", torch.zeros(sum(backbone_channels[i[-1]] for i in self.levels[1:])))
 
     def forward(

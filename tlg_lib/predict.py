@@ -15,15 +15,16 @@ import torch
 import torch.nn.functional as F
 
 from .baselines import BOTH, fusions
+from .batches import EpisodeBatch
 from .config import Config, make_config
-from .data.batches import EpisodeBatch
-from .data.images import image_size, read_image, resize_image, resize_mask, write_mask
+from .data.images import image_size, read_image, resize_image, resize_mask, tint, write_mask
 from .episodes import Episode
 from .errors import TLGError
+from .machine.paths import atomic, runs_home, write_json
+from .machine.progress import track
 from .metrics import vote
-from .paths import atomic, runs_home, write_json
-from .progress import track
 
+OVERLAY = (0, 114, 178)  # RGB
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif")
 
 
@@ -49,9 +50,9 @@ class FewShotPredictor:
     def __init__(self, class_name: str, checkpoint: str | Path = "", clip: str = "", clip_weights: str = "",
                  prompts_file: str = "", device: str = "auto", threshold: float | None = None):
         from .backbones import load_backbone
-        from .clips import load_clip
         from .evaluate import network_predictor
-        from .experiment import pick_device
+        from .machine.device import pick_device
+        from .masks.clips import load_clip
         from .masks.generate import MaskMaker, default_recipe
         from .masks.prompts import load_prompts
 
@@ -107,7 +108,7 @@ class FewShotPredictor:
     def _network(self, weights: dict, prompts):
         """The checkpoint's network, its text vectors replaced by those of ``prompts`` (new class included)."""
         from .checkpoints import load_weights
-        from .clips import load_clip
+        from .masks.clips import load_clip
         from .model import build_model
         from .text_prior import text_vectors
 
@@ -228,14 +229,12 @@ def predict_files(query: str | Path, support: list[str | Path], class_name: str,
 def _predict_file(predictor: FewShotPredictor, prepared: list, path: Path, stem: Path) -> dict:
     from PIL import Image
 
-    from .figures import overlay
-
     image = read_image(path)
     found = predictor.segment(image, prepared)
     mask_path, overlay_path = (stem.with_name(f"{stem.name}_{kind}.png") for kind in ("mask", "overlay"))
     write_mask(mask_path, found.mask.astype(np.uint8) * 255, palette=False)
     with atomic(overlay_path) as file:
-        Image.fromarray(overlay(image, found.mask)).save(file, format="PNG")
+        Image.fromarray(tint(image, found.mask, OVERLAY)).save(file, format="PNG")
     return {
         "query": str(path), "mask": str(mask_path), "overlay": str(overlay_path), "height": image.shape[0],
         "width": image.shape[1], "share": _share(found.mask), "mask_share": _share(found.query_mask == 1),

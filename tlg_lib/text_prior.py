@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from .capture import record
 from .errors import TLGError
 
-
 # A learned map is 1 + SLOWNESS x projection: multiplying every channel, it would otherwise outrun the features
 # that it weighs (on mini, 150 steps: 62.1 mIoU at 1.0 against 66.0 without HC).
 SLOWNESS = 0.1
@@ -37,7 +36,7 @@ class TextVectors:
 def text_vectors(clip, prompts) -> TextVectors:
     """Encode a dataset's prompts with a CLIP text tower.
 
-    Args: clip -- tlg_lib.clips.Clip; prompts -- tlg_lib.masks.prompts.Prompts (.names[c] synonyms,
+    Args: clip -- tlg_lib.masks.clips.Clip; prompts -- tlg_lib.masks.prompts.Prompts (.names[c] synonyms,
     .attributes[c], .background[c], .template with one {}).
     Returns TextVectors, row c = class c. One prompt per class and kind: synonyms are joined by commas.
     """

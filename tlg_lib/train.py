@@ -16,18 +16,24 @@ from torch import Tensor
 from torch.multiprocessing import ProcessRaisedException
 
 from .baselines import rectified_targets
-from .checkpoints import (Checkpoint, load_checkpoint, load_weights, optimizer_tensors, restore_optimizer,
-                          save_checkpoint)
+from .checkpoints import (
+    Checkpoint,
+    load_checkpoint,
+    load_weights,
+    optimizer_tensors,
+    restore_optimizer,
+    save_checkpoint,
+)
 from .config import Config, config_from_dict
-from .consensus import Consensus, base_consensus
 from .errors import TLGError
 from .evaluate import count_episodes, network_predictor
-from .experiment import Experiment, data_digest, open_experiment
-from .locks import folder_lock
+from .experiment import Experiment, open_experiment
 from .losses import remedy, total_loss
+from .machine.locks import folder_lock
+from .machine.paths import write_json
+from .machine.progress import track
 from .model import TLG, build_model
-from .paths import write_json
-from .progress import track
+from .prototypes import Consensus, base_consensus
 
 # Settings that may change between stopping and resuming: they do not change what is learned.
 FREE = ("data", "masks", "device", "workers", "checkpoint_every", "eval_episodes", "extra_episodes", "eval_batch", "shots",
@@ -61,7 +67,7 @@ def _train_share(fabric, settings: dict, folder: str, progress: bool) -> dict:
 def _fabric(config: Config):
     from lightning.fabric import Fabric
 
-    from .experiment import pick_device
+    from .machine.device import pick_device
 
     kind = pick_device(config.device).type
     if config.devices == 1:
@@ -76,8 +82,8 @@ def _fabric(config: Config):
 
 def _train(fabric, config: Config, folder: Path, progress: bool) -> dict:
     experiment = open_experiment(config, progress and fabric.is_global_zero)
-    digest = data_digest(config, experiment)
-    done = _finished(folder, config, digest)
+    digest = experiment.digest(config)
+    done = finished_training(folder, config, digest)
     if done is not None:
         return done
     fabric.seed_everything(config.seed, verbose=False)
@@ -120,7 +126,7 @@ def _consensus(config: Config, experiment: Experiment, model: TLG, progress: boo
     return consensus
 
 
-def _finished(folder: Path, config: Config, digest: str) -> dict | None:
+def finished_training(folder: Path, config: Config, digest: str) -> dict | None:
     """The summary of a finished run with these settings and data, or None."""
     path = folder / "trained.json"
     if not path.is_file() or not (folder / "checkpoint.safetensors").is_file():

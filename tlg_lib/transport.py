@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .aggregation import resize
 from .capture import record
+from .layers import BatchNorm
 
 HEADS = 8
 TOLERANCE = 1e-9  # on the logarithm of the scaling vectors
@@ -164,42 +164,6 @@ def token_grid(count: int, size: tuple[int, int]) -> tuple[int, int]:
     height, width = size
     rows = min(height, max(1, round(math.sqrt(count * height / width))))
     return rows, min(width, max(1, round(count / rows)))
-
-
-class _SumOverProcesses(torch.autograd.Function):
-    """Sum a tensor over all processes; its gradient is the sum of theirs."""
-
-    @staticmethod
-    def forward(ctx, x: Tensor) -> Tensor:
-        x = x.clone()
-        dist.all_reduce(x)
-        return x
-
-    @staticmethod
-    def backward(ctx, grad: Tensor) -> Tensor:
-        return _SumOverProcesses.apply(grad)
-
-
-class BatchNorm(nn.BatchNorm2d):
-    """BatchNorm2d whose statistics in training are those of the whole batch, also when processes share it.
-
-    So that several processes learn what one would. Their shares must be equally large. PyTorch's SyncBatchNorm
-    does this on GPUs only.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not (self.training and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
-            return super().forward(x)
-        count = dist.get_world_size() * x.numel() // x.shape[1]
-        mean = _SumOverProcesses.apply(x.sum(dim=(0, 2, 3), keepdim=True)) / count  # [1, C, 1, 1]
-        centred = x - mean
-        variance = _SumOverProcesses.apply(centred.square().sum(dim=(0, 2, 3), keepdim=True)) / count
-        with torch.no_grad():
-            self.num_batches_tracked += 1
-            self.running_mean.lerp_(mean.flatten(), self.momentum)
-            self.running_var.lerp_(variance.flatten() * (count / (count - 1)), self.momentum)
-        scale = self.weight.view(1, -1, 1, 1) * torch.rsqrt(variance + self.eps)
-        return centred * scale + self.bias.view(1, -1, 1, 1)
 
 
 # HT's share at the start where it is added to what HA found (token_skip): a layer scale (Touvron et al., CaiT, ICCV

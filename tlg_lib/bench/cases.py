@@ -15,8 +15,8 @@ from torch import Tensor
 from .. import backbones
 from ..config import Config, make_config
 from ..metrics import vote
+from ..released.plain import Straightforward
 from ..text_prior import random_text_vectors
-from .straightforward import Straightforward
 
 CLASSES, TEXT_WIDTH, MOST_SHOTS = 20, 512, 5
 
@@ -184,8 +184,8 @@ class Library(Plain):
 
 def released_weights(plain: Plain, config: Config) -> dict[str, Tensor]:
     """The straightforward network's weights under the library's names (variant `released`)."""
-    from ..checkpoints_release import release_key
     from ..model import build_model
+    from ..released.convert import release_key
 
     layout = backbones.LAYOUTS[config.backbone]
     own = build_model(config, layout, random_text_vectors(CLASSES, TEXT_WIDTH)).state_dict()

@@ -13,7 +13,7 @@ def random_clip(model: str, device: str = "cpu"):
     """An open_clip tower of this architecture as a Clip, weights drawn at random: nothing is downloaded."""
     import open_clip
 
-    from ..clips import Clip
+    from ..masks.clips import Clip
 
     torch.manual_seed(0)
     network = open_clip.create_model(model, pretrained=None).to(device).eval().requires_grad_(False)

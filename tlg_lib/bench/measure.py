@@ -149,7 +149,7 @@ def worst_difference(case: Case, double: bool) -> dict[str, float]:
         for network in (plain.backbone, plain.network, library.network):
             network.double()
         inputs.query_mask, inputs.support_mask = inputs.query_mask.double(), [m.double() for m in inputs.support_mask]
-    from ..checkpoints_release import release_key
+    from ..released.convert import release_key
 
     query, support = plain.maps(inputs, 0)  # the same maps for both: the backbone is not compared here
     outputs = []

@@ -36,9 +36,9 @@ def bench_widgets(config, repeats: int = 10) -> dict:
 
 def _moves(config) -> dict[str, tuple[object, Callable[[int], None]]]:
     """For the controls of the five widgets: the widget, and a function that sets another value at every turn."""
-    from .. import inside, widgets
-    from ..clips import load_clip
     from ..experiment import open_experiment
+    from ..look import inside, widgets
+    from ..masks.clips import load_clip
     from ..masks.generate import MaskMaker, default_recipe
     from ..masks.prompts import load_prompts
     from ..model import build_model

@@ -37,7 +37,7 @@ def _start(device: str, threads: int) -> str:
 
     import torch
 
-    from ..experiment import pick_device
+    from ..machine.device import pick_device
 
     if threads:
         torch.set_num_threads(threads)
@@ -46,8 +46,8 @@ def _start(device: str, threads: int) -> str:
 
 
 def _finish(name: str, result: dict, text: str, out: Path | None) -> Path:
-    from ..experiment import environment
-    from ..paths import atomic, runs_home, write_json
+    from ..machine.device import environment
+    from ..machine.paths import atomic, runs_home, write_json
 
     folder = out or runs_home() / "bench"
     write_json(folder / f"{name}.json", {"environment": environment(), **result})
@@ -102,7 +102,7 @@ def scaling(
     from ..bench.measure import NETWORKS
     from ..bench.scaling import SIZES, measure_scaling, scaling_figure
     from ..bench.table import scaling_table
-    from ..paths import atomic
+    from ..machine.paths import atomic
 
     _choices([backbone], tuple(LAYOUTS), "--backbone")
     _choices([network], NETWORKS, "--network")
@@ -153,7 +153,7 @@ def run_profile(
 ) -> None:
     """Where the time of a notebook run went: per notebook, and the slowest cells."""
     from ..bench.notebooks import notebook_profile
-    from ..paths import runs_home
+    from ..machine.paths import runs_home
 
     result, text = notebook_profile(folder or runs_home() / "mini")
     _finish("run-profile", result, text, out)

@@ -16,8 +16,8 @@ def command(
     back: Annotated[bool, typer.Option("--back", help="ours -> the authors' names")] = False,
 ) -> None:
     """Convert a checkpoint between the authors' names and ours; nothing in it is executed."""
-    from .. import checkpoints_release
     from ..errors import TLGError
+    from ..released import convert as checkpoints_release
 
     if dataset not in ("pascal", "coco"):
         raise TLGError(f"dataset '{dataset}': the release was trained on pascal or coco")

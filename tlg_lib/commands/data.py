@@ -20,7 +20,7 @@ Dataset = Annotated[str, typer.Option(help='class names and folds: mini, pascal 
 @app.command()
 def mini(out: Out = None) -> None:
     """Generate the mini benchmark (offline, about a minute), or check that it is there."""
-    from ..data.mini import ensure_mini
+    from ..data.mini.make import ensure_mini
 
     print(ensure_mini(out) if out else ensure_mini())
 
@@ -111,7 +111,8 @@ def verify(folder: Folder, dataset: Dataset = "") -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from ..data.verify import REMEDIES, verify as look
+    from ..data.verify import REMEDIES
+    from ..data.verify import verify as look
     from ..errors import TLGError
 
     report = look(folder, _dataset(folder, dataset))
@@ -155,9 +156,9 @@ def sheet(
 ) -> None:
     """A contact sheet of images with their label maps in colour, spread evenly over the folder."""
     from ..data.folder import SegmentationFolder
-    from ..data.sheet import label_sheet
     from ..errors import TLGError
-    from ..figures import save_figure
+    from ..look.figures import save_figure
+    from ..look.sheets import label_sheet
 
     data = SegmentationFolder(folder, _dataset(folder, dataset))
     maps = {path.stem for path in (data.root / "SegmentationClassAug").glob("*.png")}
@@ -172,7 +173,7 @@ def sheet(
 
 
 def _target(out: Path | None, name: str) -> Path:
-    from ..paths import data_home
+    from ..machine.paths import data_home
 
     return out or data_home() / name
 

@@ -26,11 +26,11 @@ def command(
     from rich.console import Console
     from rich.markup import escape
 
-    from ..doctor import NOTE, OK, PROBLEM, examine, library_place
     from ..errors import TLGError
+    from .examine import NOTE, OK, PROBLEM, examine, library_place
 
     if gradients:
-        from ..gradients import print_report
+        from ..released.gradients import print_report
 
         print_report(gradients, backbone)
         return

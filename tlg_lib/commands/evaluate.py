@@ -21,7 +21,7 @@ def command(
 
     from ..checkpoints import load_checkpoint
     from ..errors import TLGError
-    from ..study import TRAINING_FREE, evaluate_trained, evaluate_training_free
+    from ..runs.study import TRAINING_FREE, evaluate_trained, evaluate_training_free
 
     try:
         counts = tuple(int(k) for k in shots.split(","))

@@ -26,8 +26,8 @@ def command(
         chosen = [tuple(int(n) for n in text.split(",")) for text in (folds, seeds)]
     except ValueError:
         raise TLGError(f"--folds {folds} --seeds {seeds}: write whole numbers, as 0,1,2") from None
-    from ..ladder import run_ladder
-    from ..paths import runs_home
+    from ..machine.paths import runs_home
+    from ..runs.ladder import run_ladder
 
     folder = out or runs_home() / f"ladder-{preset}-{config.supervision}"
     table = run_ladder(folder, config, *chosen, workers)

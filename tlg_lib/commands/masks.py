@@ -46,8 +46,8 @@ def verify(data: o.Data = None, dataset: DataSet = "", masks: Masks = "",
            report: Annotated[str, typer.Option("--json", help="also write the report to this file")] = "") -> None:
     """Coverage per split and fold, wrong sizes and values, mIoU where there is truth; non-zero exit on faults."""
     from ..errors import TLGError
+    from ..machine.paths import write_json
     from ..masks.verify import verify_masks
-    from ..paths import write_json
 
     found = verify_masks(_folder(data, dataset, masks))
     for (split, fold), (present, wanted) in found.coverage.items():
@@ -89,15 +89,15 @@ def sheet(data: o.Data = None, dataset: DataSet = "", masks: Masks = "", fold: F
           limit: Annotated[int, typer.Option(help="number of rows, spread evenly")] = 24,
           out: Annotated[str, typer.Option(help="PNG to write")] = "masks.png") -> None:
     """A coloured contact sheet: photograph, truth and pseudo mask side by side."""
-    from ..figures import save_figure
-    from ..masks.verify import contact_sheet
+    from ..look.figures import save_figure
+    from ..look.sheets import mask_sheet
 
     folder = _folder(data, dataset, masks)
     rows = _rows(folder, split, fold, limit)
     missing = folder.missing_masks(rows)
     if missing:
         folder.pseudo_mask(*missing[0])  # raises, naming the file and the remedy
-    path = save_figure(contact_sheet(folder, rows), out, f"Photographs, truth and pseudo masks of {len(rows)} rows")
+    path = save_figure(mask_sheet(folder, rows), out, f"Photographs, truth and pseudo masks of {len(rows)} rows")
     print(f"sheet of {len(rows)} rows: {path}")
 
 
@@ -113,7 +113,7 @@ def _folder(data, dataset: str, masks: str):
         dataset = "mini" if not data or (Path(data).expanduser() / "generator.json").is_file() else "pascal"
     root = data_root(make_config("mini", dataset=dataset, data=data or ""))
     if dataset == "mini" and not data:
-        from ..data.mini import ensure_mini
+        from ..data.mini.make import ensure_mini
 
         ensure_mini(root)
     return SegmentationFolder(root, dataset, Path(masks).expanduser() if masks else "")
@@ -121,8 +121,8 @@ def _folder(data, dataset: str, masks: str):
 
 def _opened(data, dataset, masks, clip, clip_weights, settings, device):
     """(folder, Clip, MaskRecipe, device name) of the options."""
-    from ..clips import load_clip
-    from ..experiment import pick_device
+    from ..machine.device import pick_device
+    from ..masks.clips import load_clip
     from ..masks.generate import default_recipe, recipe_values
 
     folder = _folder(data, dataset, masks)

@@ -22,7 +22,7 @@ def command(
     data: o.Data = None, settings: o.Set = None,
 ) -> None:
     """Execute notebooks 00..10 and leave executed copies, figures, results.json and report.html."""
-    from ..run import run_notebooks
+    from ..runs.notebooks import run_notebooks
 
     named = dict(fold=fold, seed=seed, variant=variant, supervision=supervision, backbone=backbone, shots=shots,
                  data=data)

@@ -42,15 +42,15 @@ def command(
 
     from rich.console import Console
 
-    from .. import sweep as s
     from ..errors import TLGError
-    from ..sweep_results import summarise, summary_table, write_results
+    from ..runs import spec as s
+    from ..runs.tables import summarise, summary_table, write_results
 
     plan = s.load_spec(spec, o.parse_settings(settings))
     folder = s.sweep_folder(plan, out or "")
     console = Console()
     if stop:
-        from ..sweep_slurm import cancel
+        from ..runs.slurm import cancel
 
         cancelled = cancel(plan, folder)
         print(f"cancelled {cancelled} jobs" if cancelled else s.stop(folder))
@@ -59,7 +59,7 @@ def command(
         _dry_run(plan, folder, workers)
         return
     if slurm and not status:
-        from ..sweep_slurm import submit
+        from ..runs.slurm import submit
 
         count = submit(plan, folder, retry=retry, notebook=notebook)
         print(
@@ -71,13 +71,13 @@ def command(
         board = s.Table() if sys.stdout.isatty() else s.Lines()
         s.run_local(plan, folder, workers=workers, retry=retry, notebook=notebook, board=board)
     else:
-        from ..sweep_slurm import refresh
+        from ..runs.slurm import refresh
 
         refresh(plan, folder)
         console.print(s.status_table(plan, folder, every=True))
     files = write_results(plan, folder)
     if files:
-        from ..sweep_results import collect
+        from ..runs.tables import collect
 
         console.print(summary_table(summarise(collect(plan, folder))))
         print("\n".join(f"wrote {path}" for path in files))
@@ -98,8 +98,8 @@ def _dry_run(plan, folder, workers: int) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from ..sweep import make_slots, states, to_run
-    from ..sweep_cost import estimate, words
+    from ..runs.cost import estimate, words
+    from ..runs.jobs import make_slots, states, to_run
 
     found, left = states(plan, folder), to_run(plan, folder, retry=True)
     seconds = estimate(plan, folder, left)

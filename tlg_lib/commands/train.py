@@ -19,7 +19,7 @@ def command(
     """Train one network on the base classes of a fold; the same command goes on after an interruption."""
     config = o.config_from_options(preset, settings, fold=fold, seed=seed, variant=variant,
                                    supervision=supervision, backbone=backbone, data=data)
-    from ..paths import runs_home
+    from ..machine.paths import runs_home
     from ..train import train
 
     name = f"{config.variant}-{config.supervision}-fold{config.fold}-seed{config.seed}"

@@ -16,13 +16,13 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import TLGError
-from ..locks import folder_lock
-from ..paths import atomic, cache_home, data_home, write_json
-from ..progress import track
+from ..machine.downloads import sha256_of
+from ..machine.locks import folder_lock
+from ..machine.parallel import parallel_map
+from ..machine.paths import atomic, cache_home, data_home, write_json
+from ..machine.progress import track
 from .classes import COCO_CATEGORY_IDS
-from .downloads import sha256_of
 from .images import write_mask
-from .parallel import parallel_map
 from .sources import Source, fetch, folders_of, place, search
 from .splits import check_id
 from .voc import read_summary

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from ..errors import TLGError
-from ..paths import cache_home, write_json
-from ..progress import track
+from ..machine.paths import cache_home, write_json
+from ..machine.progress import track
 from .folder import SegmentationFolder
 from .images import resize_image
 
@@ -75,7 +75,7 @@ class FeatureStore:
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
     def _open_cache(self, shapes: list[tuple[int, ...]], needed: int) -> None:
-        from ..locks import folder_lock
+        from ..machine.locks import folder_lock
 
         name = f"{self.data.root.resolve().name}-{self.backbone.name}-{self._digest()}"
         folder = cache_home() / "features" / name

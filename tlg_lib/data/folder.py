@@ -12,12 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ..episodes import Row
 from ..errors import TLGError
 from .classes import class_names, fold_classes
-from .images import read_image, read_mask
-
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+from .images import IMAGE_SUFFIXES, read_image, read_mask
+from .splits import Row
 
 
 class SegmentationFolder:

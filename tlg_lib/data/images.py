@@ -10,7 +10,10 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from ..errors import TLGError
-from ..paths import atomic
+from ..machine.paths import atomic
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+IGNORED = (118, 118, 118)  # RGB of pixels marked 255, where a mask is drawn
 
 
 def read_image(path: str | Path) -> np.ndarray:
@@ -158,3 +161,27 @@ def _png_grey_bits(path: str | Path) -> int:
     if len(head) == 26 and head[:8] == b"\x89PNG\r\n\x1a\n" and head[25] == 0:
         return struct.unpack("B", head[24:25])[0]
     return 8
+
+
+def tint(image: np.ndarray, mask: np.ndarray, colour: tuple[int, int, int], strength: float = 0.5) -> np.ndarray:
+    """An image with a mask drawn over it in one colour (RGB, 0..255) and a solid outline; 255 in the mask is grey.
+
+    image: uint8 [H, W, 3]; mask: {0, 1, 255} or bool [H, W]; strength 0..1. Returns uint8 [H, W, 3].
+    """
+    if mask.shape != image.shape[:2]:
+        raise ValueError(f"mask {mask.shape} over an image of {image.shape[:2]}")
+    values = mask.astype(np.uint8)
+    picture = image.astype(np.float32)
+    for value, paint in ((1, colour), (255, IGNORED)):
+        region = values == value
+        picture[region] = (1 - strength) * picture[region] + strength * np.array(paint, np.float32)
+        if value == 1:
+            picture[_outline(region)] = paint
+    return picture.round().astype(np.uint8)
+
+
+def _outline(region: np.ndarray) -> np.ndarray:
+    """Pixels of a bool [H, W] region that touch its outside."""
+    padded = np.pad(region, 1)
+    inner = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+    return region & ~inner

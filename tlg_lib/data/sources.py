@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import TLGError
-from ..paths import atomic
-from .archives import is_archive, unpacked
-from .downloads import check_sum, download
+from ..machine.archives import is_archive, unpacked
+from ..machine.downloads import check_sum, download
+from ..machine.paths import atomic
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,10 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import TLGError
-from ..paths import atomic, cache_home, write_json
+from ..machine.parallel import parallel_map
+from ..machine.paths import atomic, cache_home, write_json
 from .classes import FOLDS, class_names, fold_classes, fold_of
 from .images import read_mask
-from .parallel import parallel_map
 
 Row = tuple[str, int]
 Splits = dict[str, dict[int, list[Row]]]  # split "trn" or "val" -> fold -> rows
@@ -282,7 +282,7 @@ def default_min_area(index: dict[str, dict[int, int]]) -> int:
 
 def picture_ids(root: str | Path) -> set[str]:
     """Names without suffix of the images in root/JPEGImages."""
-    from .folder import IMAGE_SUFFIXES
+    from .images import IMAGE_SUFFIXES
 
     folder = Path(root) / "JPEGImages"
     if not folder.is_dir():
@@ -342,7 +342,7 @@ def published_splits(root: str | Path, source: str | Path = "", progress: bool =
     Each file must have the known SHA-256 and number of rows. Raises TLGError: code 7 offline, 3 on a wrong
     file.
     """
-    from .downloads import download, sha256_of
+    from ..machine.downloads import download, sha256_of
 
     facts = json.loads(PUBLISHED.read_text(encoding="utf-8"))
     root, splits = Path(root), {split: {} for split in SPLITS}

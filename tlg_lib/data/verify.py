@@ -9,10 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import TLGError
+from ..machine.parallel import parallel_map
 from .classes import FOLDS, class_names, fold_of
-from .folder import IMAGE_SUFFIXES
-from .images import read_image, read_mask
-from .parallel import parallel_map
+from .images import IMAGE_SUFFIXES, read_image, read_mask
 from .splits import SPLITS, Row, image_set, read_split
 
 # Kinds of problems in the order in which they are shown, with what to do about them.

@@ -39,7 +39,7 @@ def class_maps(clip, images: Tensor, text: Tensor, present: Tensor, background: 
                half: bool = False, blocks: int = ATTENTION_BLOCKS) -> ClassMaps:
     """Class activation maps of a batch.
 
-    clip: tlg_lib.clips.Clip; images: uint8 RGB [B, 3, H, W] (for transformers H, W multiples of the patch);
+    clip: tlg_lib.masks.clips.Clip; images: uint8 RGB [B, 3, H, W] (for transformers H, W multiples of the patch);
     text: unit rows [B, P, D], the classes of each image, padded to P; present: bool [B, P], False = padding;
     background: unit rows [Bg, D]. half: bfloat16 for all blocks before the last.
     Returns ClassMaps; maps of padding are zero.

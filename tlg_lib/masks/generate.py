@@ -23,10 +23,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..data.images import image_size, resize_image, write_mask
-from ..episodes import Row
+from ..data.splits import Row
 from ..errors import TLGError
-from ..paths import write_json
-from ..progress import track
+from ..machine.paths import write_json
+from ..machine.progress import track
 from .affinity import feature_similarity, patch_affinity, spread
 from .cam import class_maps
 from .prompts import Prompts, encode_prompts, load_prompts
@@ -136,7 +136,7 @@ class Stages:
 class MaskMaker:
     """Masks by one recipe: ``maker(images, classes)`` for images of one size, ``maker.one(image, classes)``.
 
-    clip: tlg_lib.clips.Clip; prompts: the words. Raises TLGError when the recipe does not fit the tower.
+    clip: tlg_lib.masks.clips.Clip; prompts: the words. Raises TLGError when the recipe does not fit the tower.
     """
 
     def __init__(self, clip, prompts: Prompts, recipe: MaskRecipe, device: str | torch.device = "cpu"):
@@ -284,12 +284,12 @@ def generate_masks(data, clip, rows: list[Row] | None = None, out: str | Path = 
                    workers: int = 0, batch: int = 16, overwrite: bool = False, progress: bool = True) -> dict:
     """Write masks (and confidences) of ``rows`` (by default all) into ``out`` (by default the data's folder).
 
-    data: SegmentationFolder; clip: tlg_lib.clips.Clip; workers: processes, 0 = this one; batch: images of one
+    data: SegmentationFolder; clip: tlg_lib.masks.clips.Clip; workers: processes, 0 = this one; batch: images of one
     size computed together. Existing masks that were made by the same recipe from the same image stay.
     Returns {"made", "kept", "folder", "recipe"}: numbers of images, the folder, the digest. Raises TLGError
     naming the file of the first unreadable image, before anything is computed from it.
     """
-    from ..locks import folder_lock
+    from ..machine.locks import folder_lock
 
     prompts = prompts or load_prompts(data.dataset)
     recipe = recipe or default_recipe(clip, data.dataset)
@@ -319,7 +319,7 @@ def ensure_masks(data, clip_name: str = "mini", progress: bool = True) -> None:
 
     Masks that were made elsewhere, in a folder without our recipe.json, are never written over.
     """
-    from ..clips import load_clip
+    from .clips import load_clip
 
     out = masks_folder(data)
     if made_by(out) or not any(out.glob("*.png")):
@@ -396,7 +396,7 @@ _WORKER: dict = {}
 
 
 def _start_worker(numbers, devices, clip_name, weights_file, prompts, recipe, data, out) -> None:
-    from ..clips import load_clip
+    from .clips import load_clip
 
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // max(1, numbers.qsize())))
     device = devices[numbers.get() % len(devices)]

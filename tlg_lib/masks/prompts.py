@@ -156,7 +156,7 @@ def _unknown_class(name, classes, where) -> TLGError:
 
 def _read(path: Path, classes: tuple[str, ...]) -> dict:
     """Checked content of a prompt file; ``classes`` keyed by class id."""
-    from ..safe_yaml import read_yaml
+    from ..machine.safe_yaml import read_yaml
 
     content = read_yaml(path)
     if not isinstance(content, dict):

@@ -15,11 +15,11 @@ import torch
 import torch.nn.functional as F
 
 from ..data.folder import one_class
-from ..data.images import image_size, read_mask, resize_mask
-from ..episodes import Row
+from ..data.images import image_size, read_mask
+from ..data.splits import Row
 from ..errors import TLGError
+from ..machine.progress import track
 from ..metrics import IGNORE, scores
-from ..progress import track
 from .refine import REFINERS, available_refiners
 
 SPLITS = ("trn", "val")
@@ -73,9 +73,9 @@ def verify_masks(data, progress: bool = True) -> MaskReport:
         if mask is None:
             continue
         unsure, pixels = unsure + int((mask == 255).sum()), pixels + mask.size
-        truth = _truth(data, image, class_id)
+        truth = true_mask(data, image, class_id)
         if truth is not None and truth.shape == mask.shape:
-            counts.append(_counts(mask == 1, truth))
+            counts.append(row_counts(mask == 1, truth))
             ids.append(class_id)
     report.unsure = unsure / max(1, pixels)
     if ids:
@@ -109,14 +109,14 @@ def _checked_mask(data, image: str, class_id: int, report: MaskReport) -> np.nda
     return mask
 
 
-def _truth(data, image: str, class_id: int) -> np.ndarray | None:
+def true_mask(data, image: str, class_id: int) -> np.ndarray | None:
     try:
         return data.mask(image, class_id)
     except TLGError:
         return None
 
 
-def _counts(prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
+def row_counts(prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """int64 [2, 2]: (intersection, union) x (background, foreground), as metrics.intersection_union counts.
 
     In NumPy: thousands of small masks are counted one by one, which torch's threads only slow down.
@@ -163,7 +163,7 @@ def score_stages(data, maker, rows: list[Row], refiners: list[str] | None = None
             for class_id in by_image[name]:
                 truth = data.mask(name, class_id)
                 for stage, mask in _stage_masks(stages, refined, class_id, truth.shape).items():
-                    counts[stage].append(_counts(mask, truth))
+                    counts[stage].append(row_counts(mask, truth))
                 ids.append(class_id)
     return {stage: _fold_scores(data, np.array(c), np.array(ids))[0] for stage, c in counts.items()}
 
@@ -188,27 +188,3 @@ def _enlarged(map_: np.ndarray, size) -> np.ndarray:
     return F.interpolate(tensor, tuple(size), mode="bilinear", align_corners=False)[0, 0].numpy()
 
 
-def contact_sheet(data, rows: list[Row], side: int = 160):
-    """A figure with one line of three pictures per row: photograph, truth (where kept), pseudo mask.
-
-    Returns a matplotlib Figure; save it with figures.save_figure.
-    """
-    from ..data.images import resize_image
-    from ..figures import contact_sheet as sheet
-    from ..figures import overlay
-
-    pictures, titles = [], []
-    for image, class_id in rows:
-        photograph = data.image(image)
-        factor = side / max(photograph.shape[:2])
-        size = tuple(max(1, round(s * factor)) for s in photograph.shape[:2])
-        small = resize_image(photograph, size)
-        truth, mask = _truth(data, image, class_id), data.pseudo_mask(image, class_id)
-        title = f"{data.classes[class_id]}\n{image}"
-        if truth is not None and truth.shape == mask.shape:
-            inter, union = _counts(mask == 1, truth)
-            title = f"pseudo mask\nIoU {100 * inter[1] / max(1, union[1]):.0f}"
-        pictures += [small, overlay(small, None if truth is None else resize_mask(truth, size), "truth"),
-                     overlay(small, resize_mask(mask, size), "pseudo")]
-        titles += [f"{data.classes[class_id]}\n{image}", "truth" if truth is not None else "no truth kept", title]
-    return sheet(pictures, titles, columns=6, title=f"Pseudo masks of {Path(data.masks).name}")

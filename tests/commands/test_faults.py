@@ -1,0 +1,660 @@
+"""Things that go wrong, each on purpose: one line that names what is wrong and the remedy, nothing lost.
+
+Every case below provokes one fault and returns what the user gets. The table in docs/faults.md is made of them:
+``python tests/commands/test_faults.py`` writes it, and a test here fails while it is out of date.
+"""
+
+import contextlib
+import errno
+import io
+import json
+import os
+import pickle
+import re
+import resource
+import shutil
+import signal
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+DOC = Path(__file__).resolve().parents[2] / "docs" / "faults.md"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the user got: the one line and the exit code."""
+
+    message: str
+    code: int
+
+
+CASES = {}
+
+
+def fault(title):
+    """Register a case: a function of a fresh folder that provokes the fault and returns the Outcome."""
+
+    def register(function):
+        CASES[title] = function
+        return function
+
+    return register
+
+
+def refused(function, *arguments, **kwargs) -> Outcome:
+    """Call something of the library that must raise TLGError."""
+    from tlg_lib.errors import TLGError
+
+    try:
+        function(*arguments, **kwargs)
+    except TLGError as error:
+        return Outcome(str(error), error.code)
+    raise AssertionError("accepted without a word")
+
+
+def command(*arguments) -> Outcome:
+    """Run `tlg ...` in this process; its stderr must be exactly one line `error: ...`."""
+    from tlg_lib.cli import main
+
+    out, err, code = io.StringIO(), io.StringIO(), None
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            main([str(a) for a in arguments])
+        except SystemExit as exit:
+            code = exit.code
+    lines = [line for line in err.getvalue().splitlines() if line.strip()]
+    assert lines and lines[-1].startswith("error: ") and "Traceback" not in err.getvalue(), err.getvalue()
+    return Outcome(lines[-1].removeprefix("error: "), code)
+
+
+# --- material
+
+
+def voc(folder: Path) -> Path:
+    """A tiny dataset of its own, so that the case may break it."""
+    from conftest import make_tiny_voc
+
+    return make_tiny_voc(folder / "voc")
+
+
+def config(data: Path, **overrides):
+    from resume_jobs import tiny_config
+
+    return tiny_config(str(data), **overrides)
+
+
+def train(data: Path, folder: Path, **overrides):
+    from tlg_lib.train import train as run
+
+    return run(config(data, **overrides), folder, progress=False)
+
+
+def trained(folder: Path):
+    """A dataset and a finished run on it."""
+    data = voc(folder)
+    train(data, folder / "run", steps=2)
+    return data, folder / "run"
+
+
+class Bomb:
+    """Unpickling this makes a file: the test looks whether it did."""
+
+    def __init__(self, mark: Path):
+        self.mark = mark
+
+    def __reduce__(self):
+        return (Path.touch, (self.mark,))
+
+
+def bomb(path: Path) -> Path:
+    """A pickle that leaves a mark when it is opened; returns where the mark would be."""
+    mark = path.with_suffix(".exploded")
+    path.write_bytes(pickle.dumps({"state_dict": Bomb(mark)}))
+    return mark
+
+
+# --- two runs, killed runs
+
+
+@fault("two runs in one folder")
+def _(folder):
+    from tlg_lib.machine.locks import folder_lock
+
+    data = voc(folder)
+    with folder_lock(folder / "run"):
+        return refused(train, data, folder / "run")
+
+
+@fault("the same sweep started twice")
+def _(folder):
+    from tlg_lib.machine.locks import folder_lock
+
+    (folder / "s.yaml").write_text("preset: smoke\ngrid: {fold: [0, 1]}\n")
+    with folder_lock(folder / "out"):
+        return command("sweep", folder / "s.yaml", "--out", folder / "out", "--workers", "1")
+
+
+@fault("a worker process is killed (out of memory)")
+def _(folder):
+    from tlg_lib.runs.jobs import run_jobs
+
+    return refused(
+        run_jobs, [("row X, fold 0", os.kill, (0, 0)), ("row Y, fold 0", _die, ())], 2, "trained", False
+    )
+
+
+def _die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+# --- the disk
+
+
+@fault("no space left while a checkpoint is written")
+def _(folder):
+    """RLIMIT_FSIZE makes a real write fail in a child process; the earlier checkpoint must survive it."""
+    from tlg_lib.checkpoints import load_checkpoint
+
+    data, run = trained(folder)
+    before = load_checkpoint(run / "checkpoint.safetensors").about["step"]
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+            outcome = refused(train, data, run, steps=4)
+            os.write(write, json.dumps([outcome.message, outcome.code]).encode())
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    os.close(write)
+    with os.fdopen(read) as pipe:
+        outcome = Outcome(*json.loads(pipe.read()))
+    assert load_checkpoint(run / "checkpoint.safetensors").about["step"] == before, (
+        "the good checkpoint was lost"
+    )
+    assert not list(run.glob(".*.part")), "half a file was left"
+    return outcome
+
+
+@fault("a full disk (ENOSPC) under any result file")
+def _(folder):
+    from tlg_lib.machine.paths import write_json
+
+    with replaced(os, "fsync", raising(errno.ENOSPC)):
+        outcome = refused(write_json, folder / "results.json", {"miou": 1})
+    assert os.listdir(folder) == []
+    return outcome
+
+
+@fault("a folder that cannot be written")
+def _(folder):
+    data = voc(folder)
+    with replaced(tempfile, "mkstemp", raising(errno.EROFS)):
+        return refused(train, data, folder / "run")
+
+
+@fault("--out names a file")
+def _(folder):
+    data = voc(folder)
+    (folder / "run").write_text("I am a file")
+    outcome = refused(train, data, folder / "run")
+    assert (folder / "run").read_text() == "I am a file"
+    return outcome
+
+
+# --- training
+
+
+@fault("the loss stops being finite")
+def _(folder):
+    import tlg_lib.train as module
+    from tlg_lib.checkpoints import load_checkpoint
+
+    data, calls, real = voc(folder), [], module.total_loss
+
+    def poisoned(*arguments, **kwargs):
+        calls.append(1)
+        return real(*arguments, **kwargs) * (float("nan") if len(calls) == 6 else 1.0)
+
+    with replaced(module, "total_loss", poisoned):
+        outcome = refused(train, data, folder / "run")
+    saved = load_checkpoint(folder / "run" / "checkpoint.safetensors")
+    assert 0 < saved.about["step"] < 6 and all(np.isfinite(v.numpy()).all() for v in saved.weights.values())
+    batch = json.loads((folder / "run" / "failed_batch.json").read_text())
+    assert batch["step"] == 5 and batch["queries"] and batch["queries"][0] in outcome.message
+    return outcome
+
+
+@fault("the dataset changes under an unfinished run")
+def _(folder):
+    data = unfinished(folder)
+    victim = sorted((data / "SegmentationClassAug").glob("*.png"))[-1]
+    other = sorted((data / "SegmentationClassAug").glob("*.png"))[0]
+    shutil.copy(other, victim)
+    forget_inputs()
+    return refused(train, data, folder / "run")
+
+
+@fault("a pseudo mask changes under an unfinished run, its size in bytes staying the same")
+def _(folder):
+    data = unfinished(folder)
+    victim = sorted((data / "PseudoMasks").glob("*.png"))[-1]
+    content = bytearray(victim.read_bytes())
+    content[len(content) // 2] ^= 1
+    victim.write_bytes(bytes(content))
+    forget_inputs()
+    return refused(train, data, folder / "run")
+
+
+def unfinished(folder: Path) -> Path:
+    """A dataset with a run that stopped after its first checkpoint."""
+    import tlg_lib.train as module
+
+    data, real = voc(folder), module._step
+
+    def stops(*arguments):
+        if arguments[-1] == 4:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    with replaced(module, "_step", stops):
+        try:
+            train(data, folder / "run")
+        except KeyboardInterrupt:
+            pass
+    assert (folder / "run" / "checkpoint.safetensors").is_file()
+    return data
+
+
+def forget_inputs():
+    """As a new process would: nothing that was read before is still known."""
+    from tlg_lib import experiment
+    from tlg_lib.data.folder import open_folder
+
+    experiment._OPEN.clear()
+    experiment._image_size.cache_clear()
+    experiment._mask_size.cache_clear()
+    open_folder.cache_clear()
+
+
+# --- checkpoints
+
+
+@fault("a checkpoint of another config")
+def _(folder):
+    data, run = trained(folder)
+    return refused(train, data, run, lr=0.01)
+
+
+@fault("a checkpoint of a newer version")
+def _(folder):
+    import tlg_lib.checkpoints as module
+
+    data = voc(folder)
+    with replaced(module, "VERSION", module.VERSION + 1):
+        train(data, folder / "run", steps=2)
+    (folder / "run" / "trained.json").unlink()
+    return refused(train, data, folder / "run", steps=2)
+
+
+def damaged(folder: Path, change) -> Outcome:
+    """Change the bytes of a run's checkpoint and go on with the run; the file must stay for the user to see."""
+    data, run = trained(folder)
+    (run / "trained.json").unlink()
+    path = run / "checkpoint.safetensors"
+    path.write_bytes(change(path.read_bytes()))
+    before = path.read_bytes()
+    outcome = refused(train, data, run, steps=2)
+    assert path.read_bytes() == before, "the damaged file was overwritten"
+    return outcome
+
+
+@fault("a truncated checkpoint")
+def _(folder):
+    return damaged(folder, lambda content: content[: len(content) // 2])
+
+
+@fault("an empty checkpoint")
+def _(folder):
+    return damaged(folder, lambda content: b"")
+
+
+@fault("one flipped bit in a checkpoint")
+def _(folder):
+    return damaged(folder, lambda content: content[:-9] + bytes([content[-9] ^ 4]) + content[-8:])
+
+
+@fault("a pickle in place of a checkpoint (not opened)")
+def _(folder):
+    data, run = trained(folder)
+    (run / "trained.json").unlink()
+    mark = bomb(run / "checkpoint.safetensors")
+    outcome = refused(train, data, run, steps=2)
+    assert not mark.exists(), "the pickle was opened"
+    return outcome
+
+
+@fault("a safetensors file of somebody else as a checkpoint")
+def _(folder):
+    import torch
+    from safetensors.torch import save_file
+
+    data, run = trained(folder)
+    (run / "trained.json").unlink()
+    save_file({"x": torch.zeros(3)}, str(run / "checkpoint.safetensors"))
+    return refused(train, data, run, steps=2)
+
+
+@fault("no checkpoint where one is asked for")
+def _(folder):
+    return command("eval", folder / "nothing")
+
+
+# --- other files from outside
+
+
+@fault("a pickle as backbone weights (not executed)")
+def _(folder):
+    data = voc(folder)
+    mark = bomb(folder / "weights.pth")
+    outcome = refused(train, data, folder / "run", backbone_weights=str(folder / "weights.pth"))
+    assert not mark.exists()
+    return outcome
+
+
+@fault("a pickle as the authors' checkpoint (not executed)")
+def _(folder):
+    from tlg_lib.released.convert import read_release
+
+    mark = bomb(folder / "best.pt")
+    outcome = refused(read_release, folder / "best.pt")
+    assert not mark.exists()
+    return outcome
+
+
+@fault("a pickle among the saved counts (not opened)")
+def _(folder):
+    from tlg_lib.evaluate import Counts
+
+    mark = folder / "exploded"
+    np.savez(folder / "counts.npz", thresholds=np.array([Bomb(mark)], dtype=object), allow_pickle=True)
+    outcome = refused(Counts.load, folder / "counts.npz")
+    assert not mark.exists()
+    return outcome
+
+
+@fault("a YAML that asks for a Python object")
+def _(folder):
+    mark = folder / "exploded"
+    (folder / "s.yaml").write_text(f"name: !!python/object/apply:os.mkdir ['{mark}']\n")
+    outcome = command("sweep", folder / "s.yaml")
+    assert not mark.exists()
+    return outcome
+
+
+@fault("a YAML whose aliases would fill the memory")
+def _(folder):
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 12)]
+    (folder / "s.yaml").write_text("\n".join(lines))
+    return command("sweep", folder / "s.yaml")
+
+
+@fault("an episode list that is no episode list")
+def _(folder):
+    from tlg_lib.episodes import load_episodes
+
+    (folder / "episodes.json").write_text('[{"query": "a", "support": [], "class_id": 3}]')
+    return refused(load_episodes, folder / "episodes.json")
+
+
+@fault("results.json that is damaged")
+def _(folder):
+    from tlg_lib.runs.report import write_report
+
+    (folder / "results.json").write_text('{"rows": [')
+    return refused(write_report, folder)
+
+
+# --- data
+
+
+@fault("no dataset")
+def _(folder):
+    return command("train", "mini", "--data", folder / "nowhere", "--out", folder / "run")
+
+
+@fault("an image that a list names is missing")
+def _(folder):
+    data = voc(folder)
+    name = sorted((data / "JPEGImages").iterdir())[0]
+    train(data, folder / "first", steps=0)  # writes the split lists
+    name.unlink()
+    forget_inputs()
+    return refused(train, data, folder / "run")
+
+
+@fault("a truncated image")
+def _(folder):
+    data = voc(folder)
+    for path in (data / "JPEGImages").iterdir():
+        path.write_bytes(path.read_bytes()[:200])
+    return refused(train, data, folder / "run")
+
+
+@fault("a mask of another size than its image")
+def _(folder):
+    from PIL import Image
+
+    data = voc(folder)
+    for path in (data / "PseudoMasks").iterdir():
+        Image.open(path).resize((31, 17), 0).save(path)
+    return refused(train, data, folder / "run")
+
+
+@fault("mask values out of range")
+def _(folder):
+    from PIL import Image
+
+    data = voc(folder)
+    path = sorted((data / "SegmentationClassAug").iterdir())[0]
+    Image.fromarray(np.full((60, 80), 77, np.uint8)).save(path)
+    return refused(train, data, folder / "run")
+
+
+@fault("no pseudo masks")
+def _(folder):
+    data = voc(folder)
+    shutil.rmtree(data / "PseudoMasks")
+    return refused(train, data, folder / "run")
+
+
+@fault("a class with a single image in the test list")
+def _(folder):
+    data = voc(folder)
+    train(data, folder / "first", steps=0)
+    for split in ("trn", "val"):
+        path = data / "splits" / split / "fold0.txt"
+        rows = path.read_text().splitlines()
+        ours = [row for row in rows if row.endswith("__01")]
+        path.write_text(
+            "\n".join([r for r in rows if r not in ours] + (ours[:1] if split == "val" else [])) + "\n"
+        )
+    forget_inputs()
+    return refused(train, data, folder / "run")
+
+
+@fault("a split list with a row that cannot be read")
+def _(folder):
+    data = voc(folder)
+    train(data, folder / "first", steps=0)
+    path = data / "splits" / "val" / "fold0.txt"
+    path.write_text(path.read_text() + "../../etc/passwd__01\n")
+    forget_inputs()
+    return refused(train, data, folder / "run")
+
+
+# --- settings
+
+
+@fault("an unknown preset")
+def _(folder):
+    return command("train", "minni")
+
+
+@fault("an unknown parameter")
+def _(folder):
+    return command("train", "mini", "--set", "stepps=3")
+
+
+@fault("a value out of range")
+def _(folder):
+    return command("train", "mini", "--fold", "7")
+
+
+@fault("a value of the wrong type")
+def _(folder):
+    return command("train", "mini", "--set", "lr=fast")
+
+
+@fault("a device that is not there")
+def _(folder):
+    data = voc(folder)
+    return refused(train, data, folder / "run", device="cuda:99")
+
+
+@fault("--slurm where there is no SLURM")
+def _(folder):
+    (folder / "s.yaml").write_text("preset: smoke\ngrid: {fold: [0, 1]}\n")
+    with replaced(os, "environ", {**os.environ, "PATH": str(folder)}):
+        return command("sweep", folder / "s.yaml", "--out", folder / "out", "--slurm")
+
+
+# --- helpers
+
+
+@contextlib.contextmanager
+def replaced(owner, name, value):
+    before = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, before)
+
+
+def raising(number):
+    def fail(*arguments, **kwargs):
+        raise OSError(number, os.strerror(number))
+
+    return fail
+
+
+def run_case(title: str, folder: Path) -> Outcome:
+    """The case in a home of its own, as a new process would meet it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    before = os.environ.get("TLG_HOME")
+    os.environ["TLG_HOME"] = str(folder.parent / "home")
+    forget_inputs()
+    try:
+        return CASES[title](folder)
+    finally:
+        forget_inputs()
+        os.environ.pop("TLG_HOME")
+        if before is not None:
+            os.environ["TLG_HOME"] = before
+
+
+def shown(message: str, folder: Path) -> str:
+    """The message without what differs from machine to machine and from time to time."""
+    text = message.replace(str(folder), "FOLDER").replace(str(folder.resolve()), "FOLDER")
+    text = re.sub(r"\S*/home/(cache|data|runs)/", r"TLG_HOME/\1/", text)
+    text = re.sub(r"-[0-9a-f]{16}\b", "-DIGEST", text)
+    text = re.sub(
+        r"process \d+ on \S+ since \S+ \(.*?\)(?=:)", "process 4242 on HOST since TIME (COMMAND)", text
+    )
+    text = re.sub(
+        r"\([^()]*(?:header|Header|EOF|buffer|InvalidHeader|offset|incomplete|MetadataIncomplete)[^()]*\)",
+        "(...)",
+        text,
+    )
+    return re.sub(r"cannot be used here \(.*\):", "cannot be used here (...):", text)
+
+
+# --- tests
+
+
+OUTCOMES = {}
+
+
+@pytest.mark.parametrize("title", list(CASES))
+def test_the_fault_is_one_line_with_a_remedy_and_a_code(title, tmp_path):
+    outcome = run_case(title, tmp_path / "case")
+    assert "\n" not in outcome.message and "Traceback" not in outcome.message
+    assert 10 < len(outcome.message) < 700, outcome.message
+    assert outcome.code in range(1, 9), outcome
+    OUTCOMES[title] = (shown(outcome.message, tmp_path / "case"), outcome.code)
+
+
+def table(outcomes: dict) -> str:
+    lines = ["| what happens | what you get | exit code |", "|---|---|---|"]
+    for title in CASES:
+        message, code = outcomes[title]
+        lines.append(f"| {title} | {message.replace('|', '&#124;')} | {code} |")
+    return "\n".join(lines)
+
+
+def document(outcomes: dict) -> str:
+    return (
+        "# Faults and what they say\n\n"
+        "Made by `python tests/commands/test_faults.py` from the cases in that file, each of which provokes the fault and looks "
+        "at the message, the exit code ([exit_codes.md](exit_codes.md)) and what is left on disk. FOLDER stands for the "
+        "folder concerned.\n\n" + table(outcomes) + "\n\n"
+        "Kills (`kill -9` of training, evaluation, mask and data generation, sweep workers and the sweep itself) need no "
+        "message: the same command goes on, with the same results bit for bit on the CPU (tests/core/test_resume.py, "
+        "tests/runs/test_sweep.py).\n"
+    )
+
+
+def test_the_table_in_the_docs_is_up_to_date():
+    missing = [title for title in CASES if title not in OUTCOMES]
+    if missing:
+        pytest.skip(f"runs after all cases in one process ({len(missing)} did not run here)")
+    told = {
+        row.split(" | ")[0].removeprefix("| "): row for row in DOC.read_text(encoding="utf-8").splitlines()
+    }
+    stale = [
+        row
+        for row in table(OUTCOMES).splitlines()[2:]
+        if told.get(row.split(" | ")[0].removeprefix("| ")) != row
+    ]
+    assert not stale, "docs/faults.md is out of date: run `python tests/commands/test_faults.py`\n" + "\n".join(stale)
+
+
+def test_a_report_shows_hostile_names_as_text(tmp_path):
+    """Class names, settings and notes from results.json must not become markup."""
+    from tlg_lib.runs import report
+
+    evil = "<script>alert(1)</script>"
+    assert report._e(evil) == "&lt;script&gt;alert(1)&lt;/script&gt;"
+    assert report._e('"><img src=x onerror=alert(1)>').count("<") == 0 and '"' not in report._e('"')
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    found = {}
+    with tempfile.TemporaryDirectory() as place:
+        for number, name in enumerate(CASES):
+            case = Path(place) / str(number) / "case"
+            got = run_case(name, case)
+            found[name] = (shown(got.message, case), got.code)
+            print(f"{got.code}  {name}: {found[name][0]}", flush=True)
+    DOC.parent.mkdir(exist_ok=True)
+    DOC.write_text(document(found), encoding="utf-8")
+    print(f"wrote {DOC}")

@@ -1,0 +1,107 @@
+"""The episode sampler, tested on lists without images."""
+
+import hashlib
+from collections import Counter
+
+import pytest
+
+from tlg_lib.episodes import (
+    Episode,
+    TrainingSampler,
+    load_episodes,
+    save_episodes,
+    test_episodes,
+    wrong_support,
+)
+from tlg_lib.errors import TLGError
+
+ROWS = [(f"img{i:03d}", i % 3) for i in range(30)] + [("img000", 1)]
+WANT = dict(dataset="mini", fold=0, seed=0)
+
+
+def test_queries_follow_the_list_and_wrap_round():
+    episodes = test_episodes(ROWS, shots=1, count=70, **WANT)
+    assert [(e.query, e.class_id) for e in episodes] == [ROWS[i % len(ROWS)] for i in range(70)]
+
+
+def test_supports_share_the_class_and_never_hold_the_query_or_a_repeat():
+    images = {c: {i for i, k in ROWS if k == c} for c in range(3)}
+    for e in test_episodes(ROWS, shots=5, count=200, **WANT):
+        assert len(set(e.support)) == 5 and set(e.support) <= images[e.class_id] - {e.query}
+
+
+def test_too_few_images_are_repeated_only_after_all_were_used():
+    rows = [("a", 0), ("b", 0), ("c", 0)]
+    for e in test_episodes(rows, shots=5, count=6, **WANT):
+        assert sorted(Counter(e.support).values()) == [2, 3]
+
+
+def test_one_shot_is_the_first_of_five():
+    one, five = (test_episodes(ROWS, shots=k, count=50, **WANT) for k in (1, 5))
+    assert all(a.support[0] == b.support[0] for a, b in zip(one, five))
+
+
+def test_list_is_the_same_everywhere():
+    """A digest written down once: a change of it is a change of every published figure."""
+    text = repr([(e.query, e.support, e.class_id) for e in test_episodes(ROWS, shots=2, count=100, **WANT)])
+    assert hashlib.sha256(text.encode()).hexdigest()[:16] == "57b7fd90a39f0c91"
+
+
+def test_seed_and_fold_change_the_supports():
+    base = test_episodes(ROWS, shots=1, count=50, dataset="mini", fold=0, seed=0)
+    assert base != test_episodes(ROWS, shots=1, count=50, dataset="mini", fold=0, seed=1)
+    assert base != test_episodes(ROWS, shots=1, count=50, dataset="mini", fold=1, seed=0)
+
+
+def test_supports_are_drawn_evenly():
+    """Chi-square of 9 candidates over 3,000 draws stays below its 99.9% point (26.1 for 8 degrees)."""
+    rows = [(f"i{k}", 0) for k in range(10)]
+    drawn = Counter(e.support[0] for e in test_episodes(rows, shots=1, count=30_000, **WANT) if e.query == "i0")
+    expected = sum(drawn.values()) / 9
+    assert set(drawn) == {f"i{k}" for k in range(1, 10)}
+    assert sum((n - expected) ** 2 / expected for n in drawn.values()) < 26.1
+
+
+def test_errors_name_the_class():
+    with pytest.raises(TLGError, match="class 'dog' has 1 image"):
+        test_episodes([("a", 0), ("b", 0), ("c", 1)], shots=1, count=3, names=("cat", "dog"), **WANT)
+    with pytest.raises(TLGError, match="no test rows"):
+        test_episodes([], shots=1, count=3, **WANT)
+
+
+def test_wrong_support_keeps_the_query_and_changes_the_class():
+    episodes = test_episodes(ROWS, shots=2, count=60, **WANT)
+    for right, wrong in zip(episodes, wrong_support(episodes, ROWS, seed=0)):
+        assert (wrong.query, wrong.class_id) == (right.query, right.class_id)
+        assert wrong.support_class != right.class_id and wrong.query not in wrong.support
+        assert all((s, wrong.support_class) in ROWS for s in wrong.support)
+
+
+def test_training_batches_need_no_state_and_cover_every_row_once_per_pass():
+    sampler, again = (TrainingSampler(ROWS, batch=4, seed=3) for _ in range(2))
+    ordered = [sampler.batch(step) for step in range(31)]
+    assert [again.batch(step) for step in reversed(range(31))] == ordered[::-1]
+    queries = [(e.query, e.class_id) for batch in ordered for e in batch][: 4 * len(ROWS)]
+    assert Counter(queries) == Counter(ROWS * 4)
+
+
+def test_saved_lists_come_back_and_broken_ones_are_named(tmp_path):
+    episodes = [Episode("q", ("a", "b"), 3), Episode("r", ("c",), 1, support_class=2)]
+    save_episodes(tmp_path / "e.json", episodes)
+    assert load_episodes(tmp_path / "e.json") == episodes
+    for text in ("[", "{}", '[{"query": 1}]', '[{"query": "a", "support": [], "class_id": 0}]',
+                 '[{"query": "a", "support": ["b"], "class_id": 99}]', '[{"query": "a", "support": ["b"]}]'):
+        (tmp_path / "bad.json").write_text(text)
+        with pytest.raises(TLGError, match="bad.json"):
+            load_episodes(tmp_path / "bad.json")
+
+
+def test_negatives_show_a_class_that_the_query_does_not_and_keep_their_share():
+    sampler = TrainingSampler(ROWS, batch=10, seed=0, negatives=0.3)
+    episodes = [e for step in range(300) for e in sampler.batch(step)]
+    negatives = [e for e in episodes if e.support_class != e.class_id]
+    assert 0.27 < len(negatives) / len(episodes) < 0.33
+    assert not any((e.query, e.support_class) in ROWS for e in negatives)
+    assert all((e.support[0], e.support_class) in ROWS for e in negatives)
+    plain = TrainingSampler(ROWS, batch=10, seed=0)
+    assert [e.query for e in plain.batch(5)] == [e.query for e in sampler.batch(5)]

@@ -1,0 +1,200 @@
+"""Prediction on photographs of any kind and size: files written at the query's own size, faults named."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tlg_lib.checkpoints import Checkpoint, save_checkpoint
+from tlg_lib.config import make_config
+from tlg_lib.errors import TLGError
+from tlg_lib.predict import FewShotPredictor, images_at, latest_checkpoint, predict_files
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("TLG_HOME", str(tmp_path / "home"))
+
+
+@pytest.fixture(scope="module")
+def photograph():
+    """A generated picture with a car, uint8 [128, 128, 3]."""
+    from tlg_lib.data.mini.render import render
+
+    return render(0, 6, 0, "trn", 128)[1]
+
+
+def save(array, path, **options):
+    image = array if isinstance(array, Image.Image) else Image.fromarray(array)
+    image.save(path, **options)
+    return path
+
+
+def trained_stub(folder, **overrides):
+    """A checkpoint of an untrained network, as training would write it."""
+    from tlg_lib.backbones import load_backbone
+    from tlg_lib.model import build_model
+    from tlg_lib.text_prior import random_text_vectors
+
+    config = make_config("smoke", **overrides)
+    model = build_model(config, load_backbone(config), random_text_vectors(20, 128) if config.use_hc else None)
+    path = folder / "checkpoint.safetensors"
+    save_checkpoint(path, Checkpoint(config, model.state_dict(), {}, {"step": 0}))
+    return path
+
+
+def test_every_kind_of_image_is_segmented_at_its_own_size(tmp_path, photograph):
+    """EXIF rotation, grey, palette, transparency, CMYK; a folder of queries, one of them broken."""
+    wide = Image.fromarray(photograph).resize((150, 90))
+    queries = tmp_path / "queries"
+    queries.mkdir()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    sizes = {}  # (height, width) as displayed
+    for name, image, options in (
+        ("turned.jpg", wide, {"exif": exif}), ("grey.png", wide.convert("L"), {}),
+        ("palette.png", wide.convert("P"), {}), ("clear.png", wide.convert("RGBA"), {}),
+        ("ink.jpg", wide.convert("CMYK"), {}), ("small.png", wide.resize((40, 31)), {}),
+    ):
+        save(image, queries / name, **options)
+        sizes[name] = (150, 90) if name == "turned.jpg" else image.size[::-1]
+    save(wide, queries / "grey.jpg")  # the same stem as grey.png: neither may overwrite the other
+    sizes["grey.jpg"] = (90, 150)
+    (queries / "broken.jpg").write_bytes((queries / "ink.jpg").read_bytes()[:300])
+    (queries / "notes.txt").write_text("no image")
+    support = save(photograph, tmp_path / "support.png")
+
+    summary = predict_files(queries, [support], "car", tmp_path / "out", progress=False)
+    assert json.loads((tmp_path / "out" / "summary.json").read_text()) == summary
+    found = {entry["query"].rsplit("/", 1)[-1]: entry for entry in summary["queries"]}
+    assert set(found) == {*sizes, "broken.jpg"}
+    assert "broken.jpg" in found["broken.jpg"]["error"] and "mask" not in found["broken.jpg"]
+    assert len({entry["mask"] for name, entry in found.items() if name != "broken.jpg"}) == len(sizes)
+    for name, (height, width) in sizes.items():
+        entry = found[name]
+        mask, overlay = Image.open(entry["mask"]), Image.open(entry["overlay"])
+        assert mask.size == overlay.size == (width, height) and (entry["height"], entry["width"]) == (height, width)
+        values = np.array(mask)
+        assert mask.mode == "L" and set(np.unique(values)) <= {0, 255}
+        assert entry["share"] == pytest.approx((values == 255).mean(), abs=1e-4)
+    assert "training-free" in summary["method"] and any("no trained network" in note for note in summary["notes"])
+    assert summary["clip"].startswith("mini (sha256:")
+
+
+def test_prediction_by_fusion_finds_the_car(tmp_path, photograph):
+    from tlg_lib.data.mini.render import render
+
+    _, query, label = render(0, 6, 1, "trn", 128)
+    predictor = FewShotPredictor("car", checkpoint="none")
+    found = predictor.segment(query, predictor.support([photograph]))
+    truth, valid = label == 7, label != 255
+    iou = (found.mask & truth).sum() / ((found.mask & valid) | truth).sum()
+    assert iou > 1.5 * truth.mean(), "better than calling everything a car"
+    assert found.probability.shape == truth.shape and 0 <= found.probability.min() <= found.probability.max() <= 1
+
+
+def test_a_checkpoint_is_used_for_a_class_that_it_never_heard_of(tmp_path, photograph):
+    path = trained_stub(tmp_path)
+    support, query = save(photograph, tmp_path / "s.png"), save(photograph[:100], tmp_path / "q.png")
+    summary = predict_files(query, [support, support], "coffee mug", tmp_path / "out", progress=False, checkpoint=path)
+    assert summary["method"].startswith("TLG corrected, pixel labels") and str(path) in summary["method"]
+    assert len(summary["support"]) == 2
+    assert any("does not know" in note and "mug" in note for note in summary["notes"])
+    assert Image.open(summary["queries"][0]["mask"]).size == (128, 100)
+
+
+def test_prediction_equals_the_network_on_the_same_inputs(tmp_path, photograph):
+    """The file path (text vectors of the class, features, masks, batch) against the network called by hand."""
+    from tlg_lib.backbones import load_backbone
+    from tlg_lib.masks.clips import load_clip
+    from tlg_lib.masks.generate import MaskMaker, default_recipe
+    from tlg_lib.masks.prompts import load_prompts
+    from tlg_lib.model import build_model
+    from tlg_lib.prototypes import deep_features, prototype_probability
+    from tlg_lib.text_prior import text_vectors
+
+    path = trained_stub(tmp_path)
+    query = np.ascontiguousarray(photograph[:, ::-1])
+    predictor = FewShotPredictor("car", checkpoint=path)
+    found = predictor.segment(query, predictor.support([photograph]))
+
+    config, clip, prompts = make_config("smoke"), load_clip("mini"), load_prompts("mini")
+    backbone = load_backbone(config)
+    model = build_model(config, backbone, text_vectors(clip, prompts)).eval()
+    from tlg_lib.checkpoints import load_checkpoint
+
+    model.load_state_dict(load_checkpoint(path).weights)
+    maker = MaskMaker(clip, prompts, default_recipe(clip, "mini"))
+    maps, masks = [], []
+    for image in (query, photograph):
+        maps.append(backbone(torch.from_numpy(image.copy()).permute(2, 0, 1)[None]))
+        masks.append(torch.from_numpy(maker.one(image, (6,)).mask(6)).float()[None, None])
+    with torch.no_grad():
+        logits = model(maps[0], maps[1], masks[0], masks[1], torch.tensor([6])).query_logits
+    query_features, support_features = (deep_features(m, backbone.levels) for m in maps)
+    free = [0.25 + 0.5 * (masks[0][0, 0] == 1)]  # late fusion: half the network, half mask and both prototypes
+    for features, mask in ((support_features, masks[1]), (query_features, masks[0])):
+        near = prototype_probability(features, mask, query_features)  # [1, h, w]
+        free.append(torch.nn.functional.interpolate(near[None], mask.shape[-2:], mode="bilinear")[0, 0])
+    np.testing.assert_allclose(found.probability, (logits.softmax(1)[0, 1] / 2 + sum(free) / 6).numpy(), atol=2e-4)
+    np.testing.assert_array_equal(found.mask, found.probability >= config.threshold)
+
+
+def test_the_latest_corrected_checkpoint_of_mini_is_the_default(tmp_path):
+    import os
+
+    runs = tmp_path / "home" / "runs" / "mini" / "jobs"
+    assert latest_checkpoint() is None
+    for age, (name, variant) in enumerate([("new-released", "released"), ("new", "corrected"), ("old", "corrected")]):
+        (runs / name).mkdir(parents=True)
+        path = trained_stub(runs / name, variant=variant)
+        os.utime(path, (10**9 - age, 10**9 - age))
+    assert latest_checkpoint() == runs / "new" / "checkpoint.safetensors"
+    (runs / "new" / "checkpoint.safetensors").write_bytes(b"damaged")
+    assert latest_checkpoint() == runs / "old" / "checkpoint.safetensors"
+
+
+@pytest.mark.parametrize("change, named", [
+    (dict(query="nowhere.jpg"), "nowhere.jpg"), (dict(support=[]), "--support"),
+    (dict(support=["nowhere.jpg"]), "nowhere.jpg"), (dict(class_name=" "), "--class"),
+    (dict(checkpoint="nowhere.safetensors"), "nowhere.safetensors"), (dict(threshold=1.5), "threshold"),
+    (dict(clip="ViT-Q-99/openai"), "ViT-Q-99"),
+])
+def test_faults_are_named_in_one_line(tmp_path, photograph, change, named):
+    image = save(photograph, tmp_path / "image.png")
+    values = dict(query=image, support=[image], class_name="car", out=tmp_path / "out", progress=False)
+    with pytest.raises(TLGError) as caught:
+        predict_files(**{**values, **change})
+    assert named in str(caught.value) and "\n" not in str(caught.value)
+    assert not (tmp_path / "out" / "summary.json").exists()
+
+
+def test_a_broken_single_query_is_refused(tmp_path, photograph):
+    image, broken = save(photograph, tmp_path / "image.png"), tmp_path / "broken.jpg"
+    broken.write_bytes(b"")
+    with pytest.raises(TLGError, match="broken.jpg"):
+        predict_files(broken, [image], "car", tmp_path / "out", progress=False)
+
+
+def test_a_folder_without_images_is_named(tmp_path):
+    with pytest.raises(TLGError, match="no image in"):
+        images_at(tmp_path)
+
+
+def test_command_writes_files_and_counts_what_failed(tmp_path, photograph, capsys):
+    from tlg_lib.cli import main
+
+    queries = tmp_path / "queries"
+    queries.mkdir()
+    image = save(photograph, queries / "one.png")
+    (queries / "two.png").write_bytes(b"")
+    arguments = ["predict", "--query", str(queries), "--support", str(image), str(image), "--class", "car", "--out",
+                 str(tmp_path / "out")]
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    printed = capsys.readouterr()
+    assert caught.value.code == 3 and "1 of 2 images" in printed.err
+    assert "method: training-free fusion" in printed.out and "note:" in printed.out
+    assert (tmp_path / "out" / "one_mask.png").is_file() and (tmp_path / "out" / "one_overlay.png").is_file()

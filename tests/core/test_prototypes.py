@@ -1,0 +1,85 @@
+"""Class prototypes against loops in NumPy, and targets that they put right where single masks err."""
+
+import numpy as np
+import pytest
+import torch
+
+from tlg_lib.batches import EpisodeBatch
+from tlg_lib.episodes import Episode
+from tlg_lib.prototypes import find_consensus
+
+LEVELS = ((0,), (1,), (2,))
+OBJECT, SCENE = torch.tensor([1.0, 0, 0]), torch.tensor([0, 1.0, 0])
+
+
+def maker(features, masks):
+    """Batches from {image: [C, h, w]} and {(image, class): [H, W]}; there is no truth to look at."""
+
+    def make(episodes):
+        query = torch.stack([features[e.query] for e in episodes])
+        mask = torch.stack([masks[e.query, e.class_id] for e in episodes])[:, None]
+        ids = torch.tensor([e.class_id for e in episodes])
+        return EpisodeBatch(episodes, [query] * 3, [[query] * 3], mask, mask[:, None], mask[:, 0].long(), None, None, None, ids)
+
+    return make
+
+
+def unit(x):
+    return x / np.linalg.norm(x)
+
+
+def test_prototypes_are_means_over_all_images_of_a_class():
+    generator = torch.Generator().manual_seed(0)
+    images = [f"i{n}" for n in range(40)]
+    rows = [(image, n % 2 + 1) for n, image in enumerate(images)]  # classes 1 and 2 of 4
+    features = {image: torch.randn(3, 4, 4, generator=generator) for image in images}
+    masks = {row: (torch.rand(4, 4, generator=generator) < 0.4).float() for row in rows}
+    found = find_consensus(rows, maker(features, masks), LEVELS, 4)
+
+    surroundings = []
+    for class_id in (1, 2):
+        inside, outside = np.zeros(6), np.zeros(6)
+        for image in images[class_id - 1 :: 2]:
+            own, count = np.zeros(6), 0
+            for y in range(4):
+                for x in range(4):
+                    pixel = unit(features[image][:, y, x].numpy())
+                    pixel = unit(np.concatenate([pixel, pixel]))  # both coarse levels hold the same map here
+                    if masks[image, class_id][y, x]:
+                        inside += pixel
+                    else:
+                        own, count = own + pixel, count + 1
+            outside += own
+            surroundings.append(own / count)
+        assert found.foreground[class_id].numpy() == pytest.approx(unit(inside), abs=1e-5)
+        assert found.background[class_id].numpy() == pytest.approx(unit(outside), abs=1e-5)
+    assert found.general.numpy() == pytest.approx(np.mean(surroundings, 0), abs=1e-5)
+    assert not found.foreground[[0, 3]].any() and not found.background[[0, 3]].any()
+
+
+def class_with_one_bad_mask(bad):
+    """Ten images, object above and scene below; every mask is right but that of i3, which is ``bad``."""
+    picture = torch.cat([OBJECT.view(3, 1, 1).expand(3, 2, 4), SCENE.view(3, 1, 1).expand(3, 2, 4)], 1)
+    right = torch.cat([torch.ones(2, 4), torch.zeros(2, 4)])
+    rows = [(f"i{n}", 0) for n in range(10)]
+    return rows, {image: picture for image, _ in rows}, {row: bad if row[0] == "i3" else right for row in rows}, right
+
+
+def test_a_mask_that_errs_is_outvoted_by_its_class():
+    rows, features, masks, right = class_with_one_bad_mask(bad=torch.cat([torch.zeros(2, 4), torch.ones(2, 4)]))
+    make = maker(features, masks)
+    batch = make([Episode("i3", ("i1",), 0), Episode("i4", ("i1",), 0)])
+    targets = find_consensus(rows, make, LEVELS, 1).targets(batch, LEVELS)
+    assert not torch.equal(batch.query_target[0], right.long())
+    assert torch.equal(targets[0], right.long()) and torch.equal(targets[1], right.long())
+
+
+def test_negatives_and_unsure_pixels_stay_as_they_are():
+    rows, features, masks, right = class_with_one_bad_mask(bad=torch.zeros(4, 4))
+    make = maker(features, masks)
+    batch = make([Episode("i1", ("i2",), 0, 5), Episode("i2", ("i1",), 0)])
+    batch.query_target[0] = 0  # as BatchMaker leaves a negative
+    batch.query_target[1, 0, 0] = 255
+    targets = find_consensus(rows, make, LEVELS, 1).targets(batch, LEVELS)
+    assert not targets[0].any()
+    assert targets[1, 0, 0] == 255 and targets[1].flatten()[1:].tolist() == right.long().flatten()[1:].tolist()

@@ -1,0 +1,117 @@
+"""Two runs in one folder refuse each other; a dead owner locks nothing."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tlg_lib.errors import TLGError
+from tlg_lib.machine.locks import folder_lock, is_locked, owner
+
+HOLD = """
+import sys, time
+from tlg_lib.machine.locks import folder_lock
+with folder_lock(sys.argv[1]):
+    print("held", flush=True)
+    time.sleep(float(sys.argv[2]))
+"""
+
+
+def hold(folder, seconds=60.0):
+    child = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(folder), str(seconds)], stdout=subprocess.PIPE, text=True
+    )
+    assert child.stdout.readline() == "held\n"
+    return child
+
+
+def test_a_second_process_is_refused_and_told_who_holds_it(tmp_path):
+    child = hold(tmp_path)
+    try:
+        assert is_locked(tmp_path) and owner(tmp_path)["pid"] == child.pid
+        with pytest.raises(
+            TLGError, match=f"in use by process {child.pid} on .* choose another folder"
+        ) as caught:
+            with folder_lock(tmp_path):
+                pytest.fail("entered a locked folder")
+        assert caught.value.code == 4
+    finally:
+        child.kill()
+        child.wait()
+        child.stdout.close()
+
+
+def test_kill_9_frees_the_folder(tmp_path):
+    child = hold(tmp_path)
+    os.kill(child.pid, signal.SIGKILL)
+    child.wait()
+    child.stdout.close()
+    assert owner(tmp_path)["pid"] == child.pid, "the dead owner's note is still there, as after a power cut"
+    assert not is_locked(tmp_path)
+    with folder_lock(tmp_path):
+        assert owner(tmp_path)["pid"] == os.getpid()
+
+
+def test_the_same_process_is_refused_too(tmp_path):
+    with folder_lock(tmp_path):
+        with pytest.raises(TLGError, match="in use"):
+            with folder_lock(tmp_path):
+                pass
+    with folder_lock(tmp_path):
+        pass
+    assert owner(tmp_path) == {}
+
+
+def test_other_names_and_other_folders_do_not_collide(tmp_path):
+    with folder_lock(tmp_path / "a"), folder_lock(tmp_path / "b"), folder_lock(tmp_path / "a", name=".other"):
+        assert is_locked(tmp_path / "a") and not is_locked(tmp_path)
+
+
+def test_waiting_gets_the_folder_when_the_owner_ends(tmp_path):
+    child = hold(tmp_path, seconds=0.5)
+    start = time.monotonic()
+    with folder_lock(tmp_path, wait=20):
+        assert time.monotonic() - start < 15
+    child.wait()
+    child.stdout.close()
+
+
+def test_an_exception_inside_frees_the_folder(tmp_path):
+    with pytest.raises(ZeroDivisionError):
+        with folder_lock(tmp_path):
+            1 / 0
+    assert not is_locked(tmp_path)
+
+
+def test_garbage_in_the_lock_file_locks_nothing(tmp_path):
+    (tmp_path / ".lock").write_bytes(b"\xff\x00 not json [")
+    assert owner(tmp_path) == {} and not is_locked(tmp_path)
+    with folder_lock(tmp_path):
+        assert owner(tmp_path)["pid"] == os.getpid()
+
+
+def test_only_one_of_many_contenders_enters_at_a_time(tmp_path):
+    # Each contender reads, waits and writes a counter; without exclusion, updates are lost.
+    script = (
+        "import sys, time, pathlib\nfrom tlg_lib.machine.locks import folder_lock\n"
+        "f = pathlib.Path(sys.argv[1]) / 'count'\n"
+        "for _ in range(10):\n"
+        "    with folder_lock(sys.argv[1], wait=60):\n"
+        "        n = int(f.read_text())\n        time.sleep(0.002)\n        f.write_text(str(n + 1))\n"
+    )
+    (tmp_path / "count").write_text("0")
+    children = [subprocess.Popen([sys.executable, "-c", script, str(tmp_path)]) for _ in range(3)]
+    assert [child.wait(timeout=120) for child in children] == [0, 0, 0]
+    assert (tmp_path / "count").read_text() == "30"
+
+
+@pytest.mark.parametrize("name", ["file", "file/run", "x" * 300])
+def test_a_folder_that_cannot_be_written_is_named(tmp_path, name):
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(TLGError, match="cannot write .* writable folder") as caught:
+        with folder_lock(tmp_path / name):
+            pass
+    assert caught.value.code == 5

@@ -1,0 +1,201 @@
+"""Tables, results.json and report.html: means only of four folds, intervals, escaping, self-containedness."""
+
+import html.parser
+import json
+import math
+
+import numpy as np
+import pytest
+
+from tlg_lib.errors import TLGError
+from tlg_lib.look.figures import contact_sheet, save_figure
+from tlg_lib.runs import paper
+from tlg_lib.runs.records import as_scores, fold_table, half_widths, per_class, records_frame
+from tlg_lib.runs.report import find_row, verdict, write_report
+from tlg_lib.runs.results import _rows, gather, load_results
+
+FUSIONS = ("mask + support prototype", "mask + self prototype", "mask + both prototypes")
+
+
+def record(row, fold, miou, seed=0, shots=1, control="", epoch="last", threshold_from="fixed", names=("cat", "dog")):
+    return {"row": row, "label": row, "fold": fold, "seed": seed, "shots": shots, "variant": "corrected",
+            "supervision": "pixel", "query_mask": "pseudo", "control": control, "epoch": epoch, "threshold": 0.5,
+            "threshold_from": threshold_from, "agreement": 50.0 if threshold_from == "fixed" else None, "miou": miou,
+            "fb_iou": miou + 10, "per_class": {f"{n}{fold}": miou + i for i, n in enumerate(names)}, "episodes": 1000}
+
+
+def records(folds=range(4), seeds=(0,)):
+    found = []
+    for seed in seeds:
+        for fold in folds:
+            found.append(record("corrected-pixel", fold, 50.0 + fold + seed, seed))
+            found.append(record("corrected-pixel", fold, 53.0 + fold + seed, seed, epoch="best by test classes"))
+            found.append(record("corrected-pixel", fold, 20.0, seed, control="wrong support"))
+            found.append(record("query pseudo mask", fold, 40.0 - fold, seed, epoch="no training"))
+            for i, name in enumerate(FUSIONS):
+                found.append(record(name, fold, 30.0 + (i == fold % 3) * 5, seed, epoch="no training"))
+    return found
+
+
+def test_mean_only_of_all_four_folds():
+    whole = fold_table(records_frame(records()))
+    assert whole.loc["corrected-pixel", "mean"] == pytest.approx(51.5)
+    part = fold_table(records_frame(records(folds=(0, 1, 3))))
+    assert part["mean"].isna().all() and as_scores(part, mean=True) == {}
+    assert as_scores(part)["corrected-pixel"] == {0: 50.0, 1: 51.0, 3: 53.0}
+
+
+def test_one_method_lacking_a_fold_has_no_mean_while_the_others_have():
+    some = [r for r in records() if not (r["row"] == "query pseudo mask" and r["fold"] == 2)]
+    table = fold_table(records_frame(some))
+    assert math.isnan(table.loc["mask", "mean"]) and table.loc["corrected-pixel", "mean"] == pytest.approx(51.5)
+
+
+def test_fusion_is_the_best_of_three_on_each_fold_and_control_is_its_own_row():
+    table = fold_table(records_frame(records()))
+    assert list(table.loc["fusion", [0, 1, 2, 3]]) == [35.0] * 4
+    assert list(table.loc["wrong-support", [0, 1, 2, 3]]) == [20.0] * 4
+    best = fold_table(records_frame(records()), epoch="best by test classes")
+    assert best.loc["corrected-pixel", "mean"] == pytest.approx(54.5)
+
+
+def test_interval_over_seeds_is_students_t():
+    table = fold_table(records_frame(records(seeds=(0, 1, 2))))
+    # Seed means 51.5, 52.5, 53.5: standard deviation 1, t(0.975, 2) = 4.302653 from a printed table.
+    assert half_widths(table)["corrected-pixel"] == pytest.approx(4.302653 / math.sqrt(3), rel=1e-5)
+    assert half_widths(fold_table(records_frame(records()))) == {}
+
+
+def test_per_class_takes_each_class_from_its_fold():
+    found = per_class(records_frame(records()), "corrected-pixel")
+    assert found == {f"{n}{f}": 50.0 + f + i for f in range(4) for i, n in enumerate(("cat", "dog"))}
+
+
+def results(tmp_path, **changes):
+    frame = records_frame(records())
+    value = {
+        "schema": 1, "preset": "mini", "dataset": "mini", "backbone": "efficientnet_lite0", "backbone_weights": "imagenet",
+        "image_size": [128, 128], "clip": "mini", "folds": [0, 1, 2, 3], "seeds": [0], "shots": [1], "episodes": 1000,
+        "steps": 200, "batch": 8, "threshold": 0.5, "test_rows": 120, "main_row": "corrected-pixel", "variant": "corrected",
+        "supervision": "pixel", "query_mask": "pseudo", "miou": 51.5, "fb_iou": 61.5, "per_class": {}, "rows": _rows(frame),
+        "last_epoch": {"miou": 51.5}, "best_epoch": {"miou": 54.5}, "baselines": {}, "training": [], "smoke": False,
+        "parameters": {"total": 1000, "learnable": 900, "receiving_gradient": 800}, "figures_sha256": "f" * 64,
+        "masks_by": "mini (sha256:0)", "seconds": {"training": 12.0}, "device": "CPU, 2 cores", "commit": "abc", "versions": {"torch": "2.4"}, **changes}
+    (tmp_path / "results.json").write_text(json.dumps(value))
+    return value
+
+
+class Page(html.parser.HTMLParser):
+    """Collects tags, checks that they are balanced, and lists everything that a browser would fetch or run."""
+
+    VOID = {"meta", "img", "br", "hr", "link", "input"}
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.tags, self.fetched, self.alts, self.text = [], [], [], [], ""
+        self.feed(text)
+        assert not self.open, self.open
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        self.tags.append(tag)
+        assert not any(name.startswith("on") for name in attributes)
+        self.fetched += [v for k, v in attributes.items() if k in ("src", "srcset", "data") or (k == "href" and tag == "link")]
+        if tag == "img":
+            self.alts.append(attributes["alt"])
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def figure(folder, name, alt):
+    save_figure(contact_sheet([np.zeros((8, 8, 3), np.uint8)], ["x"], columns=1), folder / "figures" / f"{name}.png", alt)
+
+
+def test_report_is_self_contained_escaped_and_complete(tmp_path):
+    nasty = '<script>alert("1")</script>'
+    results(tmp_path, commit=nasty, versions={nasty: "&<>'\""}, device=nasty)
+    figure(tmp_path, "00-task", f"the task {nasty}")
+    figure(tmp_path, "99-other", "one more")
+    text = write_report(tmp_path).read_text(encoding="utf-8")
+    page = Page(text)
+    assert "script" not in page.tags and nasty in page.text and nasty not in text
+    assert page.fetched and all(value.startswith("data:image/png;base64,") for value in page.fetched)
+    assert "url(" not in text and "@import" not in text
+    assert page.alts == [f"the task {nasty}", "one more"]
+    for words in ("51.5 mIoU", "38.5", "not comparable", "800", "pixel", "drawn masks for scoring only"):
+        assert words in page.text, words
+    assert 'name="viewport"' in text
+
+
+def test_smoke_and_random_weights_are_said(tmp_path):
+    results(tmp_path, smoke=True, backbone_weights="random")
+    text = Page(write_report(tmp_path).read_text(encoding="utf-8")).text
+    assert "smoke: figures mean nothing" in text and "random weights" in text
+
+
+def test_masks_made_elsewhere_are_called_surrogate(tmp_path):
+    results(tmp_path)
+    assert "pseudo masks by CLIP mini (sha256:0)" in Page(write_report(tmp_path).read_text(encoding="utf-8")).text
+    results(tmp_path, masks_by="")
+    text = Page(write_report(tmp_path).read_text(encoding="utf-8")).text
+    assert "surrogate masks, made elsewhere" in text and "no drawn masks" not in text and "by CLIP" not in text
+    assert text.count("not known") == 2  # of the masks, and of what learns from them
+
+
+def test_verdict_gives_no_mean_for_three_folds(tmp_path):
+    rows = _rows(records_frame(records(folds=(0, 1, 2))))
+    assert all(row["miou"] is None for row in rows)
+    assert "no mean" in verdict(results(tmp_path, rows=rows, folds=[0, 1, 2]))
+
+
+def test_find_row_by_epoch_and_threshold(tmp_path):
+    value = results(tmp_path)
+    assert find_row(value, "corrected-pixel", epoch="best by test classes")["miou"] == pytest.approx(54.5)
+    assert find_row(value, "mask", epoch="best by test classes")["epoch"] == "no training"
+    assert find_row(value, "nothing") is None
+
+
+def test_broken_results_are_refused_by_name(tmp_path):
+    with pytest.raises(TLGError, match="results.json"):
+        write_report(tmp_path)
+    (tmp_path / "results.json").write_text('{"schema": 99}')
+    with pytest.raises(TLGError, match="version"):
+        load_results(tmp_path / "results.json")
+
+
+def test_gather_lists_runs_and_skips_foreign_files(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        results(tmp_path / name)
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / "results.json").write_text("[]")
+    table = gather(tmp_path)
+    assert list(table.index) == ["a", "b"] and list(table["mIoU"]) == [51.5, 51.5]
+
+
+def test_comparable_with_the_paper_only_under_its_protocol(tmp_path):
+    full = results(tmp_path, dataset="pascal", backbone="resnet50", image_size=[400, 400], episodes=1000, test_rows=346)
+    assert paper.not_comparable(full) == []
+    for change, word in (({"image_size": [224, 224]}, "224x224"), ({"episodes": 100}, "100 test"), ({"folds": [0]}, "fold"),
+                         ({"backbone": "efficientnet_lite0"}, "backbone"), ({"test_rows": 60}, "part of"),
+                         ({"backbone_weights": "random"}, "random"), ({"dataset": "mini"}, "mini")):
+        reasons = paper.not_comparable({**full, **change})
+        assert len(reasons) == 1 and word in reasons[0], (change, reasons)
+
+
+def test_paper_tables_are_whole_and_their_means_fit():
+    tlg = paper.published("pascal", "resnet50")["TLG"]
+    assert tlg["1"] == [75.4, 81.8, 77.4, 74.0, 77.2] and tlg["labels"] == "I"
+    for dataset in ("pascal", "coco"):
+        for backbone in ("vgg16", "resnet50"):
+            for method, entry in paper.published(dataset, backbone).items():
+                for shots in ("1", "5"):
+                    *folds, mean = entry.get(shots, [0.0] * 5)
+                    assert len(folds) == 4
+                    assert mean == pytest.approx(sum(folds) / 4, abs=0.16), (dataset, backbone, method, shots)

@@ -1,0 +1,178 @@
+"""A study trains and scores its rows on the same episodes, side by side, and gives the same figures again."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from tlg_lib.baselines import (
+    fusions,
+    joint_prototype,
+    late_fusion,
+    prototype,
+    self_prototype,
+    support_against_background,
+)
+from tlg_lib.batches import EpisodeBatch
+from tlg_lib.config import make_config
+from tlg_lib.errors import TLGError
+from tlg_lib.evaluate import Counts
+from tlg_lib.prototypes import prototype_probability, query_mask_alone, soft_mask
+from tlg_lib.runs.jobs import run_jobs
+from tlg_lib.runs.study import Row, Study, row_config, table_rows
+
+TINY = dict(dataset="pascal", image_size=64, width=8, widths_4d=(4, 4, 8), token_count=4, steps=3, batch=2,
+            epoch_steps=2, checkpoint_every=2, epoch_episodes=2, eval_episodes=6, backbone_weights="random",
+            device="cpu", use_hc=False)
+
+
+def test_rows_change_what_they_name_and_keep_the_rest():
+    config = make_config("mini", steps=77, lr=1e-3)
+    rows = {row.name: row_config(config, row, fold=2, seed=5) for row in table_rows(config)}
+    assert all((c.steps, c.lr, c.fold, c.seed) == (77, 1e-3, 2, 5) for c in rows.values())
+    assert rows["corrected-image"].supervision == "image"
+    assert rows["corrected-nomask"].query_mask == "none"
+    assert rows["hsnet-pixel"].variant == "hsnet" and not rows["hsnet-pixel"].use_ha
+    assert rows["released-pixel"].transport == "released" and not rows["released-pixel"].train_hetero
+
+
+@pytest.mark.slow
+def test_study_end_to_end(tiny_voc, tmp_path, own_home):
+    config = make_config("smoke", data=str(tiny_voc), **TINY)
+    rows = (Row("a", "A", (), full=True), Row("b", "B", (("variant", "hsnet"), ("use_hc", False))))
+    study = Study(tmp_path / "study", config, folds=(0, 3), rows=rows, shots=(1, 2))
+    trained = study.train(workers=2, progress=False)
+    records = study.evaluate(workers=2, progress=False)
+    assert [t["step"] for t in trained] == [3] * 4
+
+    # a: 1-shot, 2-shot, wrong support, best epoch; b: 1-shot; six training-free rows: 1- and 2-shot; two thresholds.
+    assert len(records) == 2 * 2 * (4 + 1 + 6 * 2)
+    assert {r["episodes"] for r in records} == {6}
+    mask = [r for r in records if r["row"] == "query pseudo mask"]
+    assert all(r["agreement"] in (None, 100.0) for r in mask)
+
+    # The same episodes for every row, and figures that follow from the counts on disk.
+    for fold in (0, 3):
+        a, b = (Counts.load(study.job_folder(name, fold, 0) / "counts-1shot.npz") for name in "ab")
+        assert np.array_equal(a.class_ids, b.class_ids)
+        record = next(r for r in records if r["row"] == "a" and r["fold"] == fold and r["threshold_from"] == "fixed"
+                      and r["shots"] == 1 and not r["control"] and r["epoch"] == "last")
+        assert record["miou"] == a.scores(0).miou
+
+    # Again: nothing is trained twice; from nothing, one process gives the same bits as two.
+    before = {p: p.stat().st_mtime_ns for p in study.folder.rglob("*.safetensors")}
+    assert study.train(workers=1, progress=False) == trained
+    assert study.evaluate(workers=1, progress=False) == records
+    assert before == {p: p.stat().st_mtime_ns for p in study.folder.rglob("*.safetensors")}
+    fresh = Study(tmp_path / "fresh", config, folds=(3,), rows=rows, shots=(1, 2))
+    fresh.train(workers=1, progress=False)
+    again = fresh.evaluate(workers=1, progress=False)
+    assert json.dumps(again) == json.dumps([r for r in records if r["fold"] == 3])
+
+
+def _fail(name):
+    raise TLGError(f"{name} is missing", code=3)
+
+
+def test_a_failing_job_is_named():
+    with pytest.raises(TLGError, match="fold 2: x.png is missing") as caught:
+        run_jobs([("fold 2", _fail, ("x.png",))], workers=1, done="done", progress=False)
+    assert caught.value.code == 3
+
+
+def test_prototype_by_hand():
+    """Two directions: the mask holds one of them, so exactly its positions look like foreground."""
+    features = torch.zeros(1, 2, 2, 2)
+    features[0, 0, 0], features[0, 1, 1] = 1.0, 1.0  # top row points one way, bottom row the other
+    mask = torch.zeros(1, 1, 2, 2)
+    mask[0, 0, 0] = 1
+    got = prototype_probability(features, mask, features)[0]
+    expected = torch.sigmoid(torch.tensor([20.0, -20.0]))
+    assert torch.allclose(got, expected[:, None].expand(2, 2))
+
+
+def test_fusion_can_outvote_the_mask():
+    features = [torch.zeros(1, 2, 4, 4) for _ in range(3)]
+    for f in features:
+        f[0, 0, :2], f[0, 1, 2:] = 1.0, 1.0
+    mask, support = torch.zeros(1, 1, 4, 4), torch.zeros(1, 1, 1, 4, 4)
+    mask[0, 0, 3], support[0, 0, 0, :2] = 1.0, 1.0  # the query mask is wrong, the support's is right
+    batch = EpisodeBatch([], features, [features], mask, support, None, None, None, None, torch.tensor([0]))
+    assert (query_mask_alone(batch)[0, 0] >= 0.5).nonzero()[:, 0].unique().tolist() == [3]
+    fused = fusions(((0,), (1,), (2,)))["mask + support prototype"](batch)
+    assert (fused[0, 0] >= 0.5).nonzero()[:, 0].unique().tolist() == [0, 1]
+
+
+def test_late_fusion_weighs_the_network_and_what_needs_no_training():
+    features = [torch.rand(1, 2, 4, 4) for _ in range(3)]
+    mask = (torch.rand(1, 1, 4, 4) < 0.5).float()
+    batch = EpisodeBatch([], features, [features], mask, mask[:, None], None, None, None, None, torch.tensor([0]))
+    levels, answer = ((0,), (1,), (2,)), torch.rand(1, 1, 4, 4)
+    proto = prototype(levels)(batch)
+    with_mask, without = (late_fusion(lambda batch: answer, levels, seen, 0.3)(batch) for seen in (True, False))
+    torch.testing.assert_close(soft_mask(batch)[:, 0], torch.where(mask[:, 0] > 0.5, 0.75, 0.25))
+    own = self_prototype(levels)(batch)
+    torch.testing.assert_close(with_mask, 0.7 * answer + 0.1 * (proto + own + soft_mask(batch)))
+    torch.testing.assert_close(without, 0.7 * answer + 0.3 * proto)
+
+
+def two_directions(query_object, support_object):
+    """One episode of 4x4 maps: the named rows look one way and the rest another; only the support's mask is right."""
+    def features(rows):
+        maps = torch.zeros(1, 3, 4, 4)
+        maps[0, 1] = 1.0
+        maps[0, 1, rows], maps[0, 0, rows] = 0.0, 1.0
+        return [maps] * 3
+    mask, support = torch.zeros(1, 1, 4, 4), torch.zeros(1, 1, 1, 4, 4)
+    support[0, 0, 0, support_object] = 1.0
+    return EpisodeBatch([], features(query_object), [features(support_object)], mask, support, None, None, None, None,
+                        torch.tensor([0]))
+
+
+def test_the_general_background_by_hand():
+    """A support whose mask fills it has no surroundings of its own to compare with; the base classes' stand in."""
+    levels, scene = ((0,), (1,), (2,)), torch.tensor([0, 1.0, 0, 0, 1.0, 0])
+    batch = two_directions(query_object=[0], support_object=[0, 1, 2, 3])
+    high, low = torch.sigmoid(torch.tensor([20.0, -20.0]))
+    against = support_against_background(levels, scene)(batch)[0, 0]
+    torch.testing.assert_close(against, torch.where(torch.arange(4)[:, None] < 1, high, low).expand(4, 4))
+    # Joint: object = the support's; surroundings = the query's mean (its mask is empty) and the scene.
+    batch = two_directions(query_object=[0, 1], support_object=[0, 1, 2, 3])
+    outside = torch.tensor([0.5, 0.5]) / 2**0.5 + torch.tensor([0, 1.0])
+    cosine = outside / outside.norm()
+    got = joint_prototype(levels, scene)(batch)[0, 0]
+    torch.testing.assert_close(got[0], torch.sigmoid(20 * (1 - cosine[0])).expand(4))
+    torch.testing.assert_close(got[3], torch.sigmoid(20 * (0 - cosine[1])).expand(4))
+
+
+def test_late_fusion_with_a_general_background():
+    batch, levels = two_directions([0, 1], [1, 2]), ((0,), (1,), (2,))
+    general, answer = torch.rand(6), torch.rand(1, 1, 4, 4)
+    with_mask, without = (late_fusion(lambda batch: answer, levels, seen, 0.3, general)(batch) for seen in (True, False))
+    joint, against = joint_prototype(levels, general)(batch), support_against_background(levels, general)(batch)
+    torch.testing.assert_close(with_mask, 0.7 * answer + 0.1 * (joint + against + soft_mask(batch)))
+    torch.testing.assert_close(without, 0.7 * answer + 0.15 * (prototype(levels)(batch) + against))
+
+
+def test_the_image_row_hides_masks_and_the_callers_own_share_wins():
+    for given, expected in (({}, 0.97), ({"mask_dropout": 0.2}, 0.2)):
+        config = make_config("mini", **given)
+        image = next(row for row in table_rows(config) if row.name == "corrected-image")
+        assert row_config(config, image, 0, 0).mask_dropout == expected
+
+
+def test_a_score_and_the_list_saved_for_comparisons_rest_on_the_same_episodes(tiny_voc, own_home, tmp_path):
+    from tlg_lib.episodes import load_episodes
+    from tlg_lib.experiment import open_experiment
+    from tlg_lib.runs.cell import OpenCell, save_cell_episodes
+
+    config = make_config("smoke", dataset="pascal", data=str(tiny_voc), image_size=64, backbone_weights="random",
+                         device="cpu", eval_episodes=7, extra_episodes=3, shots=2)
+    experiment = open_experiment(config, False)
+    one, two = (experiment.scored_episodes(config.replace(shots=k)) for k in (1, 2))
+    wrong = experiment.scored_episodes(config.replace(shots=1), "wrong support")
+    assert (len(one), len(two), len(wrong)) == (7, 3, 3)
+    assert [e.query for e in two] == [e.query for e in wrong] == [e.query for e in one[:3]]
+    saved = [load_episodes(path) for path in save_cell_episodes(OpenCell("a", config, tmp_path, False))]
+    assert saved == [one, two]

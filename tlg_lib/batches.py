@@ -1,0 +1,98 @@
+"""Episodes to tensors: features, pseudo masks and targets of a batch, all at the network's image size."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .config import Config
+from .data.features import FeatureStore
+from .data.folder import SegmentationFolder
+from .data.images import resize_image, resize_mask
+from .episodes import Episode
+from .losses import READ_CONFIDENCE
+
+
+@dataclass
+class EpisodeBatch:
+    """B episodes with K supports. Masks are float or long at the image size H, W.
+
+    query: list over layers of [B, C, h, w]; support: K such lists; *_mask: pseudo masks, float {0, 1}, the
+    network's inputs; *_target: long {0, 1, 255}, training targets by supervision; *_confidence: float 0..1,
+    the mask generator's confidence in foreground; truth: long {0, 1, 255}, for scoring only.
+    """
+
+    episodes: list[Episode]
+    query: list[Tensor]
+    support: list[list[Tensor]]
+    query_mask: Tensor  # [B, 1, H, W]
+    support_mask: Tensor  # [B, K, 1, H, W]
+    query_target: Tensor  # [B, H, W]
+    support_target: Tensor  # [B, K, H, W]
+    query_confidence: Tensor  # [B, H, W]
+    truth: Tensor  # [B, H, W]
+    class_ids: Tensor  # [B]
+
+    def flipped(self) -> "EpisodeBatch":
+        """Mirrored left to right: maps and masks together (the maps of a mirrored image are close to these)."""
+        swap = lambda x: [swap(y) for y in x] if isinstance(x, list) else x.flip(-1)  # noqa: E731
+        return EpisodeBatch(self.episodes, swap(self.query), swap(self.support), swap(self.query_mask),
+                            swap(self.support_mask), swap(self.query_target), swap(self.support_target),
+                            swap(self.query_confidence), swap(self.truth), self.class_ids)
+
+
+class BatchMaker:
+    """Turns episodes into an EpisodeBatch on a device; small sets keep their resized masks in memory."""
+
+    def __init__(self, config: Config, data: SegmentationFolder, store: FeatureStore):
+        self.config, self.data, self.store = config, data, store
+        height, width = config.image_size
+        keep = max(64, (256 << 20) // (height * width))  # at most 256 MB of masks
+        self._pseudo = lru_cache(keep)(self._load_pseudo)
+        self._true = lru_cache(keep)(self._load_true)
+        self._confident = lru_cache(keep)(self._load_confidence)
+
+    def _load_pseudo(self, image: str, class_id: int) -> np.ndarray:
+        return resize_mask(self.data.pseudo_mask(image, class_id), self.config.image_size)
+
+    def _load_true(self, image: str, class_id: int) -> np.ndarray:
+        return resize_mask(self.data.mask(image, class_id), self.config.image_size)
+
+    def _load_confidence(self, image: str, class_id: int) -> np.ndarray:
+        score = (255 * self.data.confidence(image, class_id)).round().astype(np.uint8)
+        return resize_image(np.repeat(score[..., None], 3, 2), self.config.image_size)[..., 0]
+
+    def __call__(self, episodes: list[Episode], training: bool = False) -> EpisodeBatch:
+        """training=False leaves the targets equal to the truth and asks for no confidence."""
+        shots, size, device = len(episodes[0].support), len(episodes), self.store.device
+        images = [e.query for e in episodes] + [s for e in episodes for s in e.support]
+        maps = self.store(images)  # the images of a batch in one call
+        supports = [[m[size + k :: shots] for m in maps] for k in range(shots)]
+        stack = lambda arrays: torch.from_numpy(np.stack(arrays)).to(device)  # noqa: E731
+        pseudo = stack([self._pseudo(e.query, e.class_id) for e in episodes])  # [B, H, W]
+        support_pseudo = stack([self._pseudo(s, e.support_class) for e in episodes for s in e.support])
+        support_pseudo = support_pseudo.unflatten(0, (size, shots))  # [B, K, H, W]
+        true = stack([self._true(e.query, e.class_id) for e in episodes])
+        target, support_target = true, support_pseudo
+        confidence = (pseudo == 1).float()
+        if training and self.config.supervision == "image":
+            target = pseudo
+            if self.config.noisy_targets in READ_CONFIDENCE:
+                confidence = stack([self._confident(e.query, e.class_id) for e in episodes]).float() / 255
+        elif training and self.config.support_loss > 0:
+            support_target = stack([self._true(s, e.support_class) for e in episodes for s in e.support])
+            support_target = support_target.unflatten(0, (size, shots))
+        for i, episode in enumerate(episodes if training else ()):
+            if episode.support_class != episode.class_id:  # a negative: nothing in the query matches the support
+                target = target.clone() if target is true or target is pseudo else target
+                target[i] = torch.where(target[i] == 255, target[i], 0)
+                confidence[i] = 0
+        return EpisodeBatch(
+            episodes, [m[:size] for m in maps], supports, (pseudo == 1).float()[:, None],
+            (support_pseudo == 1).float()[:, :, None], target.long(), support_target.long(), confidence,
+            true.long(), torch.tensor([e.class_id for e in episodes], device=device),
+        )

@@ -1,0 +1,1 @@
+"""The mini benchmark: drawn from icon fonts, the same on every machine."""

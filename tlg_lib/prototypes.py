@@ -1,0 +1,185 @@
+"""Prototypes: what a mask's features have in common, and where an image looks like them. Ours, not the paper's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .aggregation import resize
+from .batches import BatchMaker, EpisodeBatch
+from .correlation import unit
+from .data.splits import Row
+from .episodes import Episode, images_by_class
+from .machine.progress import track
+
+PER_LEVEL = 4  # maps per level: support foreground, that - its background, that - the general one, self fg - bg
+SHARPNESS = 20.0  # of probabilities from differences of cosines
+CONFIDENT = 0.7  # a min-max normalised similarity above this (below 1 - this) counts as object (surroundings)
+
+
+def min_max(x: Tensor) -> Tensor:
+    """Scale each map of [B, 1, h, w] to 0..1; a constant map becomes 0."""
+    low, high = x.amin(dim=(-2, -1), keepdim=True), x.amax(dim=(-2, -1), keepdim=True)
+    return (x - low) / (high - low).clamp(min=1e-6)
+
+
+def similarity(features: Tensor, source: Tensor, weight: Tensor) -> Tensor:
+    """Cosine of every position of ``features`` with the weighted mean of ``source``.
+
+    Both [B, C, h, w] of unit vectors, weight [B, 1, h, w] >= 0. -> [B, 1, h, w], 0 where the weight is empty.
+    """
+    prototype = unit((source * weight).sum(dim=(-2, -1), keepdim=True))  # [B, C, 1, 1]
+    return (features * prototype).sum(dim=1, keepdim=True)
+
+
+def contrast(features: Tensor, source: Tensor, foreground: Tensor, background: Tensor) -> tuple[Tensor, Tensor]:
+    """Min-max normalised similarity to the object, and to the object minus its surroundings. 2 x [B, 1, h, w]."""
+    near = similarity(features, source, foreground)
+    return min_max(near), min_max(near - similarity(features, source, background))
+
+
+def confident(prior: Tensor) -> tuple[Tensor, Tensor]:
+    """Weights of the sure object and the sure surroundings in a normalised map [B, 1, h, w]."""
+    return (prior - CONFIDENT).clamp(min=0), (1 - CONFIDENT - prior).clamp(min=0)
+
+
+def prototype_prior(
+    this: Tensor, other: Tensor, this_mask: Tensor | None, other_mask: Tensor | None, general: Tensor,
+) -> Tensor:
+    """Maps of one level for this image. At least one mask must be there.
+
+    Args: this, other -- features [B, C, h, w]; masks [B, 1, H, W] in 0..1, or None where unknown (query_mask =
+    none): the unknown one is replaced by the confident pixels of its prior from the known one; general -- mean
+    background feature of the base classes [C] (prototypes.py). The map against it is not stretched to 0..1: it is
+    the one that can say "nothing here looks like the support's object". Returns [B, 4, h, w] in 0..1.
+    """
+    this, other = unit(this), unit(other)
+
+    def split(mask, features, source, known):
+        if mask is not None:
+            return mask, 1 - mask
+        return confident(contrast(features, source, known, 1 - known)[1])
+
+    size = this.shape[-2:]
+    this_mask, other_mask = (None if m is None else resize(m, size).to(this.dtype) for m in (this_mask, other_mask))
+    theirs = split(other_mask, other, this, this_mask)
+    ours = split(this_mask, this, other, other_mask)
+    near, crossed = contrast(this, other, *theirs)
+    own = contrast(this, this, *ours)[1]
+    elsewhere = torch.einsum("bchw,c->bhw", this, F.normalize(general.to(this.dtype), dim=0))[:, None]
+    absolute = torch.sigmoid(SHARPNESS * (similarity(this, other, theirs[0]) - elsewhere))
+    return torch.cat((near, crossed, absolute, own), dim=1)
+
+
+def deep_features(maps: list[Tensor], levels) -> Tensor:
+    """Unit-length features of the last layer of the two coarse levels, on the middle grid: [B, C3 + C4, h, w]."""
+    middle, deep = maps[levels[1][-1]], maps[levels[2][-1]]
+    deep = F.interpolate(deep, middle.shape[-2:], mode="bilinear", align_corners=False)
+    return unit(torch.cat([unit(middle), unit(deep)], 1))
+
+
+def masked_mean(features: Tensor, weight: Tensor) -> Tensor:
+    """Mean of features [B, C, h, w] under weight [B, 1, h, w] >= 0; zeros where it is empty. -> [B, C]."""
+    return (features * weight).sum((2, 3)) / weight.sum((2, 3)).clamp_min(1e-6)
+
+
+def contrast_probability(foreground: Tensor, background: Tensor, query: Tensor) -> Tensor:
+    """sigmoid(SHARPNESS x (cosine with foreground - cosine with background)) of every query position.
+
+    foreground, background [B, C] of any length; query [B, C, h, w] of unit vectors. Returns [B, h, w].
+    """
+    near, far = (torch.einsum("bc,bchw->bhw", F.normalize(p, dim=1), query) for p in (foreground, background))
+    return torch.sigmoid(SHARPNESS * (near - far))
+
+
+def prototype_probability(features: Tensor, mask: Tensor, query: Tensor) -> Tensor:
+    """Foreground probability of every query position.
+
+    features [B, C, h, w] and mask float 0..1 [B, 1, H, W] of the example; query [B, C, h, w]. Returns [B, h, w].
+    """
+    weight = F.interpolate(mask, features.shape[-2:], mode="area")  # [B, 1, h, w]
+    return contrast_probability(masked_mean(features, weight), masked_mean(features, 1 - weight), query)
+
+
+def enlarge(probability: Tensor, size) -> Tensor:
+    """[B, h, w] -> [B, H, W], bilinear."""
+    return F.interpolate(probability[:, None], size, mode="bilinear", align_corners=False)[:, 0]
+
+
+def soft_mask(batch: EpisodeBatch) -> Tensor:
+    """The query's pseudo mask as a vote of 0.25 or 0.75: a hard 0 or 1 could not be outvoted by one prototype."""
+    return 0.25 + 0.5 * query_mask_alone(batch)  # [B, K, H, W]
+
+
+def put_right(batch: EpisodeBatch, foreground: Tensor) -> Tensor:
+    """The batch's targets with ``foreground`` bool [B, H, W] in their place, save for negatives and 255."""
+    negative = torch.tensor([e.support_class != e.class_id for e in batch.episodes], device=foreground.device)
+    keep = negative[:, None, None] | (batch.query_target == 255)
+    return torch.where(keep, batch.query_target, foreground.long())
+
+
+def query_mask_alone(batch: EpisodeBatch) -> Tensor:
+    """Baseline 1: the query's pseudo mask is the answer."""
+    return batch.query_mask.expand(-1, len(batch.support), -1, -1)  # [B, K, H, W]
+
+
+IMAGES = 60  # per class at most: more moves the means no further
+BATCH = 16
+
+
+@dataclass(frozen=True)
+class Consensus:
+    """foreground, background: mean unit features inside and outside the pseudo masks, [classes, C], row = class id
+    (zeros where a class has no training image). general: the mean over all these images of their own mean outside, [C]."""
+
+    foreground: Tensor
+    background: Tensor
+    general: Tensor
+
+    def probability(self, batch: EpisodeBatch, levels) -> Tensor:
+        """Foreground probability of each query by its class's prototypes alone, [B, H, W]."""
+        query, ids = deep_features(batch.query, levels), batch.class_ids
+        inside = contrast_probability(self.foreground[ids], self.background[ids], query)  # [B, h, w]
+        return enlarge(inside, batch.query_mask.shape[-2:])
+
+    def targets(self, batch: EpisodeBatch, levels) -> Tensor:
+        """Training targets: mask and class prototypes at equal weight, long {0, 1, 255} [B, H, W].
+
+        Negatives and pixels marked 255 stay as they are.
+        """
+        fused = (soft_mask(batch)[:, 0] + self.probability(batch, levels)) / 2 >= 0.5  # [B, H, W]
+        return put_right(batch, fused)
+
+
+@torch.no_grad()
+def find_consensus(rows: list[Row], make: BatchMaker, levels, classes: int, progress: bool = False) -> Consensus:
+    """Prototypes over ``rows`` of (image, class): up to IMAGES images of each class, evenly spread over its list."""
+    inside, outside, general = {}, {}, []
+    by_class = images_by_class(rows)
+    for class_id, images in track(by_class.items(), len(by_class), "class prototypes", "classes", show=progress):
+        step = max(1, len(images) // IMAGES)
+        chosen = images[::step][:IMAGES]
+        means = []
+        for start in range(0, len(chosen), BATCH):
+            batch = make([Episode(image, (image,), class_id) for image in chosen[start : start + BATCH]])
+            features = deep_features(batch.query, levels)  # [B, C, h, w]
+            weight = F.interpolate(batch.query_mask, features.shape[-2:], mode="area")  # [B, 1, h, w]
+            means.append([(features * w).sum((2, 3)) for w in (weight, 1 - weight)])  # 2 x [B, C]
+            general.append(masked_mean(features, 1 - weight))
+        # Sums over pixels, not means of means: an image counts by what it shows of the class.
+        inside[class_id], outside[class_id] = (torch.cat(part).sum(0) for part in zip(*means))
+    empty = torch.zeros_like(next(iter(inside.values())))
+
+    def table(found: dict[int, Tensor]) -> Tensor:
+        return F.normalize(torch.stack([found.get(c, empty) for c in range(classes)]), dim=1)  # [classes, C]
+
+    return Consensus(table(inside), table(outside), torch.cat(general).mean(0))
+
+
+def base_consensus(config, experiment, progress: bool = False) -> Consensus:
+    """find_consensus over the training rows of the config's fold; experiment as of experiment.open_experiment."""
+    return find_consensus(experiment.sampler(config).rows, experiment.batches(config), experiment.backbone.levels,
+                          len(experiment.data.classes), progress)

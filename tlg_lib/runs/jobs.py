@@ -1,0 +1,360 @@
+"""Running many jobs: worker processes of a study, and the cells of a sweep with restarts, signals and status."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..config import Config
+from ..errors import TLGError
+from ..machine.locks import folder_lock, is_locked, owner
+from ..machine.paths import write_json
+from .spec import Cell, Spec
+
+CELL_LOCK = ".cell.lock"
+RESTARTS = 3  # of a cell whose process was killed, within one call
+STATES = ("done", "failed", "running", "queued", "interrupted", "pending")
+
+
+def read_status(cell: Path) -> dict:
+    """The cell's status with a ``state`` of STATES; "interrupted" is a running one whose process is gone."""
+    try:
+        status = json.loads((cell / "status.json").read_text(encoding="utf-8"))
+        state = status["state"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return {"state": "pending"}
+    if state not in STATES:
+        return {"state": "pending"}
+    if state == "running" and not is_locked(cell, CELL_LOCK):
+        return {**status, "state": "interrupted"}
+    return status
+
+
+def write_status(cell: Path, state: str, **more) -> None:
+    write_json(cell / "status.json", {**more, "state": state, "time": round(time.time(), 1)})
+
+
+def prepare(spec: Spec, folder: Path, threads: int) -> None:
+    """Write what each cell is to run. Cells of an earlier spec stay where they are."""
+    write_json(
+        folder / "sweep.json",
+        {
+            "name": spec.name,
+            "description": spec.description,
+            "compare": [list(p) for p in spec.compare],
+            "cells": [{"name": c.name, "setting": c.setting} for c in spec.cells],
+        },
+    )
+    scored: set[str] = set()
+    for cell in spec.cells:
+        # Rows without training depend on the inputs only: one cell per fold, seed and inputs scores them.
+        inputs = json.dumps({k: v for k, v in cell.config.to_dict().items() if k in INPUTS}, sort_keys=True)
+        path = folder / cell.name / "cell.json"
+        wanted = {
+            "setting": cell.setting,
+            "config": cell.config.to_dict(),
+            "training_free": inputs not in scored,
+            "threads": threads,
+        }
+        scored.add(inputs)
+        if path.is_file():
+            try:
+                # Sums in another order differ in the last bits: a cell keeps the thread count it began with.
+                wanted["threads"] = int(json.loads(path.read_text(encoding="utf-8"))["threads"])
+            except (ValueError, KeyError, TypeError, OSError):
+                pass
+        write_json(path, wanted)
+
+
+INPUTS = (
+    "dataset",
+    "data",
+    "masks",
+    "fold",
+    "seed",
+    "shots",
+    "backbone",
+    "backbone_weights",
+    "image_size",
+    "eval_episodes",
+    "extra_episodes",
+    "threshold",
+)
+
+
+def states(spec: Spec, folder: Path) -> dict[str, dict]:
+    """Status of every cell of the spec by name, in order."""
+    return {cell.name: read_status(folder / cell.name) for cell in spec.cells}
+
+
+def to_run(spec: Spec, folder: Path, retry: bool) -> list[Cell]:
+    """Cells that still need work: all but done, queued or running ones, and failed ones unless ``retry``."""
+    skip = {"done", "queued", "running"} | (set() if retry else {"failed"})
+    found = states(spec, folder)
+    return [cell for cell in spec.cells if found[cell.name]["state"] not in skip]
+
+
+def last_lines(cell: Path, count: int = 3) -> list[str]:
+    """The end of the cell's log, for lists of failures."""
+    try:
+        with open(cell / "log.txt", "rb") as file:
+            file.seek(0, os.SEEK_END)
+            file.seek(max(0, file.tell() - 8192))
+            text = file.read().decode("utf-8", errors="replace")
+    except OSError:
+        return []
+    # A progress bar redraws its line with carriage returns; terminal colours are of no use in a list.
+    lines = [
+        re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", line.rstrip("\r").split("\r")[-1]).strip()
+        for line in text.split("\n")
+    ]
+    return ["".join(c for c in line if c.isprintable())[:200] for line in lines if line][-count:]
+
+
+@dataclass
+class Slot:
+    """A place to run a cell: a share of the CPU, or one GPU (its number as CUDA counts them)."""
+
+    label: str
+    gpu: str = ""
+
+
+def make_slots(cells: list[Cell], workers: int = 0) -> list[Slot]:
+    """One slot per GPU when a cell may use GPUs, else ``workers`` (default: one per core, at most 8)."""
+    if any(cell.config.device != "cpu" for cell in cells):
+        import torch
+
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+        count = torch.cuda.device_count()
+        names = visible.split(",") if visible else [str(i) for i in range(count)]
+        if count:
+            gpus = [Slot(f"gpu {name}", name) for name in names[:count]]
+            return gpus[:workers] if workers else gpus
+    return [Slot(f"cpu {i}") for i in range(workers or min(8, os.cpu_count() or 1))]
+
+
+@dataclass
+class Worker:
+    cell: Cell
+    slot: Slot
+    process: subprocess.Popen
+    began: float
+
+
+def run_local(
+    spec: Spec, folder: Path, *, workers: int = 0, retry: bool = False, notebook: str = "", board=None
+) -> dict[str, dict]:
+    """Run what is left of the sweep on this machine; returns every cell's status.
+
+    A cell whose process was killed starts again, up to RESTARTS times; one that failed by itself is left for
+    ``retry``. Ctrl-C or SIGTERM stops the cells and raises KeyboardInterrupt; the same call goes on later.
+    Raises TLGError, code 4, when another process runs this sweep.
+    """
+    with folder_lock(folder):
+        cells = to_run(spec, folder, retry=True)
+        slots = make_slots(cells, workers)
+        threads = max(1, (os.cpu_count() or 1) // len(slots))
+        prepare(spec, folder, threads)
+        waiting = deque(to_run(spec, folder, retry))
+        running: list[Worker] = []
+        kills: dict[str, int] = {}
+        board = board or Lines()
+        with _stop_on_signals(), board:
+            try:
+                while waiting or running:
+                    free = [s for s in slots if all(w.slot is not s for w in running)]
+                    while waiting and free:
+                        running.append(_start(waiting.popleft(), free.pop(0), folder, notebook))
+                        board.event(folder, running[-1].cell, "running", f"on {running[-1].slot.label}")
+                    time.sleep(0.1)
+                    for worker in [w for w in running if w.process.poll() is not None]:
+                        running.remove(worker)
+                        _ended(worker, folder, kills, waiting, board)
+                    board.show(spec, folder, running)
+            except BaseException:
+                _stop(running, folder)
+                raise
+    return states(spec, folder)
+
+
+def _start(cell: Cell, slot: Slot, folder: Path, notebook: str) -> Worker:
+    path = folder / cell.name
+    threads = str(json.loads((path / "cell.json").read_text(encoding="utf-8"))["threads"])
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": threads,
+        "MKL_NUM_THREADS": threads,
+        "PYTHONUNBUFFERED": "1",
+    }
+    if slot.gpu:
+        environment["CUDA_VISIBLE_DEVICES"] = slot.gpu
+    # Written before the start: a parent killed right here leaves a cell that counts as interrupted.
+    write_status(path, "running")
+    command = [sys.executable, "-m", "tlg_lib.runs.cell", str(path), "--parent", str(os.getpid())]
+    if notebook:
+        command += ["--notebook", notebook]
+    with open(path / "log.txt", "ab") as log:
+        process = subprocess.Popen(
+            command,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            env=environment,
+            start_new_session=True,
+        )
+    return Worker(cell, slot, process, time.monotonic())
+
+
+def _ended(worker: Worker, folder: Path, kills: dict[str, int], waiting: deque, board) -> None:
+    """Book a worker that is gone: done or failed by its own status, killed otherwise."""
+    cell, path = worker.cell, folder / worker.cell.name
+    status, code = read_status(path), worker.process.returncode
+    if status["state"] in ("done", "failed"):
+        board.event(folder, cell, status["state"], status.get("error", ""))
+        return
+    kills[cell.name] = kills.get(cell.name, 0) + 1
+    why = f"killed by signal {-code}" if code < 0 else f"ended with code {code}"
+    if kills[cell.name] <= RESTARTS:
+        write_status(path, "interrupted", error=why)
+        board.event(folder, cell, "interrupted", f"{why}, starts again")
+        waiting.append(cell)
+    else:
+        error = f"{why} {kills[cell.name]} times (out of memory? see log.txt)"
+        write_status(path, "failed", error=error)
+        board.event(folder, cell, "failed", error)
+
+
+def _stop(running: list[Worker], folder: Path) -> None:
+    for worker in running:
+        worker.process.kill()  # everything survives it, and nothing waits for a kernel that is busy
+    for worker in running:
+        worker.process.wait()
+        if read_status(folder / worker.cell.name)["state"] not in ("done", "failed"):
+            write_status(folder / worker.cell.name, "interrupted", error="stopped")
+
+
+@contextmanager
+def _stop_on_signals():
+    """SIGTERM stops the sweep as Ctrl-C does, so that the cells are stopped too."""
+
+    def stop(signum, frame):
+        raise KeyboardInterrupt
+
+    try:
+        before = signal.signal(signal.SIGTERM, stop)
+    except ValueError:  # not in the main thread (a notebook, a test): the default stays
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def stop(folder: Path) -> str:
+    """Stop the sweep that runs in ``folder`` from another terminal; returns a line that says what it did."""
+    if not is_locked(folder):
+        return f"no sweep runs in {folder}"
+    who = owner(folder)
+    import socket
+
+    if who.get("host") != socket.gethostname() or not isinstance(who.get("pid"), int):
+        raise TLGError(
+            f"the sweep in {folder} runs on {who.get('host', 'another machine')}: stop it there", code=4
+        )
+    os.kill(who["pid"], signal.SIGTERM)
+    for _ in range(200):
+        if not is_locked(folder):
+            return f"stopped process {who['pid']}; the same command goes on"
+        time.sleep(0.1)
+    raise TLGError(
+        f"process {who['pid']} got the signal and still runs: look at it, or kill {who['pid']}", code=4
+    )
+
+
+class Lines:
+    """Plain lines, one per change: for logs and pipes."""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        return None
+
+    def event(self, folder: Path, cell: Cell, state: str, detail: str) -> None:
+        text = f"{time.strftime('%H:%M:%S')} {state:11s} {cell.name}"
+        print(f"{text}: {detail}" if detail else text, flush=True)
+
+    def show(self, spec: Spec, folder: Path, running: list[Worker]) -> None:
+        return None
+
+
+def default_workers(config: Config) -> int:
+    """CPU: one process per core (at most 8). GPU: one, as it is shared."""
+    from ..machine.device import pick_device
+
+    return 1 if pick_device(config.device).type != "cpu" else max(1, min(8, os.cpu_count() or 1))
+
+
+def run_jobs(jobs: list[tuple[str, Callable, tuple]], workers: int, done: str, progress: bool,
+             known: list | None = None) -> list:
+    """Run (label, function, arguments) in processes of one thread each; results in the order of the jobs.
+
+    known: results of an earlier run, None where a job is still to be done; no process starts for the others.
+    The first failure cancels what has not begun and is raised with the job's name.
+    """
+    results: list = list(known) if known else [None] * len(jobs)
+    missing = [i for i, result in enumerate(results) if result is None]
+    if not missing:
+        return results
+    began = time.perf_counter()
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(max(1, workers), mp_context=context, initializer=_start_worker,
+                             initargs=(os.getpid(),)) as pool:
+        futures = {pool.submit(jobs[i][1], *jobs[i][2]): i for i in missing}
+        try:
+            for count, future in enumerate(as_completed(futures), 1 + len(jobs) - len(missing)):
+                index = futures[future]
+                results[index] = future.result()
+                if progress:
+                    print(f"{count}/{len(jobs)} {done}: {jobs[index][0]} ({time.perf_counter() - began:.0f} s)",
+                          flush=True)
+        except TLGError as error:
+            pool.shutdown(cancel_futures=True)
+            raise TLGError(f"{jobs[index][0]}: {error}", code=error.code) from None
+        except BrokenProcessPool:
+            raise TLGError("a worker process was killed, most likely for want of memory: take fewer (--workers), a "
+                           "smaller batch or image_size; the same command goes on with what is finished", code=1) from None
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    return results
+
+
+def _start_worker(parent: int) -> None:
+    """One thread per worker, and an end when the parent is gone: after kill -9 a worker would wait for ever."""
+    import torch
+
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    if not torch.cuda.is_available():
+        torch.set_num_threads(1)
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)

@@ -1,0 +1,279 @@
+"""What every notebook does first and last: parameters to a run, a one-line banner, data, figures on disk.
+
+A notebook's ``parameters`` cell holds flat literals (PARAMETERS below, plus what it alone needs), so papermill
+can replace them; its next cell calls ``setup`` and gets a ``Run``. With ``TLG_SMOKE=1`` in the environment
+the ``mini`` preset shrinks to ``smoke``: a few images, a few steps, and a banner that says so.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..config import FIELDS, PRESETS, VARIANTS, Config, make_config
+from ..errors import TLGError
+from ..machine.paths import data_home, runs_home
+
+# The parameters that all notebooks share, with their defaults; "" and "all" leave the choice to the preset.
+PARAMETERS: dict[str, str | int] = {
+    "preset": "mini",  # mini, smoke, pascal-lite, pascal or coco
+    "fold": "all",  # "all", one number 0..3, or "0,2"
+    "seed": 0,  # one number, or "0,1,2" for an interval over seeds
+    "variant": "all",  # "all", corrected, released or hsnet
+    "supervision": "all",  # "all", pixel or image
+    "backbone": "",  # "" = the preset's; efficientnet_lite0, resnet50 or vgg16
+    "shots": 5,  # 1-shot is always scored; more than one adds that many shots
+    "data": "",  # dataset folder in VOC layout; "" = where `tlg data` puts it
+    "settings": "",  # further settings of tlg_lib.config.Config, as "steps=100; batch=4"
+    "out": "",  # run folder; "" = runs/<preset>
+}
+SUPERVISIONS = ("pixel", "image")
+SMOKE_NOTE = "smoke: figures mean nothing"
+SMOKE_IMAGES = 8  # images per class of the smoke data
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run folder and what belongs in it: table rows (study.Row) trained on every fold and seed.
+
+    config: the first row's on the first fold and seed, for notebooks that need a single one.
+    shots: (1,) or (1, K), the numbers of support images that are scored.
+    """
+
+    config: Config
+    folds: tuple[int, ...]
+    seeds: tuple[int, ...]
+    shots: tuple[int, ...]
+    rows: tuple
+    folder: Path
+
+    @property
+    def smoke(self) -> bool:
+        return self.config.preset == "smoke"
+
+    @property
+    def note(self) -> str:
+        """The warning that belongs into every figure of a smoke run, else ""."""
+        return SMOKE_NOTE if self.smoke else ""
+
+    def study(self):
+        """The run's Study: ``.train()`` and ``.evaluate()`` do what is missing and return what was found."""
+        from .study import Study
+
+        return Study(self.folder, self.config, self.folds, self.seeds, self.rows, self.shots)
+
+    def train(self) -> list[dict]:
+        """Train what is not trained yet; returns a summary per network (train.train), in order."""
+        return self._alone(lambda study: study.train())
+
+    def evaluate(self) -> list[dict]:
+        """Score what is not scored yet; returns long-form records (study.py). Needs ``train`` before it."""
+        return self._alone(lambda study: study.evaluate())
+
+    def _alone(self, work):
+        """Notebooks run side by side wait for each other here, and the second finds the work done."""
+        from ..machine.locks import folder_lock
+
+        open_data(self)
+        with folder_lock(self.folder, name=".study.lock", wait=True):
+            return work(self.study())
+
+    def train_small(self, name: str, **changes):
+        """One network of a few steps for a demonstration: (model in eval mode, config, summary).
+
+        It lies in jobs/<name>-<digest of its settings>, so other settings never meet its checkpoint.
+        """
+        from ..machine.locks import folder_lock
+        from ..train import load_trained, train
+
+        open_data(self)
+        config = self.config.replace(**changes)
+        folder = self.demo_folder(name, config)
+        with folder_lock(self.folder, name=f".{name}.lock", wait=True):
+            summary = train(config, folder, progress=False)
+        return load_trained(folder, progress=False)[0], config, summary
+
+    def demo_folder(self, name: str, config: Config) -> Path:
+        """A training folder of a demonstration, its name holding the digest of its settings."""
+        return self.folder / "jobs" / f"{name}-{config.digest()}"
+
+    def job_folder(self, row: str = "", fold: int | None = None) -> Path:
+        """Where one network lies: by default that of the first row on the first fold, with the first seed."""
+        return self.study().job_folder(row or self.rows[0].name, self.folds[0] if fold is None else fold,
+                                       self.seeds[0])
+
+    def show(self, figure, name: str, alt: str) -> None:
+        """Keep a figure as figures/<name>.png and show it with its alternative text."""
+        from IPython.display import Image, display
+
+        from ..look.figures import save_figure
+
+        path = save_figure(figure, self.folder / "figures" / f"{name}.png", alt, note=self.note)
+        display(Image(data=path.read_bytes(), format="png", alt=alt))
+
+
+def setup(preset: str = "mini", fold="all", seed=0, variant: str = "all", supervision: str = "all",
+          backbone: str = "", shots: int = 5, data: str = "", settings: str = "", out: str = "",
+          quiet: bool = False) -> Run:
+    """Turn the parameters cell into a Run and print one line that says what will happen.
+
+    Raises TLGError with one line for an unknown preset, parameter or value, before any work.
+    """
+    if os.environ.get("TLG_SMOKE") == "1" and preset == "mini":
+        preset = "smoke"
+    if preset not in PRESETS:
+        raise TLGError(f"unknown preset '{preset}': choose one of {', '.join(PRESETS)}")
+    refuse_unknown_parameters()
+    overrides = read_settings(settings)
+    if backbone:
+        overrides["backbone"] = backbone
+    if data:
+        overrides["data"] = str(Path(data).expanduser().resolve())
+    elif preset == "smoke":
+        overrides.setdefault("data", str(data_home() / "mini-smoke"))
+    folds, seeds = _numbers("fold", fold, tuple(range(4))), _numbers("seed", seed, (0,))
+    many = _numbers("shots", shots, (5,))
+    if len(many) != 1:
+        raise TLGError(f"shots={shots}: give one number; 1-shot is always scored beside it")
+    base = make_config(preset, **overrides, fold=folds[0], seed=seeds[0], shots=many[0]).replace(shots=1)
+    rows = _rows(base, variant, supervision)
+    folder = Path(out).expanduser().resolve() if out else runs_home() / preset
+    from .study import row_config
+
+    configs = [row_config(base, row, f, s) for row in rows for f in folds for s in seeds]  # checked now, all
+    run = Run(configs[0], folds, seeds, tuple(sorted({1, many[0]})), rows, folder)
+    if not quiet:
+        print(banner(run))
+    return run
+
+
+def banner(run: Run) -> str:
+    """One line: preset, device, folds, what is trained on what, and the warning of a smoke run."""
+    parts = [run.config.preset, device_words(run.config.device), f"folds {_join(run.folds)}",
+             f"seeds {_join(run.seeds)}", "trains " + ", ".join(row.name for row in run.rows),
+             f"folder {_short(run.folder)}"]
+    if run.config.backbone_weights == "random":
+        parts.append("RANDOM backbone weights")
+    if run.smoke:
+        parts.append(SMOKE_NOTE)
+    return " · ".join(parts)
+
+
+def device_words(device: str = "auto") -> str:
+    """The device that will compute, as a person would name it. Raises TLGError where it is not there."""
+    import torch
+
+    from ..machine.device import pick_device
+
+    picked = pick_device(device)
+    return torch.cuda.get_device_name(picked) if picked.type == "cuda" else f"CPU, {os.cpu_count()} cores"
+
+
+def read_settings(text: str) -> dict[str, str]:
+    """``"steps=100; batch=4"`` to a dictionary; names are checked against the config's fields."""
+    found: dict[str, str] = {}
+    for part in filter(None, (p.strip() for p in str(text).split(";"))):
+        name, equals, value = (s.strip() for s in part.partition("="))
+        if not equals or not name:
+            raise TLGError(f"settings: '{part}' is not of the form name=value")
+        if name in PARAMETERS or name == "preset":
+            raise TLGError(f"settings: '{name}' has a parameter of its own, use that")
+        if name not in FIELDS:
+            make_config("mini", **{name: value})  # raises with the closest name
+        found[name] = value
+    return found
+
+
+def refuse_unknown_parameters() -> None:
+    """In a kernel started by papermill: a name that its injected cell sets and the parameters cell does not.
+
+    papermill itself only logs such a name, and a mistyped one would silently run the defaults.
+    """
+    history = globals_of_kernel().get("In", [])
+    for before, cell in zip(history, history[1:]):
+        if cell.startswith("# Parameters\n"):
+            declared, injected = assigned_names(before), assigned_names(cell)
+            for name in sorted(injected - declared):
+                close = difflib.get_close_matches(name, sorted(declared), n=1)
+                raise TLGError(f"unknown parameter '{name}': " + (
+                    f"did you mean '{close[0]}'?" if close else f"the names are {', '.join(sorted(declared))}"))
+
+
+def globals_of_kernel() -> dict:
+    """The namespace of the notebook that runs this, empty outside of one."""
+    try:
+        from IPython import get_ipython
+    except ImportError:
+        return {}
+    shell = get_ipython()
+    return shell.user_ns if shell is not None else {}
+
+
+def assigned_names(source: str) -> set[str]:
+    """Names that a cell assigns at its top level."""
+    targets = [t for node in ast.parse(source).body if isinstance(node, ast.Assign) for t in node.targets]
+    return {t.id for t in targets if isinstance(t, ast.Name)}
+
+
+def open_data(run: Run):
+    """The run's dataset (SegmentationFolder); ``mini`` and its pseudo masks are made where they are missing.
+
+    A smoke run has its own few images. Raises TLGError naming the missing folder and the command to make it.
+    """
+    from ..experiment import data_root
+    from ..experiment import open_data as open_any
+    from ..machine.locks import folder_lock
+
+    root = data_root(run.config)
+    if run.config.dataset != "mini":
+        return open_any(run.config)
+    with folder_lock(root.parent, name=f".{root.name}.open.lock", wait=True):  # notebooks side by side make it once
+        if run.smoke:
+            from ..data.mini.make import make_mini
+
+            make_mini(root, images_per_class=SMOKE_IMAGES, progress=False)
+        return open_any(run.config)
+
+
+def _numbers(name: str, value, everything: tuple[int, ...]) -> tuple[int, ...]:
+    """"all", 2, "2" or "0,2" to whole numbers without repeats, in order."""
+    if value == "all":
+        return everything
+    texts = [t.strip() for t in str(value).split(",")]
+    if isinstance(value, bool) or not all(t.isdigit() for t in texts):
+        raise TLGError(f"{name}={value!r}: expected a whole number, several as \"0,1\", or \"all\"")
+    return tuple(dict.fromkeys(int(t) for t in texts))
+
+
+def _rows(config: Config, variant: str, supervision: str) -> tuple:
+    """What to train: the whole table of DESIGN 3.3, or every wanted variant on every wanted kind of target."""
+    from .study import Row, table_rows
+
+    for name, value, known in (("variant", variant, VARIANTS), ("supervision", supervision, SUPERVISIONS)):
+        if value != "all" and value not in known:
+            raise TLGError(f"unknown {name} '{value}': choose one of all, {', '.join(known)}")
+    table = table_rows(config)
+    if variant == supervision == "all":
+        return table
+    named = {row.name: row for row in table}
+    rows = []
+    for v in VARIANTS if variant == "all" else (variant,):
+        for s in SUPERVISIONS if supervision == "all" else (supervision,):
+            changes = (("supervision", s), ("variant", v))
+            rows.append(named.get(f"{v}-{s}") or Row(f"{v}-{s}", f"{v}, {s} labels", changes, full=True))
+    return tuple(rows)
+
+
+def _join(numbers: tuple[int, ...]) -> str:
+    return ",".join(map(str, numbers))
+
+
+def _short(path: Path) -> str:
+    """A path relative to the working folder where it lies below it."""
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)

@@ -1,0 +1,163 @@
+"""One score per row, fold and seed: records, their means over folds and seeds, and the intervals of these."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from ..errors import TLGError
+
+FOLDS = (0, 1, 2, 3)
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean of ``count`` values with its confidence interval [low, high]; NaN bounds when count is 1."""
+
+    mean: float
+    low: float
+    high: float
+    count: int
+
+    @property
+    def half_width(self) -> float:
+        return (self.high - self.low) / 2
+
+    def __str__(self) -> str:
+        if self.count < 2:
+            return f"{self.mean:.2f} (1 value, no interval)"
+        return f"{self.mean:.2f} ± {self.half_width:.2f} ({self.count} values)"
+
+    def to_dict(self) -> dict:
+        """For JSON: the bounds are left out, not null, when one value gives none."""
+        bounds = {} if self.count < 2 else {"low": self.low, "high": self.high}
+        return {"mean": self.mean, "count": self.count, **bounds}
+
+
+def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
+    """Mean of independent runs (seeds) and its Student t interval.
+
+    With n values of mean m and sample standard deviation s (divisor n - 1), the interval is
+    ``m ± t * s / sqrt(n)``, t being the (1 + confidence) / 2 quantile of Student's t with n - 1 degrees of
+    freedom (4.30 for three seeds, 2.78 for five). It assumes roughly normal run-to-run noise.
+
+    values: at least one finite number. Raises TLGError when empty, not finite, or confidence outside (0, 1).
+    """
+    from scipy.stats import t
+
+    numbers = np.asarray(values, dtype=np.float64)
+    if numbers.ndim != 1 or numbers.size == 0 or not np.isfinite(numbers).all():
+        raise TLGError("an interval needs at least one value, all finite")
+    if not 0 < confidence < 1:
+        raise TLGError(f"confidence={confidence}: must lie between 0 and 1")
+    n, mean = int(numbers.size), float(numbers.mean())
+    if n == 1:
+        return Interval(mean, math.nan, math.nan, 1)
+    half = float(t.ppf((1 + confidence) / 2, n - 1) * numbers.std(ddof=1) / math.sqrt(n))
+    return Interval(mean, mean - half, mean + half, n)
+
+
+def mean_over_folds(scores: dict[int, float]) -> float:
+    """Mean over the four folds; TLGError when one is missing, as a mean over three compares with nothing."""
+    missing = [fold for fold in FOLDS if fold not in scores]
+    if missing:
+        raise TLGError(f"a mean over folds needs all four: fold {', '.join(map(str, missing))} is missing")
+    return float(np.mean([scores[fold] for fold in FOLDS]))
+
+
+MASK, PROTOTYPE, FUSION, WRONG = "mask", "prototype", "fusion", "wrong-support"
+
+
+def records_frame(records: list[dict]) -> pd.DataFrame:
+    """Long-form table of the records with a ``key`` per method (figures.METHODS).
+
+    The three training-free fusions become one method, the best of them on each fold: an upper bound that is
+    chosen on the test classes, so that nothing trained is praised for beating a weak choice.
+    """
+    if not records:
+        raise TLGError("no records to gather: train and evaluate first (notebooks 06 and 07)", code=3)
+    frame = pd.DataFrame(records)
+    frame["key"] = [_key(r) for r in records]
+    fusions = frame[frame.key == FUSION]
+    order = ["fold", "seed", "shots", "threshold_from"]
+    best = fusions.sort_values("miou", ascending=False, kind="stable").drop_duplicates(order)
+    return pd.concat([frame[frame.key != FUSION], best]).reset_index(drop=True)
+
+
+def _key(record: dict) -> str:
+    if record["row"] == "query pseudo mask":
+        return MASK
+    if record["row"].startswith("mask + "):
+        return FUSION
+    if record["control"]:
+        names = {"corrected-pixel": WRONG, "corrected-image": f"{WRONG}-image"}
+        return names.get(record["row"], f"{record['row']}, {record['control']}")
+    return record["row"]
+
+
+def fold_table(frame: pd.DataFrame, shots: int = 1, epoch: str = "last", threshold_from: str = "fixed",
+               score: str = "miou") -> pd.DataFrame:
+    """Methods by folds (mean over seeds), with ``mean`` only where all four folds are there, and ``± 95%``.
+
+    epoch: "last" or "best by test classes" for trained rows; rows without training are always included.
+    """
+    chosen = frame[(frame.shots == shots) & (frame.threshold_from == threshold_from)
+                   & frame.epoch.isin([epoch, "no training"])]
+    table = chosen.pivot_table(index="key", columns="fold", values=score, sort=False)
+    complete = [f for f in FOLDS if f in table.columns] == list(FOLDS)
+    means = table[list(FOLDS)].mean(axis=1, skipna=False) if complete else pd.Series(math.nan, table.index)
+    halves = {key: half_width(chosen[chosen.key == key], score) for key in table.index}
+    table["mean"] = means
+    table["± 95%"] = pd.Series(halves)
+    order = {key: i for i, key in enumerate(_order())}
+    return table.loc[sorted(table.index, key=lambda k: order.get(k, len(order)))]
+
+
+def as_scores(table: pd.DataFrame, mean: bool = False) -> dict:
+    """A fold_table as {key: {fold: score}} for figures, or with ``mean`` {key: mean}, without missing entries."""
+    if mean:
+        return {key: float(v) for key, v in table["mean"].items() if not math.isnan(v)}
+    folds = [column for column in table.columns if column in FOLDS]
+    return {key: {f: float(row[f]) for f in folds if not math.isnan(row[f])} for key, row in table.iterrows()}
+
+
+def half_widths(table: pd.DataFrame) -> dict[str, float]:
+    """{key: half width of the 95% interval} of a fold_table, where there are several seeds."""
+    return {key: float(v) for key, v in table["± 95%"].items() if not math.isnan(v)}
+
+
+def _order() -> list[str]:
+    from ..look.figures import METHODS
+
+    return list(METHODS)
+
+
+def half_width(rows: pd.DataFrame, score: str) -> float:
+    """Half width of the 95% interval over seeds of the mean over the four folds; NaN with one seed."""
+    by_seed = rows.groupby("seed").filter(lambda g: set(g.fold) == set(FOLDS)).groupby("seed")[score].mean()
+    if len(by_seed) < 2:
+        return math.nan
+    return mean_interval(list(by_seed)).half_width
+
+
+def score_of(frame: pd.DataFrame, key: str, **which) -> float | None:
+    """Mean over the four folds of one method, None unless all four are there."""
+    table = fold_table(frame, **which)
+    value = table["mean"].get(key, math.nan)
+    return None if math.isnan(value) else float(value)
+
+
+def per_class(frame: pd.DataFrame, key: str, shots: int = 1, epoch: str = "last",
+              threshold_from: str = "fixed") -> dict[str, float]:
+    """class name -> IoU in percent (mean over seeds), each class from the fold that holds it out."""
+    rows = frame[(frame.key == key) & (frame.shots == shots) & (frame.threshold_from == threshold_from)
+                 & frame.epoch.isin([epoch, "no training"])]
+    found: dict[str, list[float]] = {}
+    for scores in rows.per_class:
+        for name, value in scores.items():
+            found.setdefault(name, []).append(value)
+    return {name: sum(values) / len(values) for name, values in found.items()}

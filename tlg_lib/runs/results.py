@@ -1,0 +1,179 @@
+"""From the records of a study to tables and to results.json, the machine-readable result of a run.
+
+A record is one scored setting (study.py). Figures that depend on data, settings and seed alone are kept apart
+from times and machine, and a digest over them shows at a glance whether two runs agree bit for bit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from pathlib import Path
+
+import pandas as pd
+
+from ..errors import TLGError
+from ..machine.paths import write_json
+from .records import FOLDS, FUSION, MASK, PROTOTYPE, half_width, per_class, records_frame, score_of
+
+SCHEMA = 1
+TIMES = ("seconds", "device", "versions", "commit", "figures_sha256")  # keys that may differ between equal runs
+
+
+def training_histories(run, trained: list[dict]) -> dict[str, dict]:
+    """What figures.training_curves draws: losses averaged over 10 steps, and the score after each epoch.
+
+    trained: summaries in the order of Run.train, the run's rows turning fastest. One line per row and fold of
+    the first seed.
+    """
+    cells = [(row, fold, seed) for seed in run.seeds for fold in run.folds for row in run.rows]
+    found = {}
+    for (row, fold, seed), summary in zip(cells, trained, strict=True):
+        losses = summary["losses"]
+        if seed != run.seeds[0] or not losses:
+            continue
+        width = max(1, min(10, len(losses) // 4))
+        means = [sum(losses[i : i + width]) / len(losses[i : i + width]) for i in range(0, len(losses), width)]
+        found[f"{row.name} fold {fold}"] = {
+            "step": [min(i + width, len(losses)) for i in range(0, len(losses), width)], "loss": means,
+            "score_step": [epoch["step"] for epoch in summary["history"]],
+            "miou": [epoch["test"] for epoch in summary["history"]]}
+    return found
+
+
+def gather(folder: str | Path) -> pd.DataFrame:
+    """One line per run below ``folder`` (any depth) that left a results.json of this version."""
+    lines = []
+    for path in sorted(Path(folder).glob("**/results.json")):
+        try:
+            r = load_results(path)
+        except TLGError:
+            continue  # another program's file, or an older version's: not ours to judge
+        lines.append({"run": path.parent.name, "preset": r["preset"], "main row": r["main_row"],
+                      "folds": ",".join(map(str, r["folds"])), "seeds": ",".join(map(str, r["seeds"])),
+                      "episodes": r["episodes"], "mIoU": r["miou"], "best epoch": r["best_epoch"]["miou"],
+                      "commit": r["commit"], "digest": r["figures_sha256"][:8]})
+    return pd.DataFrame(lines).set_index("run").round({"mIoU": 1, "best epoch": 1})
+
+
+def collect(run, records: list[dict], trained: list[dict], parameters: dict[str, int]) -> dict:
+    """The results.json of a run: written into the run folder and returned.
+
+    records, trained: what Study.evaluate and Study.train returned; parameters: total, learnable and
+    receiving_gradient of the main row. The main row is the first of the run.
+    """
+    from ..experiment import open_experiment
+    from ..machine.device import environment
+    from ..masks.generate import made_by
+
+    frame = records_frame(records)
+    config, main = run.config, run.rows[0].name
+    experiment = open_experiment(config, False)
+    both = experiment.both_splits
+    stamp = environment()
+    rows = _rows(frame)
+    last = score_of(frame, main)
+    best = score_of(frame, main, epoch="best by test classes")
+    results = {
+        "schema": SCHEMA, "preset": config.preset, "dataset": config.dataset, "backbone": config.backbone,
+        "backbone_weights": config.backbone_weights, "image_size": list(config.image_size), "clip": config.clip,
+        "folds": list(run.folds), "seeds": list(run.seeds), "shots": list(run.shots),
+        "episodes": config.eval_episodes, "steps": config.steps, "batch": config.batch, "threshold": config.threshold,
+        "test_rows": min(len(experiment.data.test_rows(f, both(config.replace(fold=f)))) for f in run.folds),
+        "main_row": main, "variant": config.variant, "supervision": config.supervision,
+        "miou": last, "fb_iou": score_of(frame, main, score="fb_iou"),
+        "per_class": per_class(frame, main), "last_epoch": {"miou": last},
+        "best_epoch": {"miou": best, "chosen_on": "test classes, as is usual in this field: too good by the difference"},
+        "baselines": {key: {f"{k}_shot": score_of(frame, key, shots=k) for k in run.shots}
+                      for key in (MASK, PROTOTYPE, FUSION, "base-fusion", "hsnet-pixel", "released-pixel")},
+        "rows": rows, "parameters": parameters,
+        "training": [_training(summary) for summary in trained],
+        "smoke": run.smoke,
+    }
+    results["figures_sha256"] = hashlib.sha256(json.dumps(results, sort_keys=True).encode()).hexdigest()
+    results["masks_by"] = made_by(experiment.data.masks)
+    results["seconds"] = {"training": round(sum(s["seconds"] for s in trained), 1)}
+    results["device"] = f"{stamp.pop('device')}, {stamp.pop('cores')} cores"
+    results["commit"] = stamp.pop("commit")
+    results["versions"] = stamp
+    write_json(run.folder / "results.json", results)
+    return results
+
+
+def _rows(frame: pd.DataFrame) -> list[dict]:
+    """One entry per method, shots, epoch and way of choosing the threshold; folds as means over seeds."""
+    found = []
+    for (key, shots, epoch, threshold_from), group in frame.groupby(
+            ["key", "shots", "epoch", "threshold_from"], sort=False):
+        folds = group.groupby("fold").miou.mean()
+        complete = set(folds.index) == set(FOLDS)
+        half = half_width(group, "miou")
+        agreement = group.agreement.dropna()
+        found.append({
+            "key": key, "label": group.label.iloc[0] if key != FUSION else "best training-free fusion",
+            "variant": group.variant.iloc[0], "supervision": group.supervision.iloc[0],
+            "query_mask": group.query_mask.iloc[0], "control": group.control.iloc[0], "shots": int(shots),
+            "epoch": epoch, "threshold_from": threshold_from, "seeds": sorted(int(s) for s in set(group.seed)),
+            "folds": {str(f): float(v) for f, v in folds.items()},
+            "miou": float(folds.mean()) if complete else None,
+            "fb_iou": float(group.groupby("fold").fb_iou.mean().mean()) if complete else None,
+            "half_width_95": None if math.isnan(half) else half,
+            "agreement_with_mask": float(agreement.mean()) if len(agreement) else None,
+        })
+    return found
+
+
+def _training(summary: dict) -> dict:
+    """What is worth keeping of one training: no times."""
+    config = summary["config"]
+    return {"variant": config["variant"], "supervision": config["supervision"], "query_mask": config["query_mask"],
+            "fold": config["fold"], "seed": config["seed"], "steps": summary["step"],
+            "history": summary["history"], "best": summary["best"]}
+
+
+def load_results(path: str | Path) -> dict:
+    """A results.json of this schema; raises TLGError naming the file and what is wrong with it."""
+    path = Path(path)
+    try:
+        results = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise TLGError(f"cannot read {path} ({error}): make it again with `tlg run`, it keeps what is finished",
+                       code=3) from None
+    if not isinstance(results, dict) or results.get("schema") != SCHEMA:
+        raise TLGError(f"{path} is not a results.json of this version (schema {SCHEMA})", code=3)
+    wrong = _misfit(results)
+    if wrong:
+        raise TLGError(f"{path}: '{wrong}' is missing or of another kind: make the file again with `tlg run`", code=3)
+    return results
+
+
+_TEXT = ("preset", "dataset", "backbone", "backbone_weights", "clip", "main_row", "variant", "supervision", "device",
+         "commit", "figures_sha256", "masks_by")
+_NUMBERS = ("episodes", "steps", "batch", "threshold", "test_rows")
+_LISTS = ("folds", "seeds", "shots", "image_size")
+_ROW_TEXT = ("key", "label", "variant", "supervision", "query_mask", "control", "epoch", "threshold_from")
+_ROW_SCORES = ("miou", "fb_iou", "half_width_95", "agreement_with_mask")
+
+
+def _misfit(results: dict) -> str:
+    """Name of the first entry that is not as ``collect`` writes it, "" when all is: the file may be anybody's."""
+    def number(value, none: bool = False) -> bool:
+        return (none and value is None) or (
+            isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e15)
+
+    def row(value) -> bool:
+        return (isinstance(value, dict) and all(isinstance(value.get(k), str) for k in _ROW_TEXT)
+                and all(k in value and number(value[k], none=True) for k in _ROW_SCORES) and number(value.get("shots"))
+                and isinstance(value.get("folds"), dict) and all(number(v) for v in value["folds"].values()))
+
+    fits = {k: isinstance(results.get(k), str) for k in _TEXT}
+    fits |= {k: number(results.get(k)) for k in _NUMBERS}
+    fits |= {k: isinstance(results.get(k), list) and all(isinstance(v, int) and number(v) for v in results[k])
+             for k in _LISTS}
+    fits["rows"] = isinstance(results.get("rows"), list) and all(row(r) for r in results["rows"])
+    for name, keys in (("parameters", ("total", "learnable", "receiving_gradient")), ("seconds", ("training",))):
+        fits[name] = isinstance(results.get(name), dict) and all(number(results[name].get(k)) for k in keys)
+    fits["versions"] = isinstance(results.get("versions"), dict)
+    fits["smoke"] = isinstance(results.get("smoke"), bool)
+    return next((name for name, fine in fits.items() if not fine), "")

@@ -1,0 +1,130 @@
+"""How sure a score is: intervals over seeds, and paired comparisons of two settings on the same episodes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..errors import TLGError
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Setting A minus setting B on the same episodes, in the unit of the score (mIoU in percent)."""
+
+    difference: float
+    low: float
+    high: float
+    p_value: float
+    score_a: float
+    score_b: float
+    episodes: int
+    units: int  # what was drawn: episodes, or groups of episodes
+
+    def __str__(self) -> str:
+        return (
+            f"{self.difference:+.2f} mIoU, 95% interval [{self.low:+.2f}, {self.high:+.2f}], "
+            f"p = {self.p_value:.3g} ({self.episodes} episodes)"
+        )
+
+
+def class_miou(intersections, unions, class_ids) -> float:
+    """mIoU in percent: per class the summed intersection over the summed union, then the mean over classes.
+
+    intersections, unions: [E] pixels of the foreground per episode; class_ids: [E]. A class whose union is 0
+    in every episode counts as 0.
+    """
+    intersections, unions, class_ids = (np.asarray(v) for v in (intersections, unions, class_ids))
+    scores = []
+    for c in np.unique(class_ids):
+        union = unions[class_ids == c].sum()
+        scores.append(intersections[class_ids == c].sum() / union if union else 0.0)
+    return 100 * float(np.mean(scores))
+
+
+def paired_bootstrap(
+    intersections_a,
+    unions_a,
+    intersections_b,
+    unions_b,
+    class_ids,
+    groups=None,
+    resamples: int = 10_000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> Comparison:
+    """Is setting A better than setting B? Paired percentile bootstrap of the mIoU difference over episodes.
+
+    All arrays are [E], episode e being the same (query, support, class) for both settings: foreground
+    intersection and union in pixels, class id, and optionally a group (the query image, when a list wraps
+    round and shows the same query several times: its episodes are then drawn together, as they are not
+    independent). Each resample draws, within every class, as many units as the class has, with
+    replacement, and takes the *same* units for A and B:
+
+        d* = mIoU(A on the draw) - mIoU(B on the draw)
+
+    The interval is the (1 ± confidence) / 2 quantiles of d*; the two-sided p value is
+    ``2 min(#[d* <= 0] + 1, #[d* >= 0] + 1) / (resamples + 1)``, at most 1 (Davison and Hinkley 1997, ch. 4).
+    It speaks about episodes, not about seeds: two trainings of the same setting also differ.
+
+    Raises TLGError when lengths differ, values are negative or an intersection exceeds its union.
+    """
+    arrays = [np.asarray(v, dtype=np.float64) for v in (intersections_a, unions_a, intersections_b, unions_b)]
+    class_ids = np.asarray(class_ids)
+    count = len(class_ids)
+    if (
+        count == 0
+        or any(a.shape != (count,) for a in arrays)
+        or (groups is not None and len(groups) != count)
+    ):
+        raise TLGError("a paired comparison needs the same episodes for both settings: the lengths differ")
+    for inter, union in (arrays[:2], arrays[2:]):
+        if (
+            not (np.isfinite(inter).all() and np.isfinite(union).all())
+            or (inter < 0).any()
+            or (inter > union).any()
+        ):
+            raise TLGError("a paired comparison needs 0 <= intersection <= union in every episode")
+    generator = np.random.default_rng(seed)
+    classes = np.unique(class_ids)
+    ratio_a, ratio_b = np.zeros(resamples), np.zeros(resamples)
+    units = 0
+    for c in classes:
+        rows = np.flatnonzero(class_ids == c)
+        values = np.stack([a[rows] for a in arrays], axis=1)  # [episodes of the class, 4]
+        if groups is not None:
+            _, index = np.unique(np.asarray(groups)[rows], return_inverse=True)
+            summed = np.zeros((index.max() + 1, 4))
+            np.add.at(summed, index, values)
+            values = summed  # [groups of the class, 4]
+        n = len(values)
+        units += n
+        for start in range(0, resamples, 1000):  # in pieces: [resamples, n] of 5,000 episodes would be large
+            stop = min(start + 1000, resamples)
+            # How often each unit is drawn among n draws with replacement.
+            times = generator.multinomial(n, np.full(n, 1 / n), size=stop - start)  # [piece, n]
+            sums = times @ values  # [piece, 4]
+            ratio_a[start:stop] += _ratio(sums[:, 0], sums[:, 1])
+            ratio_b[start:stop] += _ratio(sums[:, 2], sums[:, 3])
+    differences = 100 * (ratio_a - ratio_b) / len(classes)
+    low, high = np.quantile(differences, [(1 - confidence) / 2, (1 + confidence) / 2])
+    tail = min((differences <= 0).sum(), (differences >= 0).sum())
+    score_a, score_b = (
+        class_miou(arrays[0], arrays[1], class_ids),
+        class_miou(arrays[2], arrays[3], class_ids),
+    )
+    return Comparison(
+        difference=score_a - score_b,
+        low=float(low),
+        high=float(high),
+        p_value=float(min(1.0, 2 * (tail + 1) / (resamples + 1))),
+        score_a=score_a,
+        score_b=score_b,
+        episodes=count,
+        units=units,
+    )
+
+
+def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    return np.divide(numerator, denominator, out=np.zeros_like(numerator), where=denominator > 0)

@@ -1,0 +1,249 @@
+"""A study: the rows of one results table, trained and scored on the same episodes, folds and seeds.
+
+Every row is a change to one base config. Jobs are independent and resumable: each has a folder
+``<study>/jobs/<row>-fold<f>-seed<s>``; several run side by side on the CPU, one thread each, which for these
+small tensors is faster than several threads for one. Records are long-form, one figure set per line.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from ..config import Config, config_from_dict, make_config
+from ..machine.paths import write_json
+from .jobs import default_workers, run_jobs
+
+TRAINING_FREE = "training-free"
+BASE_EPISODES = 200  # base-class episodes on which a threshold is chosen
+
+
+@dataclass(frozen=True)
+class Row:
+    """One trained line of the table. full: also 5 shots, the wrong-support control and the best epoch."""
+
+    name: str
+    label: str
+    overrides: tuple[tuple[str, object], ...] = ()
+    full: bool = False
+
+
+def table_rows(config: Config) -> tuple[Row, ...]:
+    """The trained rows that stand beside each other in every study (DESIGN 3.3)."""
+    image, pixel = {"supervision": "image"}, {"supervision": "pixel"}
+    rows = [
+        Row("corrected-pixel", "TLG corrected, pixel labels", _items(pixel), True),
+        Row("corrected-image", "TLG corrected, image labels", _items(image), True),
+        Row("corrected-nomask", "TLG corrected, pixel labels, no query mask", _items({**pixel, "query_mask": "none"})),
+        Row("hsnet-pixel", "4D encoder alone, pixel labels", _items({**pixel, "variant": "hsnet"})),
+        Row("released-pixel", "TLG as released, pixel labels", _items({**pixel, "variant": "released"})),
+    ]
+    return tuple(rows)
+
+
+def _items(values: dict) -> tuple[tuple[str, object], ...]:
+    return tuple(sorted(values.items()))
+
+
+def row_config(config: Config, row: Row, fold: int, seed: int) -> Config:
+    """The row's config: the study's, the switches of the row's variant and supervision, its overrides, fold and seed."""
+    kind = {"variant": config.variant, "supervision": config.supervision}
+    overrides = {**dict(row.overrides), "fold": fold, "seed": seed}
+    if any(overrides.get(k, v) != v for k, v in kind.items()):
+        reference = make_config(config.preset, **kind).to_dict()
+        changed = {k: v for k, v in config.to_dict().items() if v != reference[k]}
+        return make_config(config.preset, **{**kind, **changed, **overrides})
+    return config.replace(**overrides)
+
+
+class Study:
+    """Train and score ``rows`` (by default the table's) on ``folds`` and ``seeds`` below ``folder``."""
+
+    def __init__(self, folder: str | Path, config: Config, folds=(0, 1, 2, 3), seeds=(0,),
+                 rows: tuple[Row, ...] | None = None, shots=(1, 5)):
+        self.folder, self.config = Path(folder), config
+        self.folds, self.seeds, self.shots = tuple(folds), tuple(seeds), tuple(shots)
+        self.rows = tuple(rows) if rows is not None else table_rows(config)
+
+    def job_folder(self, row: str, fold: int, seed: int) -> Path:
+        return self.folder / "jobs" / f"{row}-fold{fold}-seed{seed}"
+
+    def _cells(self):
+        return [(row, fold, seed) for seed in self.seeds for fold in self.folds for row in self.rows]
+
+    def train(self, workers: int = 0, progress: bool = True) -> list[dict]:
+        """Train every row that is not finished; returns one summary per job, in order."""
+        jobs = [
+            (f"{row.label}, fold {fold}, seed {seed}", train_job,
+             (row_config(self.config, row, fold, seed).to_dict(), str(self.job_folder(row.name, fold, seed))))
+            for row, fold, seed in self._cells()
+        ]
+        self._prepare(progress)
+        known = [_finished_training(*arguments) for _, _, arguments in jobs]
+        return run_jobs(jobs, workers or default_workers(self.config), "trained", progress, known)
+
+    def evaluate(self, workers: int = 0, progress: bool = True) -> list[dict]:
+        """Score every trained row and the training-free ones; returns long-form records."""
+        jobs = []
+        for seed in self.seeds:
+            for fold in self.folds:
+                config = self.config.replace(fold=fold, seed=seed)
+                folder = self.job_folder(TRAINING_FREE, fold, seed)
+                jobs.append((f"training-free rows, fold {fold}, seed {seed}", evaluate_training_free,
+                             (config.to_dict(), str(folder), self.shots)))
+        for row, fold, seed in self._cells():
+            config = row_config(self.config, row, fold, seed)
+            jobs.append((f"{row.label}, fold {fold}, seed {seed}", evaluate_trained,
+                         (config.to_dict(), str(self.job_folder(row.name, fold, seed)), row.name, row.label,
+                          self.shots if row.full else (self.shots[0],), row.full)))
+        self._prepare(progress)
+        known = [_FINISHED[function](*arguments) for _, function, arguments in jobs]
+        results = run_jobs(jobs, workers or default_workers(self.config), "scored", progress, known)
+        return [record for records in results for record in records]
+
+    def _prepare(self, progress: bool) -> None:
+        """Make data, masks and the feature cache once, before several processes would want them."""
+        from ..experiment import open_experiment
+
+        for fold in self.folds:
+            open_experiment(self.config.replace(fold=fold), progress)
+
+
+def train_job(config: dict, folder: str) -> dict:
+    from ..train import train
+
+    return train(config_from_dict(config), folder, progress=False)
+
+
+def evaluate_trained(config: dict, folder: str, name: str, label: str, shots: tuple[int, ...], full: bool) -> list[dict]:
+    """Records of one trained network: last epoch, threshold 0.5 and the one chosen on base classes; when
+    ``full`` also the best epoch by the test classes and the wrong-support control."""
+    from ..evaluate import network_predictor
+    from ..train import load_trained
+
+    scorer = _Scorer(config_from_dict(config), folder, name, label)
+    if scorer.finished is not None:
+        return scorer.finished
+    last = network_predictor(load_trained(folder, progress=False)[0])
+    for k in shots:
+        scorer.score(last, shots=k)
+    if full:
+        scorer.score(last, shots=shots[0], control="wrong support")
+        best_step = _best_step(folder)
+        if best_step == scorer.config.steps:
+            scorer.repeat(shots=shots[0], epoch="best by test classes")
+        elif best_step:
+            best = load_trained(folder, "best_test", progress=False)[0]
+            scorer.score(network_predictor(best), shots=shots[0], epoch="best by test classes")
+    return scorer.finish()
+
+
+def _finished_training(config: dict, folder: str) -> dict | None:
+    """The summary of a finished training, found without a process of its own."""
+    from ..experiment import open_experiment
+    from ..train import finished_training
+
+    cfg = config_from_dict(config)
+    return finished_training(Path(folder), cfg, open_experiment(cfg, False).digest(cfg))
+
+
+def _finished_trained(config: dict, folder: str, name: str, label: str, shots: tuple[int, ...], full: bool):
+    return _Scorer(config_from_dict(config), folder, name, label).finished
+
+
+def _free_scorers(config: Config, folder: str) -> list["_Scorer"]:
+    from ..baselines import FREE_ROWS
+
+    return [_Scorer(config, f"{folder}/{label.replace(' ', '_').replace('+', 'and')}", label, label)
+            for label in FREE_ROWS]
+
+
+def _finished_free(config: dict, folder: str, shots: tuple[int, ...]) -> list[dict] | None:
+    found = [scorer.finished for scorer in _free_scorers(config_from_dict(config), folder)]
+    return None if None in found else [record for records in found for record in records]
+
+
+def _best_step(folder: str | Path) -> int:
+    """The step after which the test classes scored best; 0 where epochs were not scored (epoch_episodes=0)."""
+    summary = json.loads((Path(folder) / "trained.json").read_text(encoding="utf-8"))
+    return summary["best"].get("test", {}).get("step", 0)
+
+
+def evaluate_training_free(config: dict, folder: str, shots: tuple[int, ...]) -> list[dict]:
+    """Records of the training-free rows."""
+    from ..baselines import training_free
+    from ..experiment import open_experiment
+    from ..prototypes import base_consensus
+
+    cfg = config_from_dict(config)
+    scorers = _free_scorers(cfg, folder)
+    if any(scorer.finished is None for scorer in scorers):
+        experiment = open_experiment(cfg, False)
+        predictors = training_free(experiment.backbone.levels, base_consensus(cfg, experiment).general)
+    for scorer in scorers:
+        if scorer.finished is None:
+            for k in shots:
+                scorer.score(predictors[scorer.label], shots=k, epoch="no training")
+            scorer.finish()
+    return [record for scorer in scorers for record in scorer.finished]
+
+
+_FINISHED = {evaluate_trained: _finished_trained, evaluate_training_free: _finished_free}
+
+
+class _Scorer:
+    """Scores predictors of one job and writes records.json at the end; counts per episode are kept beside it."""
+
+    def __init__(self, config: Config, folder: str | Path, name: str, label: str):
+        from ..experiment import open_experiment
+
+        self.config, self.folder, self.name, self.label = config, Path(folder), name, label
+        self.experiment = open_experiment(config, False)
+        self.make = self.experiment.batches(config)
+        self.stamp = {"config": config.to_dict(), "data": self.experiment.digest(config)}
+        self.records: list[dict] = []
+        self.thresholds: dict[int, float] = {}
+
+    @property
+    def finished(self) -> list[dict] | None:
+        try:
+            saved = json.loads((self.folder / "records.json").read_text(encoding="utf-8"))
+            return saved["records"] if saved["stamp"] == self.stamp else None
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def score(self, predictor, *, shots: int, control: str = "", epoch: str = "last") -> None:
+        from ..evaluate import THRESHOLDS, count_episodes
+
+        config = self.config.replace(shots=shots)
+        if 1 not in self.thresholds:
+            base = self.experiment.base_episodes(config.replace(shots=1), min(BASE_EPISODES, config.eval_episodes))
+            self.thresholds[1] = count_episodes(predictor, base, self.make, THRESHOLDS,
+                                                config.eval_batch).best_threshold()
+        chosen = self.thresholds[1]
+        episodes = self.experiment.scored_episodes(config, control)
+        batch = max(1, config.eval_batch // shots)
+        counts = count_episodes(predictor, episodes, self.make, (config.threshold, chosen), batch)
+        kind = f"{shots}shot" + ("-wrong" if control else "") + ("-best" if epoch.startswith("best") else "")
+        counts.save(self.folder / f"counts-{kind}.npz")
+        names = self.experiment.data.classes
+        for position, threshold_from in enumerate(("fixed", "base classes")):
+            figures = asdict(counts.scores(position))
+            figures["per_class"] = {names[c]: v for c, v in figures["per_class"].items()}
+            self.records.append({
+                "row": self.name, "label": self.label, "fold": config.fold, "seed": config.seed, "shots": shots,
+                "variant": config.variant, "supervision": config.supervision, "query_mask": config.query_mask,
+                "control": control, "epoch": epoch, "threshold": counts.thresholds[position],
+                "threshold_from": threshold_from, "agreement": counts.mask_agreement() if position == 0 else None,
+                **figures,
+            })
+
+    def repeat(self, *, shots: int, epoch: str) -> None:
+        """The records of the last epoch once more under another name: it was the best one."""
+        same = [r for r in self.records if r["shots"] == shots and r["epoch"] == "last" and not r["control"]]
+        self.records += [{**record, "epoch": epoch} for record in same]
+
+    def finish(self) -> list[dict]:
+        write_json(self.folder / "records.json", {"stamp": self.stamp, "records": self.records})
+        return self.records
