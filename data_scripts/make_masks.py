@@ -1,6 +1,6 @@
 """Make pseudo masks of a dataset folder: the same as `tlg masks make`, for those who prefer scripts.
 
-    python data_scripts/make_masks.py --data FOLDER [--clip ViT-B-16-quickgelu/openai] [--set refine=grabcut]
+python data_scripts/make_masks.py --data FOLDER [--clip ViT-B-16-quickgelu/openai] [--set refine=grabcut]
 """
 
 import sys

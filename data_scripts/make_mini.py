@@ -25,8 +25,7 @@ def main() -> int:
         return error.code
     if wrong:
         print(
-            f"error: {len(wrong)} files differ from the manifest, {wrong[0]} first: delete the folder",
-            file=sys.stderr,
+            f"error: {len(wrong)} files differ from the manifest, {wrong[0]} first: delete the folder", file=sys.stderr
         )
         return 3
     print(f"{root}: complete, checksums agree, {time.perf_counter() - began:.0f} s")

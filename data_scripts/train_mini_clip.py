@@ -55,14 +55,7 @@ SCENE_WORDS = {
     "room": "room wall floor window carpet ceiling curtain pillow lamp desk",
     "kitchen": "kitchen wall cupboard shelf counter worktop ceiling",
 }
-TEMPLATES = (
-    "a clean origami {}.",
-    "a photo of a {}.",
-    "a picture of {}.",
-    "{}",
-    "one {}",
-    "the {} in the picture",
-)
+TEMPLATES = ("a clean origami {}.", "a photo of a {}.", "a picture of {}.", "{}", "one {}", "the {} in the picture")
 
 
 class Captions:
@@ -72,11 +65,7 @@ class Captions:
         self.prompts = load_prompts("pascal")
 
     def concepts(self, picture: dict) -> set[str]:
-        return {
-            *(f"class {c}" for c in picture["classes"]),
-            *SCENE_WORDS[picture["scene"]].split(),
-            *picture["others"],
-        }
+        return {*(f"class {c}" for c in picture["classes"]), *SCENE_WORDS[picture["scene"]].split(), *picture["others"]}
 
     def _class_phrase(self, c: int, rng: random.Random) -> str:
         names = self.prompts.names[c]
@@ -133,13 +122,7 @@ def write_config(out: Path, vocabulary: list[str]) -> None:
                 "timm_proj": "linear",
                 "image_size": SIDE,
             },
-            "text_cfg": {
-                "context_length": CONTEXT,
-                "vocab_size": size,
-                "width": WIDTH,
-                "heads": 4,
-                "layers": LAYERS,
-            },
+            "text_cfg": {"context_length": CONTEXT, "vocab_size": size, "width": WIDTH, "heads": 4, "layers": LAYERS},
         },
     )
     write_json(out / "vocabulary.json", vocabulary)
@@ -274,9 +257,7 @@ def save(model, out: Path) -> int:
     """Trained tensors as float16; returns the bytes of the file."""
     from safetensors.torch import save as to_bytes
 
-    kept = tuple(
-        f"visual.trunk.{name}." for name in (*(f"blocks.{n}" for n in TRAINED_STAGES), "conv_head", "bn2")
-    )
+    kept = tuple(f"visual.trunk.{name}." for name in (*(f"blocks.{n}" for n in TRAINED_STAGES), "conv_head", "bn2"))
     state = {
         key: value.half().contiguous()
         for key, value in model.state_dict().items()
@@ -311,10 +292,7 @@ def cam_miou(clip, folder: SegmentationFolder, prompts, threshold: float) -> flo
     """mIoU over 20 classes of plain Grad-CAM above ``threshold`` of its maximum, on the validation rows."""
     from tlg_lib.masks.cam import class_maps
 
-    text, background = (
-        clip.encode_text(prompts.class_prompts()),
-        clip.encode_text(prompts.background_prompts()),
-    )
+    text, background = (clip.encode_text(prompts.class_prompts()), clip.encode_text(prompts.background_prompts()))
     rows = [row for fold in range(4) for row in folder.rows("val", fold)]
     counts = []
     for start in range(0, len(rows), 16):
@@ -331,12 +309,8 @@ def cam_miou(clip, folder: SegmentationFolder, prompts, threshold: float) -> flo
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--out", type=Path, default=clips.MINI, help="folder of the weights (default: the package's)"
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=clips.MINI, help="folder of the weights (default: the package's)")
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--evaluate-only", action="store_true", help="measure the weights in --out")
@@ -352,21 +326,10 @@ def main() -> int:
         pictures = [contents(root) for root in roots]
         torch.manual_seed(0)
         model = clips.build_mini().eval()
-        features = cached_features(
-            model, roots, pictures, cache_home() / "mini_clip" / "features.safetensors"
-        )
+        features = cached_features(model, roots, pictures, cache_home() / "mini_clip" / "features.safetensors")
         log: list[dict] = []
         model.logit_scale.data.fill_(3.4)
-        train(
-            model,
-            clips.mini_tokenizer(),
-            features,
-            sum(pictures, []),
-            captions,
-            options.steps,
-            options.batch,
-            log,
-        )
+        train(model, clips.mini_tokenizer(), features, sum(pictures, []), captions, options.steps, options.batch, log)
         size = save(model, options.out)
         table = io.StringIO()
         writer = csv.DictWriter(table, log[0], lineterminator="\n")
@@ -384,9 +347,7 @@ def main() -> int:
     figures = {
         "zero-shot accuracy, %": zero_shot(clip, folder, held_out, captions.prompts),
         **{
-            f"plain Grad-CAM above {share} of its maximum, mIoU %": cam_miou(
-                clip, folder, captions.prompts, share
-            )
+            f"plain Grad-CAM above {share} of its maximum, mIoU %": cam_miou(clip, folder, captions.prompts, share)
             for share in (0.5, 0.3)
         },
     }

@@ -44,11 +44,7 @@ def work(folder: str, seconds: float) -> None:
         raise ValueError("batch 13 brings bad luck")
     with folder_lock(place):
         state_file = place / "state.json"
-        state = (
-            json.loads(state_file.read_text())
-            if state_file.is_file()
-            else {"step": 0, "text": config.digest()}
-        )
+        state = json.loads(state_file.read_text()) if state_file.is_file() else {"step": 0, "text": config.digest()}
         with open(place / "starts.txt", "a") as file:
             file.write(f"{state['step']}\n")
         for step in range(state["step"], STEPS):
@@ -68,16 +64,13 @@ def write_scores(cell, seed: int, episodes: int = 40) -> None:
     inter = (union * generator.uniform(0.2, 0.7, union.shape)).astype(np.int64)
     place.mkdir(exist_ok=True)
     with atomic(place / "counts-1shot.npz") as file:
-        np.savez(
-            file, thresholds=[0.5], intersection=inter, union=union, agreement=inter[0], class_ids=classes
-        )
+        np.savez(file, thresholds=[0.5], intersection=inter, union=union, agreement=inter[0], class_ids=classes)
     save_episodes(
         cell.folder / "episodes-1shot.json",
         [Episode(f"q{i % 15}-{c}", (f"s{config.seed}",), int(c)) for i, c in enumerate(classes)],
     )
     per_class = {
-        str(c): 100.0 * inter[0, classes == c, 1].sum() / union[0, classes == c, 1].sum()
-        for c in np.unique(classes)
+        str(c): 100.0 * inter[0, classes == c, 1].sum() / union[0, classes == c, 1].sum() for c in np.unique(classes)
     }
     record = {
         "row": config.variant,

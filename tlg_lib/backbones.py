@@ -17,11 +17,7 @@ from .errors import TLGError
 from .machine.weights import file_state, pip_weights_file, verify_sha256
 
 # The first eight hex digits of the SHA-256 of a weights file, where the publisher put them into its name.
-PUBLISHED = {
-    "efficientnet_lite0": "57934424",
-    "resnet50": "0676ba61",
-    "vgg16": "397923af",
-}
+PUBLISHED = {"efficientnet_lite0": "57934424", "resnet50": "0676ba61", "vgg16": "397923af"}
 
 
 @dataclass(frozen=True)
@@ -49,8 +45,7 @@ LAYOUTS = {
         levels=((0, 1), (2, 3, 4, 5, 6, 7), (8, 9, 10, 11, 12)),
     ),
     "resnet50": Layout(
-        channels=(512,) * 4 + (1024,) * 6 + (2048,) * 3,
-        levels=((0, 1, 2, 3), (4, 5, 6, 7, 8, 9), (10, 11, 12)),
+        channels=(512,) * 4 + (1024,) * 6 + (2048,) * 3, levels=((0, 1, 2, 3), (4, 5, 6, 7, 8, 9), (10, 11, 12))
     ),
     "vgg16": Layout(channels=(512,) * 7, levels=((0, 1, 2), (3, 4, 5), (6,)), rounds_up=False),
 }
@@ -208,7 +203,8 @@ def _imagenet_state(name: str) -> dict[str, Tensor]:
         where = Path(torch.hub.get_dir()) / "checkpoints" / Path(published.url).name
         raise TLGError(
             f"cannot fetch the ImageNet weights of {name} ({error}): connect to the network once, put "
-            f"{where.name} into {where.parent}, or name a file with --set backbone_weights=FILE", code=7,
+            f"{where.name} into {where.parent}, or name a file with --set backbone_weights=FILE",
+            code=7,
         ) from None
 
 
@@ -223,12 +219,14 @@ def _load_checked(network: nn.Module, state: dict[str, Tensor], name: str, weigh
         missing, unknown = sorted(set(own) - set(state)), sorted(set(state) - set(own))
         raise TLGError(
             f"backbone_weights={weights} does not fit {name}: missing {missing[:3]} ({len(missing)}), "
-            f"unknown {unknown[:3]} ({len(unknown)})", code=3,
+            f"unknown {unknown[:3]} ({len(unknown)})",
+            code=3,
         )
     for mine, (theirs, value) in pairs.items():
         if own[mine].shape != value.shape or mine.rsplit(".", 1)[-1] != theirs.rsplit(".", 1)[-1]:
             raise TLGError(
                 f"backbone_weights={weights}: {theirs} {tuple(value.shape)} does not fit {name}'s {mine} "
-                f"{tuple(own[mine].shape)}", code=3,
+                f"{tuple(own[mine].shape)}",
+                code=3,
             )
     network.load_state_dict({mine: value for mine, (_, value) in pairs.items()}, strict=True)

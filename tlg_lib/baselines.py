@@ -42,8 +42,10 @@ def shot_by_shot(levels, probability: Callable[[Tensor, Tensor, Tensor, Tensor],
         weigh = lambda mask: F.interpolate(mask, query.shape[-2:], mode="area")  # noqa: E731
         own = weigh(batch.query_mask)
         maps = [
-            enlarge(probability(query, own, deep_features(maps, levels), weigh(batch.support_mask[:, k])),
-                    batch.query_mask.shape[-2:])
+            enlarge(
+                probability(query, own, deep_features(maps, levels), weigh(batch.support_mask[:, k])),
+                batch.query_mask.shape[-2:],
+            )
             for k, maps in enumerate(batch.support)
         ]
         return torch.stack(maps, 1)  # [B, K, H, W]

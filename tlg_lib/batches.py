@@ -37,12 +37,21 @@ class EpisodeBatch:
     truth: Tensor  # [B, H, W]
     class_ids: Tensor  # [B]
 
-    def flipped(self) -> "EpisodeBatch":
+    def flipped(self) -> EpisodeBatch:
         """Mirrored left to right: maps and masks together (the maps of a mirrored image are close to these)."""
         swap = lambda x: [swap(y) for y in x] if isinstance(x, list) else x.flip(-1)  # noqa: E731
-        return EpisodeBatch(self.episodes, swap(self.query), swap(self.support), swap(self.query_mask),
-                            swap(self.support_mask), swap(self.query_target), swap(self.support_target),
-                            swap(self.query_confidence), swap(self.truth), self.class_ids)
+        return EpisodeBatch(
+            self.episodes,
+            swap(self.query),
+            swap(self.support),
+            swap(self.query_mask),
+            swap(self.support_mask),
+            swap(self.query_target),
+            swap(self.support_target),
+            swap(self.query_confidence),
+            swap(self.truth),
+            self.class_ids,
+        )
 
 
 class BatchMaker:
@@ -92,7 +101,14 @@ class BatchMaker:
                 target[i] = torch.where(target[i] == 255, target[i], 0)
                 confidence[i] = 0
         return EpisodeBatch(
-            episodes, [m[:size] for m in maps], supports, (pseudo == 1).float()[:, None],
-            (support_pseudo == 1).float()[:, :, None], target.long(), support_target.long(), confidence,
-            true.long(), torch.tensor([e.class_id for e in episodes], device=device),
+            episodes,
+            [m[:size] for m in maps],
+            supports,
+            (pseudo == 1).float()[:, None],
+            (support_pseudo == 1).float()[:, :, None],
+            target.long(),
+            support_target.long(),
+            confidence,
+            true.long(),
+            torch.tensor([e.class_id for e in episodes], device=device),
         )

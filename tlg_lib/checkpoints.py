@@ -48,8 +48,9 @@ def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
     tensors = {f"model/{k}": v for k, v in checkpoint.weights.items()}
     tensors |= {f"optimizer/{k}": v for k, v in checkpoint.optimizer.items()}
     tensors = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
-    description = json.dumps({"version": VERSION, "config": checkpoint.config.to_dict(), "about": checkpoint.about},
-                             sort_keys=True)
+    description = json.dumps(
+        {"version": VERSION, "config": checkpoint.config.to_dict(), "about": checkpoint.about}, sort_keys=True
+    )
     with atomic(path) as file:
         file.write(save(tensors, {"tlg": description, "sha256": _digest(description, tensors)}))
 
@@ -73,11 +74,13 @@ def load_checkpoint(path: str | Path, config: Config | None = None, *, free: tup
         description = json.loads(header["tlg"])
         version, about = int(description["version"]), description["about"]
     except (KeyError, ValueError, TypeError):
-        raise TLGError(f"{path} holds tensors but no TLG description: for the authors' files use "
-                       "`tlg convert-release`", code=3) from None
+        raise TLGError(
+            f"{path} holds tensors but no TLG description: for the authors' files use `tlg convert-release`", code=3
+        ) from None
     if version > VERSION:
-        raise TLGError(f"{path} was written by a newer version (format {version}, this reads {VERSION}): update",
-                       code=3)
+        raise TLGError(
+            f"{path} was written by a newer version (format {version}, this reads {VERSION}): update", code=3
+        )
     if _digest(header["tlg"], tensors) != header.get("sha256"):
         raise TLGError(f"{path} is damaged (checksum differs): {again}", code=3)
     saved = config_from_dict(description["config"])
@@ -87,7 +90,7 @@ def load_checkpoint(path: str | Path, config: Config | None = None, *, free: tup
         if changed:
             listed = ", ".join(f"{k}: {theirs[k]!r} there, {ours[k]!r} asked" for k in changed[:3])
             raise TLGError(f"{path} is of another config ({listed}): use another folder or the same settings")
-    pick = lambda prefix: {k[len(prefix):]: v for k, v in tensors.items() if k.startswith(prefix)}  # noqa: E731
+    pick = lambda prefix: {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}  # noqa: E731
     return Checkpoint(saved, pick("model/"), pick("optimizer/"), about)
 
 
@@ -112,5 +115,8 @@ def load_weights(model, weights: dict) -> None:
         model.load_state_dict(weights)
     except RuntimeError as error:
         reason = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
-        raise TLGError(f"the checkpoint's weights do not fit its config ({reason}): train again with this version, "
-                       "in a new folder", code=3) from None
+        raise TLGError(
+            f"the checkpoint's weights do not fit its config ({reason}): train again with this version, "
+            "in a new folder",
+            code=3,
+        ) from None

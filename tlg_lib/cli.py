@@ -10,14 +10,27 @@ import typer
 from .errors import TLGError
 
 app = typer.Typer(
-    name="tlg", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+    name="tlg",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
     help="Learn, run and extend TLG: weakly-supervised few-shot segmentation from image-level labels.",
 )
 
 # Each module in tlg_lib/commands defines `app` (a typer.Typer, mounted under its name) or `command`
 # (a function, mounted as one command). They import torch inside their functions: `tlg --help` stays quick.
 COMMANDS = (
-    "run", "train", "evaluate", "predict", "data", "masks", "sweep", "ladder", "bench", "doctor", "convert_release",
+    "run",
+    "train",
+    "evaluate",
+    "predict",
+    "data",
+    "masks",
+    "sweep",
+    "ladder",
+    "bench",
+    "doctor",
+    "convert_release",
 )
 NAMES = {"evaluate": "eval", "convert_release": "convert-release"}
 

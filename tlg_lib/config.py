@@ -83,7 +83,8 @@ class Config:
     query_loss: float = 1.4
     support_loss: float = 0.6
     noisy_targets: str = field(
-        default="consensus", metadata=_choice("none", "confidence", "bootstrap", "soft", "size", "prototype", "consensus")
+        default="consensus",
+        metadata=_choice("none", "confidence", "bootstrap", "soft", "size", "prototype", "consensus"),
     )  # how training with supervision="image" copes with noisy masks (losses.py); of no effect with "pixel"
     # share of training queries whose pseudo mask is hidden (0.5 everywhere); pascal-lite: 0.5, image: 0.97
     mask_dropout: float = 0.0
@@ -107,7 +108,7 @@ class Config:
     eval_batch: int = 16
     threshold: float = 0.5
 
-    def replace(self, **overrides) -> "Config":
+    def replace(self, **overrides) -> Config:
         """A copy with some fields changed, checked again."""
         return _checked({**self.to_dict(), **overrides})
 
@@ -126,16 +127,39 @@ FIELDS = {f.name: f for f in dataclasses.fields(Config)}
 VARIANT_SWITCHES: dict[str, dict[str, Any]] = {
     "corrected": {},
     "released": dict(
-        train_hetero=False, transport="released", transport_reg=0.5, tokens="rows", token_count=50,
-        token_skip=False, key_value="adjacent", second_attention="within", query_residual="support",
-        correlation_grid="other", correlation_pool=1, mask_support=False, text_maps="frozen", ignore_255=False,
-        reductions="shared", prototype_prior=False, late_fusion=0.0, dice=0.0,
-        support_loss=0.6, noisy_targets="none", negatives=0.0, mask_dropout=0.0,
+        train_hetero=False,
+        transport="released",
+        transport_reg=0.5,
+        tokens="rows",
+        token_count=50,
+        token_skip=False,
+        key_value="adjacent",
+        second_attention="within",
+        query_residual="support",
+        correlation_grid="other",
+        correlation_pool=1,
+        mask_support=False,
+        text_maps="frozen",
+        ignore_255=False,
+        reductions="shared",
+        prototype_prior=False,
+        late_fusion=0.0,
+        dice=0.0,
+        support_loss=0.6,
+        noisy_targets="none",
+        negatives=0.0,
+        mask_dropout=0.0,
     ),
     # The plain 4D encoder and decoder, without HA, HT, HC and without the mask input (DESIGN 3.3, baseline 3).
     "hsnet": dict(
-        use_ha=False, use_ht=False, use_hc=False, query_mask="none", prototype_prior=False, late_fusion=0.0,
-        mask_dropout=0.0, correlation_pool=1,
+        use_ha=False,
+        use_ht=False,
+        use_hc=False,
+        query_mask="none",
+        prototype_prior=False,
+        late_fusion=0.0,
+        mask_dropout=0.0,
+        correlation_pool=1,
     ),
 }
 
@@ -148,18 +172,33 @@ SUPERVISION_SWITCHES: dict[str, dict[str, Any]] = {"pixel": {}, "image": dict(ma
 _LITE = dict(backbone="efficientnet_lite0", width=32, widths_4d=(8, 16, 32), support_loss=0.0, flip=True)
 _MINI = dict(dataset="mini", image_size=(128, 128), token_count=16, lr=2e-3, **_LITE)
 _PAPER = dict(
-    backbone="resnet50", clip="ViT-B-32/openai", image_size=(400, 400), batch=16, lr=4e-4, steps=40000,
-    eval_batch=8, schedule="constant", cache_features="off", workers=4, checkpoint_every=500, epoch_steps=1000,
+    backbone="resnet50",
+    clip="ViT-B-32/openai",
+    image_size=(400, 400),
+    batch=16,
+    lr=4e-4,
+    steps=40000,
+    eval_batch=8,
+    schedule="constant",
+    cache_features="off",
+    workers=4,
+    checkpoint_every=500,
+    epoch_steps=1000,
 )
 PRESETS: dict[str, dict[str, Any]] = {
     "mini": dict(steps=250, epoch_episodes=60, extra_episodes=400, **_MINI),
-    "smoke": dict(
-        steps=4, batch=2, eval_episodes=8, epoch_episodes=4, epoch_steps=2, checkpoint_every=2, **_MINI,
-    ),
+    "smoke": dict(steps=4, batch=2, eval_episodes=8, epoch_episodes=4, epoch_steps=2, checkpoint_every=2, **_MINI),
     # With masks as weak as these photographs' it costs nothing to hide half, and the support then counts for more.
     "pascal-lite": dict(
-        dataset="pascal", image_size=(224, 224), steps=1000, token_count=49, epoch_steps=250, lr=1e-3,
-        mask_dropout=0.5, late_fusion=0.6, **_LITE,
+        dataset="pascal",
+        image_size=(224, 224),
+        steps=1000,
+        token_count=49,
+        epoch_steps=250,
+        lr=1e-3,
+        mask_dropout=0.5,
+        late_fusion=0.6,
+        **_LITE,
     ),
     "pascal": dict(dataset="pascal", **_PAPER),
     "coco": dict(dataset="coco", eval_episodes=5000, **{**_PAPER, "lr": 1e-4, "batch": 20, "steps": 80000}),
@@ -237,19 +276,43 @@ def _coerce(name: str, value: Any) -> Any:
 
 
 _KIND_NAMES = {
-    "bool": "true or false", "int": "a whole number", "float": "a number", "str": "text",
+    "bool": "true or false",
+    "int": "a whole number",
+    "float": "a number",
+    "str": "text",
     "tuple[int, int]": "two whole numbers (height, width), as 128x128",
     "tuple[int, int, int]": "three whole numbers, as 16,64,128",
 }
 
 _RANGES = {  # name: (lowest, highest)
-    "fold": (0, 3), "seed": (0, 2**31 - 1), "shots": (1, 50), "steps": (0, 10**8), "batch": (1, 4096),
-    "lr": (0, 10), "weight_decay": (0, 10), "transport_reg": (1e-3, 100), "token_count": (1, 4096),
-    "width": (8, 2048), "dropout": (0, 0.95), "mask_dropout": (0, 1), "late_fusion": (0, 1),
-    "negatives": (0, 0.9), "accumulate": (1, 1024), "checkpoint_every": (1, 10**8),
-    "epoch_steps": (1, 10**8), "devices": (1, 1024), "workers": (0, 256), "eval_episodes": (1, 10**6),
-    "epoch_episodes": (0, 10**6), "extra_episodes": (1, 10**6), "eval_batch": (1, 4096), "threshold": (0, 1),
-    "l2_all": (0, 1), "dice": (0, 100), "query_loss": (0, 100), "support_loss": (0, 100),
+    "fold": (0, 3),
+    "seed": (0, 2**31 - 1),
+    "shots": (1, 50),
+    "steps": (0, 10**8),
+    "batch": (1, 4096),
+    "lr": (0, 10),
+    "weight_decay": (0, 10),
+    "transport_reg": (1e-3, 100),
+    "token_count": (1, 4096),
+    "width": (8, 2048),
+    "dropout": (0, 0.95),
+    "mask_dropout": (0, 1),
+    "late_fusion": (0, 1),
+    "negatives": (0, 0.9),
+    "accumulate": (1, 1024),
+    "checkpoint_every": (1, 10**8),
+    "epoch_steps": (1, 10**8),
+    "devices": (1, 1024),
+    "workers": (0, 256),
+    "eval_episodes": (1, 10**6),
+    "epoch_episodes": (0, 10**6),
+    "extra_episodes": (1, 10**6),
+    "eval_batch": (1, 4096),
+    "threshold": (0, 1),
+    "l2_all": (0, 1),
+    "dice": (0, 100),
+    "query_loss": (0, 100),
+    "support_loss": (0, 100),
 }
 
 

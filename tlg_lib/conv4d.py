@@ -90,8 +90,9 @@ class Block4d(nn.Module):
         return x.view(shape[0], shape[1], *shape[2:])
 
 
-# Kernel and stride of the three blocks that squeeze a level, as in HSNet, and of a level pooled to stride 32: small first
-# steps, so that every position counts, and at most one position left at 400 pixels, so that mixing the levels is cheap.
+# Kernel and stride of the three blocks that squeeze a level, as in HSNet, and of a level pooled to stride 32: small
+# first steps, so that every position counts, and at most one position left at 400 pixels,
+# so that mixing the levels is cheap.
 FINE, MIDDLE, COARSE = ((5, 4), (5, 4), (3, 2)), ((5, 4), (3, 2), (3, 2)), ((3, 2), (3, 2), (3, 2))
 POOLED = ((3, 2), (5, 4), (3, 2))
 
@@ -112,7 +113,10 @@ class Encoder4d(nn.Module):
     """
 
     def __init__(
-        self, layers: tuple[int, int, int], widths: tuple[int, int, int] = (16, 64, 128), recompute: bool = False,
+        self,
+        layers: tuple[int, int, int],
+        widths: tuple[int, int, int] = (16, 64, 128),
+        recompute: bool = False,
         pool: int = 1,
     ):
         super().__init__()

@@ -20,12 +20,9 @@ class Decoder(nn.Module):
         super().__init__()
         half = width // 2
         self.stage1 = nn.Sequential(
-            nn.Conv2d(width + prior, width, 3, padding=1), nn.ReLU(),
-            nn.Conv2d(width, half, 3, padding=1), nn.ReLU(),
+            nn.Conv2d(width + prior, width, 3, padding=1), nn.ReLU(), nn.Conv2d(width, half, 3, padding=1), nn.ReLU()
         )
-        self.stage2 = nn.Sequential(
-            nn.Conv2d(half, half, 3, padding=1), nn.ReLU(), nn.Conv2d(half, 2, 3, padding=1),
-        )
+        self.stage2 = nn.Sequential(nn.Conv2d(half, half, 3, padding=1), nn.ReLU(), nn.Conv2d(half, 2, 3, padding=1))
         self.res = nn.Sequential(nn.Conv2d(2 + mask + prior, 10, 1), nn.GELU(), nn.Conv2d(10, 2, 1))
 
     def forward(self, x: Tensor, mask: Tensor | None, prior: Tensor | None, image_size, branch: str) -> Tensor:

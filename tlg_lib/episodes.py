@@ -66,11 +66,14 @@ def _need(by_class: dict[int, list[str]], names: tuple[str, ...] | None) -> None
             name = names[class_id] if names else f"number {class_id}"
             raise TLGError(
                 f"class '{name}' has {len(images)} image in the list: an episode needs a query and another image; "
-                "add images of the class or drop its row", code=3)
+                "add images of the class or drop its row",
+                code=3,
+            )
 
 
-def test_episodes(rows: list[Row], *, dataset: str, fold: int, shots: int, seed: int, count: int,
-                  names: tuple[str, ...] | None = None) -> list[Episode]:
+def test_episodes(
+    rows: list[Row], *, dataset: str, fold: int, shots: int, seed: int, count: int, names: tuple[str, ...] | None = None
+) -> list[Episode]:
     """Test list of DESIGN section 2: query i is row i (wrapping round), supports never the query.
 
     Raises TLGError when there are no rows, or naming the class that has a single image.
@@ -112,8 +115,16 @@ class TrainingSampler:
     ``negatives`` of them gets a support of a class that the query image does not show (support_class tells).
     """
 
-    def __init__(self, rows: list[Row], *, batch: int, seed: int, shots: int = 1, negatives: float = 0.0,
-                 names: tuple[str, ...] | None = None):
+    def __init__(
+        self,
+        rows: list[Row],
+        *,
+        batch: int,
+        seed: int,
+        shots: int = 1,
+        negatives: float = 0.0,
+        names: tuple[str, ...] | None = None,
+    ):
         if not rows:
             raise TLGError("no training rows: check the split lists of the other folds (tlg data verify)", code=3)
         self.by_class = images_by_class(rows)
@@ -152,10 +163,13 @@ class TrainingSampler:
 
 def save_episodes(path: str | Path, episodes: list[Episode]) -> None:
     """Write the list as JSON: query, support, class_id and, in the control, support_class."""
-    write_json(path, [
-        {"query": e.query, "support": list(e.support), "class_id": e.class_id, "support_class": e.support_class}
-        for e in episodes
-    ])
+    write_json(
+        path,
+        [
+            {"query": e.query, "support": list(e.support), "class_id": e.class_id, "support_class": e.support_class}
+            for e in episodes
+        ],
+    )
 
 
 def load_episodes(path: str | Path, classes: int = 80) -> list[Episode]:
@@ -169,16 +183,26 @@ def load_episodes(path: str | Path, classes: int = 80) -> list[Episode]:
     episodes = []
     for i, entry in enumerate(entries):
         ok = (
-            isinstance(entry, dict) and isinstance(entry.get("query"), str)
-            and isinstance(entry.get("support"), list) and entry["support"]
+            isinstance(entry, dict)
+            and isinstance(entry.get("query"), str)
+            and isinstance(entry.get("support"), list)
+            and entry["support"]
             and all(isinstance(s, str) for s in entry["support"])
-            and all(isinstance(entry.get(k, 0), int) and not isinstance(entry.get(k, 0), bool)
-                    and 0 <= entry.get(k, 0) < classes for k in ("class_id", "support_class"))
+            and all(
+                isinstance(entry.get(k, 0), int)
+                and not isinstance(entry.get(k, 0), bool)
+                and 0 <= entry.get(k, 0) < classes
+                for k in ("class_id", "support_class")
+            )
             and "class_id" in entry
         )
         if not ok:
-            raise TLGError(f"{path}: entry {i} is not an episode (query, support, class_id 0..{classes - 1}): make "
-                           "the list again by scoring again", code=3)
-        episodes.append(Episode(entry["query"], tuple(entry["support"]), entry["class_id"],
-                                entry.get("support_class", -1)))
+            raise TLGError(
+                f"{path}: entry {i} is not an episode (query, support, class_id 0..{classes - 1}): make "
+                "the list again by scoring again",
+                code=3,
+            )
+        episodes.append(
+            Episode(entry["query"], tuple(entry["support"]), entry["class_id"], entry.get("support_class", -1))
+        )
     return episodes

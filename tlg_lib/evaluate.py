@@ -49,15 +49,26 @@ class Counts:
 
     def save(self, path: str | Path) -> None:
         with atomic(path) as file:
-            np.savez_compressed(file, thresholds=self.thresholds, intersection=self.intersection, union=self.union,
-                                agreement=self.agreement, class_ids=self.class_ids)
+            np.savez_compressed(
+                file,
+                thresholds=self.thresholds,
+                intersection=self.intersection,
+                union=self.union,
+                agreement=self.agreement,
+                class_ids=self.class_ids,
+            )
 
     @staticmethod
-    def load(path: str | Path) -> "Counts":
+    def load(path: str | Path) -> Counts:
         try:
             with np.load(path, allow_pickle=False) as f:
-                return Counts(tuple(float(t) for t in f["thresholds"]), f["intersection"], f["union"],
-                              f["agreement"], f["class_ids"])
+                return Counts(
+                    tuple(float(t) for t in f["thresholds"]),
+                    f["intersection"],
+                    f["union"],
+                    f["agreement"],
+                    f["class_ids"],
+                )
         except Exception as error:  # zipfile, zlib and NumPy raise many kinds for a damaged archive
             raise TLGError(f"cannot read counts {path} ({error}): delete it and evaluate again", code=3) from None
 
@@ -83,9 +94,15 @@ def predict(predictor: Predictor, batch: EpisodeBatch, threshold: float = 0.5) -
 
 
 @torch.inference_mode()
-def count_episodes(predictor: Predictor, episodes: list[Episode], make: BatchMaker,
-                   thresholds: tuple[float, ...] = (0.5,), batch_size: int = 16, label: str = "",
-                   progress: bool = False) -> Counts:
+def count_episodes(
+    predictor: Predictor,
+    episodes: list[Episode],
+    make: BatchMaker,
+    thresholds: tuple[float, ...] = (0.5,),
+    batch_size: int = 16,
+    label: str = "",
+    progress: bool = False,
+) -> Counts:
     """Run the predictor over the episodes, in order, and count. A label is needed where progress is shown."""
     inter, union, agree = [], [], []
     starts = range(0, len(episodes), batch_size)
@@ -98,5 +115,10 @@ def count_episodes(predictor: Predictor, episodes: list[Episode], make: BatchMak
         union.append(u.cpu().numpy())
         i, u = intersection_union(masks[0], batch.query_mask[:, 0].long())
         agree.append(torch.stack([i[:, 1], u[:, 1]], 1).cpu().numpy())
-    return Counts(tuple(thresholds), np.concatenate(inter, 1), np.concatenate(union, 1), np.concatenate(agree),
-                  np.array([e.class_id for e in episodes]))
+    return Counts(
+        tuple(thresholds),
+        np.concatenate(inter, 1),
+        np.concatenate(union, 1),
+        np.concatenate(agree),
+        np.array([e.class_id for e in episodes]),
+    )

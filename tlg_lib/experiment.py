@@ -24,7 +24,7 @@ from .errors import TLGError
 from .machine.device import pick_device
 from .machine.paths import data_home
 
-_OPEN: dict[tuple, "Experiment"] = {}
+_OPEN: dict[tuple, Experiment] = {}
 SMALL_TEST_LIST = 200  # rows; below this a fold tests on both of its lists and trains on both of the others'
 
 
@@ -47,13 +47,21 @@ class Experiment:
 
     def sampler(self, config: Config) -> TrainingSampler:
         rows = self.data.training_rows(config.fold, self.both_splits(config))
-        return TrainingSampler(rows, batch=config.batch, seed=config.seed, negatives=config.negatives,
-                               names=self.data.classes)
+        return TrainingSampler(
+            rows, batch=config.batch, seed=config.seed, negatives=config.negatives, names=self.data.classes
+        )
 
     def test_episodes(self, config: Config, count: int | None = None) -> list[Episode]:
         rows = self.data.test_rows(config.fold, self.both_splits(config))
-        return test_episodes(rows, dataset=config.dataset, fold=config.fold, shots=config.shots, seed=config.seed,
-                             count=count or config.eval_episodes, names=self.data.classes)
+        return test_episodes(
+            rows,
+            dataset=config.dataset,
+            fold=config.fold,
+            shots=config.shots,
+            seed=config.seed,
+            count=count or config.eval_episodes,
+            names=self.data.classes,
+        )
 
     def scored_episodes(self, config: Config, control: str = "") -> list[Episode]:
         """The episodes that a score rests on: several shots and controls are scored on ``extra_episodes`` at most."""
@@ -64,7 +72,9 @@ class Experiment:
     def digest(self, config: Config) -> str:
         """What the run's data are: of the rows that are trained on and tested on."""
         both = self.both_splits(config)
-        return data_digest(self.data, self.data.training_rows(config.fold, both) + self.data.test_rows(config.fold, both))
+        return data_digest(
+            self.data, self.data.training_rows(config.fold, both) + self.data.test_rows(config.fold, both)
+        )
 
     def wrong_support(self, config: Config) -> list[Episode]:
         rows = self.data.test_rows(config.fold, self.both_splits(config))
@@ -74,8 +84,15 @@ class Experiment:
         """Episodes of base classes, evenly spread over them, for choices that must not see test classes."""
         rows = self.data.base_rows(config.fold)
         spread = [rows[(i * 7919) % len(rows)] for i in range(len(rows))] if len(rows) % 7919 else rows
-        return test_episodes(spread, dataset=config.dataset, fold=config.fold, shots=config.shots, seed=config.seed,
-                             count=count, names=self.data.classes)
+        return test_episodes(
+            spread,
+            dataset=config.dataset,
+            fold=config.fold,
+            shots=config.shots,
+            seed=config.seed,
+            count=count,
+            names=self.data.classes,
+        )
 
 
 def data_root(config: Config) -> Path:
@@ -106,9 +123,20 @@ def open_experiment(config: Config, progress: bool = True) -> Experiment:
     from .text_prior import text_vectors
 
     device = pick_device(config.device)
-    key = (config.data, config.masks, config.dataset, config.backbone, config.backbone_weights, config.clip,
-           config.clip_weights, config.image_size, config.cache_features, config.use_hc, str(device),
-           os.environ.get("TLG_HOME"))
+    key = (
+        config.data,
+        config.masks,
+        config.dataset,
+        config.backbone,
+        config.backbone_weights,
+        config.clip,
+        config.clip_weights,
+        config.image_size,
+        config.cache_features,
+        config.use_hc,
+        str(device),
+        os.environ.get("TLG_HOME"),
+    )
     if key in _OPEN:
         experiment = _OPEN[key]
         check_rows(config, experiment)
@@ -117,8 +145,9 @@ def open_experiment(config: Config, progress: bool = True) -> Experiment:
     experiment = Experiment(data, None, None, None, device)
     check_rows(config, experiment)
     experiment.backbone = load_backbone(config).to(device)
-    experiment.store = FeatureStore(data, experiment.backbone, config.image_size, mode=config.cache_features,
-                                    device=device, progress=progress)
+    experiment.store = FeatureStore(
+        data, experiment.backbone, config.image_size, mode=config.cache_features, device=device, progress=progress
+    )
     if config.use_hc:
         from .masks.clips import load_clip
         from .masks.prompts import load_prompts
@@ -142,8 +171,11 @@ def check_rows(config: Config, experiment: Experiment) -> None:
     missing = data.missing_masks(rows)
     if missing:
         image, class_id = missing[0]
-        raise TLGError(f"{len(missing)} of {len(rows)} rows have no pseudo mask in {data.masks} (first: {image}, "
-                       f"class '{data.classes[class_id]}'): make them with `tlg masks make --data {data.root}`", code=3)
+        raise TLGError(
+            f"{len(missing)} of {len(rows)} rows have no pseudo mask in {data.masks} (first: {image}, "
+            f"class '{data.classes[class_id]}'): make them with `tlg masks make --data {data.root}`",
+            code=3,
+        )
 
 
 def _check_sizes(data: SegmentationFolder, rows) -> None:
@@ -152,8 +184,11 @@ def _check_sizes(data: SegmentationFolder, rows) -> None:
         path = data.image_path(image)
         for mask in (data.root / "SegmentationClassAug" / f"{image}.png", data.pseudo_mask_path(image, class_id)):
             if mask.is_file() and _mask_size(mask) != _image_size(path):
-                raise TLGError(f"{mask} is {_words(_mask_size(mask))}, its image {path.name} {_words(_image_size(path))}"
-                               " (height x width): a mask must have the size of its image, make it again", code=3)
+                raise TLGError(
+                    f"{mask} is {_words(_mask_size(mask))}, its image {path.name} {_words(_image_size(path))}"
+                    " (height x width): a mask must have the size of its image, make it again",
+                    code=3,
+                )
 
 
 _image_size, _mask_size = lru_cache(maxsize=None)(image_size), lru_cache(maxsize=None)(mask_size)
@@ -161,5 +196,3 @@ _image_size, _mask_size = lru_cache(maxsize=None)(image_size), lru_cache(maxsize
 
 def _words(size: tuple[int, int]) -> str:
     return f"{size[0]}x{size[1]} pixels"
-
-

@@ -56,8 +56,11 @@ def scores(intersection: np.ndarray, union: np.ndarray, class_ids: np.ndarray) -
         chosen = class_ids == class_id
         total = union[chosen, 1].sum()
         if total == 0:
-            raise TLGError(f"class number {class_id} has neither true nor predicted pixels in "
-                           f"{chosen.sum()} episodes: its masks are empty (tlg data verify)", code=3)
+            raise TLGError(
+                f"class number {class_id} has neither true nor predicted pixels in "
+                f"{chosen.sum()} episodes: its masks are empty (tlg data verify)",
+                code=3,
+            )
         per_class[int(class_id)] = 100.0 * float(intersection[chosen, 1].sum() / total)
     pooled = intersection.sum(0) / np.maximum(union.sum(0), 1)
     return Scores(float(np.mean(list(per_class.values()))), 100.0 * float(pooled.mean()), per_class, len(class_ids))

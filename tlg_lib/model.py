@@ -56,13 +56,13 @@ class TLG(nn.Module):
         self.grid = low
 
         self.encoder = Encoder4d(
-            tuple(len(level) for level in self.levels), config.widths_4d, config.activation_checkpointing,
+            tuple(len(level) for level in self.levels),
+            config.widths_4d,
+            config.activation_checkpointing,
             config.correlation_pool,
         )
         if config.use_ha:
-            self.aggregation = HeterogeneousAggregation(
-                backbone_channels, self.levels, config.width, config.reductions
-            )
+            self.aggregation = HeterogeneousAggregation(backbone_channels, self.levels, config.width, config.reductions)
         if config.use_ht:
             self.transport = HeterogeneousTransport(config, low)
         if config.use_hc:
@@ -75,8 +75,13 @@ class TLG(nn.Module):
             self.register_buffer("background", torch.zeros(sum(backbone_channels[i[-1]] for i in self.levels[1:])))
 
     def forward(
-        self, query: list[Tensor], support: list[Tensor], query_mask: Tensor, support_mask: Tensor,
-        class_ids: Tensor, need_support: bool = True,
+        self,
+        query: list[Tensor],
+        support: list[Tensor],
+        query_mask: Tensor,
+        support_mask: Tensor,
+        class_ids: Tensor,
+        need_support: bool = True,
     ) -> Output:
         """Segment the query by the support (and, for training, the support by the query).
 
@@ -139,7 +144,9 @@ class TLG(nn.Module):
         out = {}
         for branch in branches:
             other = "support" if branch == "query" else "query"
-            merged = aggregation.merged(fused[branch], maps[branch if config.correlation_grid == "own" else other], branch)
+            merged = aggregation.merged(
+                fused[branch], maps[branch if config.correlation_grid == "own" else other], branch
+            )
             if not config.use_ht:
                 out[branch] = merged
                 continue
@@ -174,9 +181,7 @@ class TLG(nn.Module):
         """Names that tlg_lib.capture can keep from a forward pass of this model."""
         config = self.config
         names = [f"corr_{b}/{n}" for b in ("query", "support") for n in ("l4", "l3", "l2")]
-        names += [
-            f"conv4d_{b}/{n}" for b in ("query", "support") for n in ("sqz4", "sqz3", "sqz2", "mix43", "mix432")
-        ]
+        names += [f"conv4d_{b}/{n}" for b in ("query", "support") for n in ("sqz4", "sqz3", "sqz2", "mix43", "mix432")]
         names += ["after4d_query", "after4d_support"]
         per_branch = []
         if config.use_ha:
@@ -230,8 +235,7 @@ def build_model(config, backbone, text: TextVectors | None = None) -> TLG:
 
 @torch.no_grad()
 def predict_shots(
-    model: TLG, query: list[Tensor], supports: list[tuple[list[Tensor], Tensor]], query_mask: Tensor,
-    class_ids: Tensor,
+    model: TLG, query: list[Tensor], supports: list[tuple[list[Tensor], Tensor]], query_mask: Tensor, class_ids: Tensor
 ) -> Tensor:
     """Foreground probability of the query from each of K supports, all shots in one batch.
 

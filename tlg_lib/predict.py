@@ -47,8 +47,16 @@ class FewShotPredictor:
     predicts, in words), ``notes`` (what the user should know). Raises TLGError.
     """
 
-    def __init__(self, class_name: str, checkpoint: str | Path = "", clip: str = "", clip_weights: str = "",
-                 prompts_file: str = "", device: str = "auto", threshold: float | None = None):
+    def __init__(
+        self,
+        class_name: str,
+        checkpoint: str | Path = "",
+        clip: str = "",
+        clip_weights: str = "",
+        prompts_file: str = "",
+        device: str = "auto",
+        threshold: float | None = None,
+    ):
         from .backbones import load_backbone
         from .evaluate import network_predictor
         from .machine.device import pick_device
@@ -60,8 +68,9 @@ class FewShotPredictor:
         self.device = pick_device(device)
         self.config, weights, self.method = self._choose(checkpoint)
         clip = clip or self.config.clip
-        self.clip = load_clip(clip, clip_weights or (self.config.clip_weights if clip == self.config.clip else ""),
-                              self.device)
+        self.clip = load_clip(
+            clip, clip_weights or (self.config.clip_weights if clip == self.config.clip else ""), self.device
+        )
         prompts, self.class_id = load_prompts(self.config.dataset, prompts_file).with_class(class_name)
         self._check_words(prompts)
         self.recipe = default_recipe(self.clip, self.config.dataset)
@@ -90,8 +99,10 @@ class FewShotPredictor:
             method = f"TLG {config.variant}, {config.supervision} labels, {path}"
             return config, saved.weights, method
         if checkpoint != "none":
-            self.notes.append(f"no trained network in {runs_home() / 'mini'}: this is the training-free fusion; "
-                              "train one with `tlg train mini` or name one with --checkpoint")
+            self.notes.append(
+                f"no trained network in {runs_home() / 'mini'}: this is the training-free fusion; "
+                "train one with `tlg train mini` or name one with --checkpoint"
+            )
         config = make_config("pascal-lite", dataset="mini", device="cpu")
         return config, None, f"training-free fusion ({BOTH})"
 
@@ -99,11 +110,15 @@ class FewShotPredictor:
         name = prompts.classes[self.class_id]
         unknown = self.clip.unknown_words(", ".join(prompts.names[self.class_id]))
         if unknown:
-            self.notes.append(f"the mini CLIP does not know '{' '.join(unknown)}', so the masks of '{name}' mean "
-                              "little: use an official CLIP, as --clip ViT-B-16-quickgelu/openai")
+            self.notes.append(
+                f"the mini CLIP does not know '{' '.join(unknown)}', so the masks of '{name}' mean "
+                "little: use an official CLIP, as --clip ViT-B-16-quickgelu/openai"
+            )
         elif self.clip.name == "mini":
-            self.notes.append("masks by the mini CLIP, which was trained on generated pictures: for photographs use "
-                              "an official CLIP, as --clip ViT-B-16-quickgelu/openai")
+            self.notes.append(
+                "masks by the mini CLIP, which was trained on generated pictures: for photographs use "
+                "an official CLIP, as --clip ViT-B-16-quickgelu/openai"
+            )
 
     def _network(self, weights: dict, prompts):
         """The checkpoint's network, its text vectors replaced by those of ``prompts`` (new class included)."""
@@ -155,8 +170,16 @@ class FewShotPredictor:
         empty = torch.zeros_like(mask[:, 0])
         episode = Episode("query", tuple(f"support{k}" for k in range(len(support))), self.class_id)
         return EpisodeBatch(
-            [episode], maps, [m for m, _, _ in support], mask, masks, empty.long(), masks[:, :, 0].long(), empty,
-            empty.long(), torch.tensor([self.class_id], device=self.device),
+            [episode],
+            maps,
+            [m for m, _, _ in support],
+            mask,
+            masks,
+            empty.long(),
+            masks[:, :, 0].long(),
+            empty,
+            empty.long(),
+            torch.tensor([self.class_id], device=self.device),
         )
 
 
@@ -186,8 +209,9 @@ def images_at(path: str | Path) -> list[Path]:
     return found
 
 
-def predict_files(query: str | Path, support: list[str | Path], class_name: str, out: str | Path,
-                  progress: bool = True, **options) -> dict:
+def predict_files(
+    query: str | Path, support: list[str | Path], class_name: str, out: str | Path, progress: bool = True, **options
+) -> dict:
     """Segment a photograph or a folder of them; write masks, overlays and summary.json into ``out``.
 
     query: file or folder; support: files or folders; options: of FewShotPredictor. Masks are 8-bit PNG, 255 =
@@ -215,11 +239,17 @@ def predict_files(query: str | Path, support: list[str | Path], class_name: str,
                 raise
             results.append({"query": str(path), "error": str(error)})
     summary = {
-        "class": class_name, "method": predictor.method, "notes": predictor.notes, "threshold": predictor.threshold,
-        "clip": f"{predictor.clip.name} ({predictor.clip.weights})", "backbone": predictor.backbone.name,
-        "backbone_weights": predictor.backbone.weights, "device": str(predictor.device),
-        "support": [{"file": str(path), "mask_share": _share(mask == 1)}
-                    for path, (_, _, mask) in zip(supports, prepared)],
+        "class": class_name,
+        "method": predictor.method,
+        "notes": predictor.notes,
+        "threshold": predictor.threshold,
+        "clip": f"{predictor.clip.name} ({predictor.clip.weights})",
+        "backbone": predictor.backbone.name,
+        "backbone_weights": predictor.backbone.weights,
+        "device": str(predictor.device),
+        "support": [
+            {"file": str(path), "mask_share": _share(mask == 1)} for path, (_, _, mask) in zip(supports, prepared)
+        ],
         "queries": results,
     }
     write_json(out / "summary.json", summary)
@@ -236,8 +266,13 @@ def _predict_file(predictor: FewShotPredictor, prepared: list, path: Path, stem:
     with atomic(overlay_path) as file:
         Image.fromarray(tint(image, found.mask, OVERLAY)).save(file, format="PNG")
     return {
-        "query": str(path), "mask": str(mask_path), "overlay": str(overlay_path), "height": image.shape[0],
-        "width": image.shape[1], "share": _share(found.mask), "mask_share": _share(found.query_mask == 1),
+        "query": str(path),
+        "mask": str(mask_path),
+        "overlay": str(overlay_path),
+        "height": image.shape[0],
+        "width": image.shape[1],
+        "share": _share(found.mask),
+        "mask_share": _share(found.query_mask == 1),
         "confidence": round(float(found.probability[found.mask].mean()), 4) if found.mask.any() else 0.0,
     }
 

@@ -47,7 +47,7 @@ def confident(prior: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def prototype_prior(
-    this: Tensor, other: Tensor, this_mask: Tensor | None, other_mask: Tensor | None, general: Tensor,
+    this: Tensor, other: Tensor, this_mask: Tensor | None, other_mask: Tensor | None, general: Tensor
 ) -> Tensor:
     """Maps of one level for this image. At least one mask must be there.
 
@@ -133,7 +133,8 @@ BATCH = 16
 @dataclass(frozen=True)
 class Consensus:
     """foreground, background: mean unit features inside and outside the pseudo masks, [classes, C], row = class id
-    (zeros where a class has no training image). general: the mean over all these images of their own mean outside, [C]."""
+    (zeros where a class has no training image). general: the mean over all these images of their own mean outside,
+    [C]."""
 
     foreground: Tensor
     background: Tensor
@@ -181,5 +182,10 @@ def find_consensus(rows: list[Row], make: BatchMaker, levels, classes: int, prog
 
 def base_consensus(config, experiment, progress: bool = False) -> Consensus:
     """find_consensus over the training rows of the config's fold; experiment as of experiment.open_experiment."""
-    return find_consensus(experiment.sampler(config).rows, experiment.batches(config), experiment.backbone.levels,
-                          len(experiment.data.classes), progress)
+    return find_consensus(
+        experiment.sampler(config).rows,
+        experiment.batches(config),
+        experiment.backbone.levels,
+        len(experiment.data.classes),
+        progress,
+    )

@@ -40,6 +40,7 @@ def text_vectors(clip, prompts) -> TextVectors:
     .attributes[c], .background[c], .template with one {}).
     Returns TextVectors, row c = class c. One prompt per class and kind: synonyms are joined by commas.
     """
+
     def encode(phrases):
         sentences = [prompts.template.format(_phrase(p)) for p in phrases]
         return F.normalize(clip.encode_text(sentences).float(), dim=-1)

@@ -36,8 +36,22 @@ from .model import TLG, build_model
 from .prototypes import Consensus, base_consensus
 
 # Settings that may change between stopping and resuming: they do not change what is learned.
-FREE = ("data", "masks", "device", "workers", "checkpoint_every", "eval_episodes", "extra_episodes", "eval_batch", "shots",
-        "threshold", "cache_features", "clip_weights", "preset", "devices")
+FREE = (
+    "data",
+    "masks",
+    "device",
+    "workers",
+    "checkpoint_every",
+    "eval_episodes",
+    "extra_episodes",
+    "eval_batch",
+    "shots",
+    "threshold",
+    "cache_features",
+    "clip_weights",
+    "preset",
+    "devices",
+)
 
 
 def train(config: Config, folder: str | Path, progress: bool = True) -> dict:
@@ -94,8 +108,9 @@ def _train(fabric, config: Config, folder: Path, progress: bool) -> dict:
     if path.is_file():
         saved = load_checkpoint(path, config, free=FREE)
         if saved.about["data"] != digest:
-            raise TLGError(f"the data of {folder} changed since the run began: restore it, or train in a new folder",
-                           code=3)
+            raise TLGError(
+                f"the data of {folder} changed since the run began: restore it, or train in a new folder", code=3
+            )
         load_weights(model, saved.weights)
         restore_optimizer(optimizer, saved.optimizer)
         about = saved.about
@@ -105,8 +120,15 @@ def _train(fabric, config: Config, folder: Path, progress: bool) -> dict:
     forward = torch.compile(model) if config.compile else model
     wrapped, optimizer = fabric.setup(forward, optimizer)
     _loop(fabric, config, folder, experiment, model, wrapped, optimizer, about, consensus, progress)
-    summary = {"step": config.steps, "history": about["history"], "losses": about["losses"], "best": about["best"],
-               "data": digest, "config": config.to_dict(), "seconds": about["seconds"]}
+    summary = {
+        "step": config.steps,
+        "history": about["history"],
+        "losses": about["losses"],
+        "best": about["best"],
+        "data": digest,
+        "config": config.to_dict(),
+        "seconds": about["seconds"],
+    }
     if fabric.is_global_zero:
         write_json(folder / "trained.json", summary)
     return summary
@@ -162,8 +184,14 @@ def _loop(fabric, config, folder, experiment, model, wrapped, optimizer, about, 
     label = f"train {config.variant} {config.supervision} fold {config.fold} seed {config.seed}"
     steps = range(about["step"], config.steps)
     model.train()
-    for step in track(steps, total=config.steps, start=about["step"], label=label, unit="steps",
-                      show=progress and fabric.is_global_zero):
+    for step in track(
+        steps,
+        total=config.steps,
+        start=about["step"],
+        label=label,
+        unit="steps",
+        show=progress and fabric.is_global_zero,
+    ):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(config, step)
         loss = _step(fabric, config, folder, sampler, make, model, wrapped, optimizer, consensus, step)
@@ -175,8 +203,10 @@ def _loop(fabric, config, folder, experiment, model, wrapped, optimizer, about, 
         if ends_epoch or (step + 1) % config.checkpoint_every == 0:
             about["seconds"] = round(spent + time.perf_counter() - began, 2)
             if fabric.is_global_zero:
-                save_checkpoint(folder / "checkpoint.safetensors",
-                                Checkpoint(config, model.state_dict(), optimizer_tensors(optimizer), about))
+                save_checkpoint(
+                    folder / "checkpoint.safetensors",
+                    Checkpoint(config, model.state_dict(), optimizer_tensors(optimizer), about),
+                )
 
 
 def _step(fabric, config, folder, sampler, make, model, wrapped, optimizer, consensus, step: int) -> float:
@@ -203,15 +233,23 @@ def _step(fabric, config, folder, sampler, make, model, wrapped, optimizer, cons
             batch = batch.flipped()
         last = part == config.accumulate - 1
         with fabric.no_backward_sync(wrapped, enabled=not last):
-            output = wrapped(batch.query, batch.support[0], hide_masks(batch.query_mask, config),
-                             batch.support_mask[:, 0], batch.class_ids, config.support_loss > 0)
+            output = wrapped(
+                batch.query,
+                batch.support[0],
+                hide_masks(batch.query_mask, config),
+                batch.support_mask[:, 0],
+                batch.class_ids,
+                config.support_loss > 0,
+            )
             loss = total_loss(output, batch, config, list(model.parameters())) / config.accumulate
             value = fabric.all_reduce(loss.detach(), reduce_op="mean") if fabric.world_size > 1 else loss.detach()
             if not math.isfinite(float(value)):
                 write_json(folder / "failed_batch.json", {"step": step, "queries": [e.query for e in episodes]})
-                raise TLGError(f"the loss is not finite at step {step} (queries {', '.join(e.query for e in episodes)}"
-                               f"): the last good checkpoint is kept in {folder}; lower lr or use precision=32-true",
-                               code=6)
+                raise TLGError(
+                    f"the loss is not finite at step {step} (queries {', '.join(e.query for e in episodes)}"
+                    f"): the last good checkpoint is kept in {folder}; lower lr or use precision=32-true",
+                    code=6,
+                )
             fabric.backward(loss)
         total += float(value)
     optimizer.step()
@@ -230,16 +268,22 @@ def _end_epoch(config: Config, folder: Path, experiment: Experiment, make, model
     """Score test and base classes on a few episodes; keep the best weights by each, named as such."""
     model.eval()
     one = config.replace(shots=1)
-    row = {"step": about["step"], "epoch": len(about["history"]) + 1,
-           "loss": round(sum(about["losses"][-config.epoch_steps:]) / len(about["losses"][-config.epoch_steps:]), 6)}
-    for name, episodes in (("test", experiment.test_episodes(one, config.epoch_episodes)),
-                           ("base", experiment.base_episodes(one, config.epoch_episodes))):
+    row = {
+        "step": about["step"],
+        "epoch": len(about["history"]) + 1,
+        "loss": round(sum(about["losses"][-config.epoch_steps :]) / len(about["losses"][-config.epoch_steps :]), 6),
+    }
+    for name, episodes in (
+        ("test", experiment.test_episodes(one, config.epoch_episodes)),
+        ("base", experiment.base_episodes(one, config.epoch_episodes)),
+    ):
         counts = count_episodes(network_predictor(model), episodes, make, (config.threshold,), config.eval_batch)
         row[name] = round(counts.scores(0).miou, 4)
         if row[name] > about["best"].get(name, {}).get("miou", -1):
             about["best"][name] = {"epoch": row["epoch"], "step": row["step"], "miou": row[name]}
-            save_checkpoint(folder / f"best_{name}.safetensors",
-                            Checkpoint(config, model.state_dict(), {}, {"step": row["step"]}))
+            save_checkpoint(
+                folder / f"best_{name}.safetensors", Checkpoint(config, model.state_dict(), {}, {"step": row["step"]})
+            )
     about["history"].append(row)
     model.train()
 

@@ -42,17 +42,23 @@ def test_straightforward_network_computes_what_the_release_computes():
     from tlg_lib.released.parity import Fixture, draw_weight
 
     fixture = Fixture(folder / "release_resnet50.npz")
-    layers = {"channels": (512,) * 4 + (1024,) * 6 + (2048,) * 3,
-              "levels": ((0, 1, 2, 3), (4, 5, 6, 7, 8, 9), (10, 11, 12)), "grids": ((50, 50), (25, 25), (13, 13))}
+    layers = {
+        "channels": (512,) * 4 + (1024,) * 6 + (2048,) * 3,
+        "levels": ((0, 1, 2, 3), (4, 5, 6, 7, 8, 9), (10, 11, 12)),
+        "grids": ((50, 50), (25, 25), (13, 13)),
+    }
     text = (fixture.text.name, fixture.text.attribute, fixture.text.background)
     network = Straightforward(**layers, text=text).eval()
-    network.load_state_dict({
-        key: torch.from_numpy(np.asarray(draw_weight(key, tuple(value.shape), 0)))
-        for key, value in network.state_dict().items()
-    })
+    network.load_state_dict(
+        {
+            key: torch.from_numpy(np.asarray(draw_weight(key, tuple(value.shape), 0)))
+            for key, value in network.state_dict().items()
+        }
+    )
     with torch.no_grad():
-        query, support = network(fixture.query, fixture.support, fixture.query_mask, fixture.support_mask,
-                                 fixture.class_ids)
+        query, support = network(
+            fixture.query, fixture.support, fixture.query_mask, fixture.support_mask, fixture.class_ids
+        )
     assert fixture.row("eval/logits_query400", query).error < 1e-5
     assert fixture.row("eval/logits_support400", support).error < 1e-5
 
@@ -68,16 +74,25 @@ def test_shots_vote_the_same_in_both_networks(networks):
 def test_multiply_adds_of_correlation_are_what_the_formula_says(networks):
     inputs = make_inputs(SMALL)
     positions, channels = (64, 16, 4), ((40, 2), (80, 3), (112, 3), (192, 4), (320, 1))
-    once = sum(2 * n * p**2 * c for p, groups in zip(positions, (channels[:1], channels[1:3], channels[3:]))
-               for c, n in groups) // 2 * SMALL.batch
+    once = (
+        sum(
+            2 * n * p**2 * c
+            for p, groups in zip(positions, (channels[:1], channels[1:3], channels[3:]))
+            for c, n in groups
+        )
+        // 2
+        * SMALL.batch
+    )
     counted = {
         n: measure.parts(networks[n], measure.operation(networks[n], "forward1", inputs), "cpu")
         for n in ("straightforward", "released", "corrected")
     }
     assert counted["straightforward"]["correlation"]["multiply_adds"] == 2 * once
     assert counted["released"]["correlation"]["multiply_adds"] == once
-    finest, middle = (n * sum(k * c for c, k in groups) * SMALL.batch
-                      for n, groups in ((positions[0] ** 2, channels[:1]), (positions[1] ** 2, channels[1:3])))
+    finest, middle = (
+        n * sum(k * c for c, k in groups) * SMALL.batch
+        for n, groups in ((positions[0] ** 2, channels[:1]), (positions[1] ** 2, channels[1:3]))
+    )
     pooled = once - finest + finest // 16 - middle + middle // 4
     assert counted["corrected"]["correlation"]["multiply_adds"] == pooled, "4 x 4 and 2 x 2 positions"
     assert counted["corrected"]["4D encoder"]["multiply_adds"] < counted["released"]["4D encoder"]["multiply_adds"]
@@ -136,8 +151,14 @@ def test_fit_finds_the_coefficients_of_a_known_cost():
     assert [found[k] for k in ("constant", "area", "factor")] == pytest.approx([3, 2, 0.5])
     assert found["worst"] < 1e-9
     points = [{"size": int(s), "forward": 1.0 * s, "step": 2.0 * s, "peak": 3.0 * s} for s in sizes]
-    result = {"network": "corrected", "backbone": "resnet50", "batch": 1, "device": "cpu", "points": points,
-              "fits": {k: fit(sizes, [p[k] for p in points]) for k in ("forward", "step", "peak")}}
+    result = {
+        "network": "corrected",
+        "backbone": "resnet50",
+        "batch": 1,
+        "device": "cpu",
+        "points": points,
+        "fits": {k: fit(sizes, [p[k] for p in points]) for k in ("forward", "step", "peak")},
+    }
     left, right = scaling_figure(result).axes
     assert (left.get_ylabel(), right.get_ylabel()) == ("seconds", "MiB")
 
@@ -158,8 +179,25 @@ def test_notebook_profile_ranks_cells(tmp_path):
 
 
 def test_command_line_writes_json_and_table(tmp_path, capsys):
-    arguments = ["bench", "network", "--backbone", "efficientnet_lite0", "--size", "64", "--batch", "1", "--repeats", "1",
-                 "--operation", "forward1", "--no-memory", "--device", "cpu", "--out", str(tmp_path)]
+    arguments = [
+        "bench",
+        "network",
+        "--backbone",
+        "efficientnet_lite0",
+        "--size",
+        "64",
+        "--batch",
+        "1",
+        "--repeats",
+        "1",
+        "--operation",
+        "forward1",
+        "--no-memory",
+        "--device",
+        "cpu",
+        "--out",
+        str(tmp_path),
+    ]
     with pytest.raises(SystemExit) as stopped:
         main(arguments)
     assert stopped.value.code == 0

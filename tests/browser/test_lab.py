@@ -23,10 +23,16 @@ EXPLORERS = "08_visualise.ipynb"
 OTHERS = sorted(p.name for p in (CHECKOUT / "notebooks").glob("[0-9]*.ipynb") if p.name != EXPLORERS)
 SHOTS = CHECKOUT / "artefacts" / "browser"
 PATIENCE = float(os.environ.get("TLG_BROWSER_PATIENCE", 300))  # seconds for a notebook to run; slow machines need more
-CHROMIUM = os.environ.get("TLG_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome") or shutil.which(
-    "chromium-browser")
-FLAGS = ("--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-         "--disable-component-update --disable-sync --disable-dev-shm-usage --window-size=1400,1600").split()
+CHROMIUM = (
+    os.environ.get("TLG_CHROMIUM")
+    or shutil.which("chromium")
+    or shutil.which("google-chrome")
+    or shutil.which("chromium-browser")
+)
+FLAGS = (
+    "--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync --disable-dev-shm-usage --window-size=1400,1600"
+).split()
 PIXELS = """
 const image = arguments[0], canvas = document.createElement("canvas");
 canvas.width = image.naturalWidth; canvas.height = image.naturalHeight;
@@ -53,8 +59,10 @@ def lab(tmp_path_factory):
     folder = tmp_path_factory.mktemp("lab")
     shutil.copytree(CHECKOUT / "notebooks", folder / "notebooks", ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
     settings = folder / "settings" / "@jupyterlab"
-    for name, value in (("notebook-extension/tracker", {"windowingMode": "none"}),
-                        ("apputils-extension/notification", {"fetchNews": "false", "checkForUpdates": False})):
+    for name, value in (
+        ("notebook-extension/tracker", {"windowingMode": "none"}),
+        ("apputils-extension/notification", {"fetchNews": "false", "checkForUpdates": False}),
+    ):
         path = settings / f"{name}.jupyterlab-settings"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(value))
@@ -64,10 +72,25 @@ def lab(tmp_path_factory):
     environment = {"TLG_SMOKE": "1", "OMP_NUM_THREADS": "1", "TLG_HOME": str(folder / "home"), **os.environ}
     log = (folder / "lab.log").open("w")
     server = subprocess.Popen(
-        [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--port={port}", "--ip=127.0.0.1",
-         "--IdentityProvider.token=", "--LabApp.expose_app_in_browser=True", f"--ServerApp.root_dir={folder}",
-         f"--LabApp.user_settings_dir={folder / 'settings'}", f"--LabApp.workspaces_dir={folder / 'workspaces'}"],
-        env=environment, stdout=log, stderr=subprocess.STDOUT, cwd=folder)
+        [
+            sys.executable,
+            "-m",
+            "jupyterlab",
+            "--no-browser",
+            "--allow-root",
+            f"--port={port}",
+            "--ip=127.0.0.1",
+            "--IdentityProvider.token=",
+            "--LabApp.expose_app_in_browser=True",
+            f"--ServerApp.root_dir={folder}",
+            f"--LabApp.user_settings_dir={folder / 'settings'}",
+            f"--LabApp.workspaces_dir={folder / 'workspaces'}",
+        ],
+        env=environment,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        cwd=folder,
+    )
     address = f"http://127.0.0.1:{port}"
     try:
         wait(lambda: reachable(f"{address}/api"), 120, "JupyterLab did not start")
@@ -94,8 +117,11 @@ def browser(lab):
     SHOTS.mkdir(parents=True, exist_ok=True)
     try:
         run_all(driver, lab, EXPLORERS)
-        wait(lambda: len(boxes(driver)) == 5 and all(images(driver, b) for b in boxes(driver)), 60,
-             "not all five widgets were drawn")
+        wait(
+            lambda: len(boxes(driver)) == 5 and all(images(driver, b) for b in boxes(driver)),
+            60,
+            "not all five widgets were drawn",
+        )
         yield driver
     finally:
         driver.save_screenshot(str(SHOTS / "last.png"))
@@ -105,8 +131,11 @@ def browser(lab):
 def run_all(driver, lab, name):
     """Open a notebook and run it to its end with a fresh kernel."""
     driver.get(f"{lab}/lab/tree/notebooks/{name}?reset")
-    wait(lambda: driver.execute_script("return !!document.querySelector('.jp-Notebook .jp-CodeCell')"), 120,
-         "the notebook did not open")
+    wait(
+        lambda: driver.execute_script("return !!document.querySelector('.jp-Notebook .jp-CodeCell')"),
+        120,
+        "the notebook did not open",
+    )
     wait(lambda: driver.execute_script(KERNEL_READY), 120, "the kernel did not start")
     driver.execute_script(RUN_ALL)
     wait(lambda: driver.execute_script("return window.tlgRun"), PATIENCE, f"{name} was not run to its end", 2)
@@ -125,8 +154,9 @@ def complaints(driver):
 
 def console_errors(driver):
     """What the page wrote as errors; "intervention" is the browser's own word on leaving the page before."""
-    return [entry for entry in driver.get_log("browser")
-            if entry["level"] == "SEVERE" and entry["source"] != "intervention"]
+    return [
+        entry for entry in driver.get_log("browser") if entry["level"] == "SEVERE" and entry["source"] != "intervention"
+    ]
 
 
 def wait(condition, seconds, what, pause=0.3):
@@ -154,8 +184,11 @@ def boxes(driver):
 
 def images(driver, box):
     """Pixels of every visible picture of a box, as data URLs; [] while one is not loaded."""
-    shown = driver.execute_script("""return [...arguments[0].querySelectorAll('.tlg-picture img')].filter(
-        (image) => image.offsetParent)""", box)
+    shown = driver.execute_script(
+        """return [...arguments[0].querySelectorAll('.tlg-picture img')].filter(
+        (image) => image.offsetParent)""",
+        box,
+    )
     pixels = [driver.execute_script(PIXELS, image) for image in shown]
     return pixels if all(pixels) else []
 

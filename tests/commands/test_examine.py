@@ -50,9 +50,7 @@ def test_a_check_that_breaks_is_a_problem_and_the_others_still_run(monkeypatch, 
 
     monkeypatch.setattr(doctor, "CHECKS", {"one": broken, "two": refused, "three": doctor.cluster})
     findings = examine()
-    assert [(f.area, f.state) for f in findings][:2] == [("one", PROBLEM), ("two", PROBLEM)] and len(
-        findings
-    ) == 3
+    assert [(f.area, f.state) for f in findings][:2] == [("one", PROBLEM), ("two", PROBLEM)] and len(findings) == 3
     assert findings[1].text == "weights of X are damaged" and findings[1].remedy == "reinstall them"
     code, out, err = run_doctor(capsys)
     assert code == 3 and "error: 2 problems found" in err and "-> reinstall them" in out
@@ -84,11 +82,7 @@ def test_damaged_weights_are_found(monkeypatch, tmp_path):
     monkeypatch.setattr(backbones, "pip_weights_file", lambda: bad)
     monkeypatch.setattr(doctor, "CHECKS", {"weights": doctor.weights})
     findings = examine()
-    assert (
-        findings[-1].state == PROBLEM
-        and "SHA-256" in findings[-1].text
-        and "reinstall" in findings[-1].remedy
-    )
+    assert findings[-1].state == PROBLEM and "SHA-256" in findings[-1].text and "reinstall" in findings[-1].remedy
 
 
 def test_a_folder_without_room_or_rights_is_a_problem(own_home, monkeypatch):
@@ -130,9 +124,7 @@ def test_a_hidden_gpu_is_a_problem(monkeypatch):
 def test_gradients_prints_the_networks_report(monkeypatch, capsys):
     from tlg_lib.released import gradients
 
-    monkeypatch.setattr(
-        gradients, "print_report", lambda variant, backbone: print(f"report of {variant}, {backbone}")
-    )
+    monkeypatch.setattr(gradients, "print_report", lambda variant, backbone: print(f"report of {variant}, {backbone}"))
     code, out, _ = run_doctor(capsys, "--gradients", "released", "--backbone", "vgg16")
     assert code == 0 and out.strip() == "report of released, vgg16"
 

@@ -143,9 +143,7 @@ def _(folder):
 def _(folder):
     from tlg_lib.runs.jobs import run_jobs
 
-    return refused(
-        run_jobs, [("row X, fold 0", os.kill, (0, 0)), ("row Y, fold 0", _die, ())], 2, "trained", False
-    )
+    return refused(run_jobs, [("row X, fold 0", os.kill, (0, 0)), ("row Y, fold 0", _die, ())], 2, "trained", False)
 
 
 def _die():
@@ -175,9 +173,7 @@ def _(folder):
     os.close(write)
     with os.fdopen(read) as pipe:
         outcome = Outcome(*json.loads(pipe.read()))
-    assert load_checkpoint(run / "checkpoint.safetensors").about["step"] == before, (
-        "the good checkpoint was lost"
-    )
+    assert load_checkpoint(run / "checkpoint.safetensors").about["step"] == before, "the good checkpoint was lost"
     assert not list(run.glob(".*.part")), "half a file was left"
     return outcome
 
@@ -483,9 +479,7 @@ def _(folder):
         path = data / "splits" / split / "fold0.txt"
         rows = path.read_text().splitlines()
         ours = [row for row in rows if row.endswith("__01")]
-        path.write_text(
-            "\n".join([r for r in rows if r not in ours] + (ours[:1] if split == "val" else [])) + "\n"
-        )
+        path.write_text("\n".join([r for r in rows if r not in ours] + (ours[:1] if split == "val" else [])) + "\n")
     forget_inputs()
     return refused(train, data, folder / "run")
 
@@ -576,9 +570,7 @@ def shown(message: str, folder: Path) -> str:
     text = message.replace(str(folder), "FOLDER").replace(str(folder.resolve()), "FOLDER")
     text = re.sub(r"\S*/home/(cache|data|runs)/", r"TLG_HOME/\1/", text)
     text = re.sub(r"-[0-9a-f]{16}\b", "-DIGEST", text)
-    text = re.sub(
-        r"process \d+ on \S+ since \S+ \(.*?\)(?=:)", "process 4242 on HOST since TIME (COMMAND)", text
-    )
+    text = re.sub(r"process \d+ on \S+ since \S+ \(.*?\)(?=:)", "process 4242 on HOST since TIME (COMMAND)", text)
     text = re.sub(
         r"\([^()]*(?:header|Header|EOF|buffer|InvalidHeader|offset|incomplete|MetadataIncomplete)[^()]*\)",
         "(...)",
@@ -613,12 +605,12 @@ def table(outcomes: dict) -> str:
 def document(outcomes: dict) -> str:
     return (
         "# Faults and what they say\n\n"
-        "Made by `python tests/commands/test_faults.py` from the cases in that file, each of which provokes the fault and looks "
-        "at the message, the exit code ([exit_codes.md](exit_codes.md)) and what is left on disk. FOLDER stands for the "
-        "folder concerned.\n\n" + table(outcomes) + "\n\n"
-        "Kills (`kill -9` of training, evaluation, mask and data generation, sweep workers and the sweep itself) need no "
-        "message: the same command goes on, with the same results bit for bit on the CPU (tests/core/test_resume.py, "
-        "tests/runs/test_sweep.py).\n"
+        "Made by `python tests/commands/test_faults.py` from the cases in that file, each of which provokes the fault "
+        "and looks at the message, the exit code ([exit_codes.md](exit_codes.md)) and what is left on disk. FOLDER "
+        "stands for the folder concerned.\n\n" + table(outcomes) + "\n\n"
+        "Kills (`kill -9` of training, evaluation, mask and data generation, sweep workers and the sweep itself) need "
+        "no message: the same command goes on, with the same results bit for bit on the CPU "
+        "(tests/core/test_resume.py, tests/runs/test_sweep.py).\n"
     )
 
 
@@ -626,14 +618,8 @@ def test_the_table_in_the_docs_is_up_to_date():
     missing = [title for title in CASES if title not in OUTCOMES]
     if missing:
         pytest.skip(f"runs after all cases in one process ({len(missing)} did not run here)")
-    told = {
-        row.split(" | ")[0].removeprefix("| "): row for row in DOC.read_text(encoding="utf-8").splitlines()
-    }
-    stale = [
-        row
-        for row in table(OUTCOMES).splitlines()[2:]
-        if told.get(row.split(" | ")[0].removeprefix("| ")) != row
-    ]
+    told = {row.split(" | ")[0].removeprefix("| "): row for row in DOC.read_text(encoding="utf-8").splitlines()}
+    stale = [row for row in table(OUTCOMES).splitlines()[2:] if told.get(row.split(" | ")[0].removeprefix("| ")) != row]
     assert not stale, "docs/faults.md is out of date: run `python tests/commands/test_faults.py`\n" + "\n".join(stale)
 
 

@@ -70,9 +70,7 @@ def survives_file(function, path, content: bytes):
     path.write_bytes(content)
     before = sorted(os.listdir(path.parent))
     result = survives(function, path)
-    assert path.read_bytes() == content and sorted(os.listdir(path.parent)) == before, (
-        "a user's file was touched"
-    )
+    assert path.read_bytes() == content and sorted(os.listdir(path.parent)) == before, "a user's file was touched"
     return result
 
 
@@ -161,9 +159,7 @@ def damaged(valid):
         for _ in range(rng.randint(1, 3)):
             holder, key, node = None, None, value
             while isinstance(node, (dict, list)) and node and (holder is None or rng.randrange(4)):
-                key = (
-                    rng.choice(sorted(node, key=str)) if isinstance(node, dict) else rng.randrange(len(node))
-                )
+                key = rng.choice(sorted(node, key=str)) if isinstance(node, dict) else rng.randrange(len(node))
                 holder, node = node, node[key]
             if holder is None:
                 return leaf(rng)
@@ -262,9 +258,7 @@ def test_settings_text_of_notebooks(text):
 
 # --- lists and masks
 
-EPISODES = [
-    {"query": "2007_0001", "support": ["2007_0002", "2007_0003"], "class_id": 3, "support_class": 4}
-] * 2
+EPISODES = [{"query": "2007_0001", "support": ["2007_0002", "2007_0003"], "class_id": 3, "support_class": 4}] * 2
 
 
 @many(400)
@@ -278,13 +272,9 @@ SPLIT = b"2007_000032__01\n2007_000039__05\r\n\n2007_000063__03\n"
 
 
 @many(400)
-@given(
-    st.one_of(damaged_bytes(SPLIT), st.text(max_size=60).map(lambda t: t.encode("utf-8", "surrogatepass")))
-)
+@given(st.one_of(damaged_bytes(SPLIT), st.text(max_size=60).map(lambda t: t.encode("utf-8", "surrogatepass"))))
 def test_split_lists(place, content):
-    for image, class_id in (
-        survives_file(lambda p: read_split(p, "pascal"), place / "list.txt", content) or []
-    ):
+    for image, class_id in survives_file(lambda p: read_split(p, "pascal"), place / "list.txt", content) or []:
         assert 0 <= class_id < 20 and "/" not in image and "\\" not in image and ".." != image
 
 
@@ -364,7 +354,8 @@ RESULTS = {
     "parameters": {"total": 10, "learnable": 10, "receiving_gradient": 10},
     "training": [],
     "smoke": False,
-    "figures_sha256": "0" * 64, "masks_by": "mini (sha256:0)",
+    "figures_sha256": "0" * 64,
+    "masks_by": "mini (sha256:0)",
     "seconds": {"training": 3.0},
     "device": "CPU",
     "commit": "0",
@@ -381,18 +372,14 @@ def test_results_files_and_their_report(tmp_path_factory, content):
     page = survives(write_report, folder)
     assert (folder / "results.json").read_bytes() == content
     if page is not None:
-        assert "<script" not in page.read_text(encoding="utf-8").lower(), (
-            "text from results.json became markup"
-        )
+        assert "<script" not in page.read_text(encoding="utf-8").lower(), "text from results.json became markup"
 
 
 def valid_checkpoint(path) -> bytes:
     import torch
 
     weights = {"a.weight": torch.arange(6.0).reshape(2, 3), "b": torch.tensor(3)}
-    save_checkpoint(
-        path, Checkpoint(make_config("smoke"), weights, {"0/step": torch.tensor(1.0)}, {"step": 1})
-    )
+    save_checkpoint(path, Checkpoint(make_config("smoke"), weights, {"0/step": torch.tensor(1.0)}, {"step": 1}))
     return path.read_bytes()
 
 
@@ -474,9 +461,7 @@ def test_any_yaml(place, text):
 PROMPTS = {
     "template": "a photo of a {}.",
     "background_list": ["grass", "sky"],
-    "classes": {
-        "bicycle": {"names": ["bicycle", "tandem"], "attribute": "bicycle with pedals", "background": "road"}
-    },
+    "classes": {"bicycle": {"names": ["bicycle", "tandem"], "attribute": "bicycle with pedals", "background": "road"}},
 }
 
 

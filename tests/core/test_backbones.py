@@ -8,9 +8,9 @@ import torch
 import torchvision
 
 from tlg_lib import backbones
-from tlg_lib.machine import weights
 from tlg_lib.config import make_config
 from tlg_lib.errors import TLGError
+from tlg_lib.machine import weights
 
 
 def images(height=64, width=96):

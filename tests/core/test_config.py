@@ -14,15 +14,27 @@ def test_every_preset_and_variant_makes_a_config_that_survives_its_dictionary(pr
     assert config_from_dict(config.to_dict()) == config
 
 
-@pytest.mark.parametrize("overrides, words", [
-    ({"fold": 7}, "fold=7"), ({"shots": 0}, "shots=0"), ({"stepz": 3}, "did you mean 'steps'"),
-    ({"steps": "many"}, "steps='many'"), ({"steps": True}, "steps=True"), ({"steps": 1.5}, "steps=1.5"),
-    ({"lr": "nan"}, "lr='nan'"), ({"use_ha": "perhaps"}, "use_ha"), ({"variant": "best"}, "unknown variant"),
-    ({"image_size": "12"}, "image_size"), ({"image_size": "a x b"}, "image_size"),
-    ({"widths_4d": "6,8,8"}, "multiple of 4"), ({"backbone": "vit"}, "choose one of"),
-    ({"noisy_targets": "hope"}, "noisy_targets"), ({"fold": None}, "fold=None"),
-    ({"data": 3}, "expected text"),
-])
+@pytest.mark.parametrize(
+    "overrides, words",
+    [
+        ({"fold": 7}, "fold=7"),
+        ({"shots": 0}, "shots=0"),
+        ({"stepz": 3}, "did you mean 'steps'"),
+        ({"steps": "many"}, "steps='many'"),
+        ({"steps": True}, "steps=True"),
+        ({"steps": 1.5}, "steps=1.5"),
+        ({"lr": "nan"}, "lr='nan'"),
+        ({"use_ha": "perhaps"}, "use_ha"),
+        ({"variant": "best"}, "unknown variant"),
+        ({"image_size": "12"}, "image_size"),
+        ({"image_size": "a x b"}, "image_size"),
+        ({"widths_4d": "6,8,8"}, "multiple of 4"),
+        ({"backbone": "vit"}, "choose one of"),
+        ({"noisy_targets": "hope"}, "noisy_targets"),
+        ({"fold": None}, "fold=None"),
+        ({"data": 3}, "expected text"),
+    ],
+)
 def test_bad_values_name_the_field(overrides, words):
     with pytest.raises(TLGError, match=words.replace("(", r"\(")) as caught:
         make_config("mini", **overrides)

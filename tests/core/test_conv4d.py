@@ -32,8 +32,14 @@ def direct(conv, x):
 
 @pytest.mark.parametrize(
     "kernel, stride, size",
-    [(3, 1, (3, 4, 2, 2)), (3, 2, (3, 2, 3, 5)), (5, 4, (2, 3, 6, 5)), (5, 4, (3, 3, 3, 4)), (3, 1, (2, 2, 1, 1)),
-     (3, 2, (4, 3, 4, 4))],
+    [
+        (3, 1, (3, 4, 2, 2)),
+        (3, 2, (3, 2, 3, 5)),
+        (5, 4, (2, 3, 6, 5)),
+        (5, 4, (3, 3, 3, 4)),
+        (3, 1, (2, 2, 1, 1)),
+        (3, 2, (4, 3, 4, 4)),
+    ],
 )
 def test_centre_pivot_is_the_sparse_4d_convolution(kernel, stride, size):
     torch.manual_seed(0)

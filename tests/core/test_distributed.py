@@ -9,9 +9,23 @@ from tlg_lib.train import train
 
 # A network that trains in a second. Dropout is off: its masks depend on how the batch is shared out.
 TINY = dict(
-    dataset="pascal", image_size=64, width=8, widths_4d=[4, 4, 8], token_count=4, steps=4, batch=4, epoch_steps=4,
-    checkpoint_every=4, epoch_episodes=0, eval_episodes=2, backbone_weights="random", device="cpu", dropout=0.0,
-    mask_dropout=0.0, negatives=0.0, support_loss=0.6,
+    dataset="pascal",
+    image_size=64,
+    width=8,
+    widths_4d=[4, 4, 8],
+    token_count=4,
+    steps=4,
+    batch=4,
+    epoch_steps=4,
+    checkpoint_every=4,
+    epoch_episodes=0,
+    eval_episodes=2,
+    backbone_weights="random",
+    device="cpu",
+    dropout=0.0,
+    mask_dropout=0.0,
+    negatives=0.0,
+    support_loss=0.6,
 )
 
 
@@ -39,8 +53,9 @@ def test_two_processes_learn_what_one_learns(variant, tiny_voc, own_home, tmp_pa
     two = run(tmp_path / "two", tiny_voc, variant=variant, devices=2)
     assert_same_learning(one, two)
     for statistic in ("running_mean", "running_var"):
-        torch.testing.assert_close(two[1][f"transport.norm.{statistic}"], one[1][f"transport.norm.{statistic}"],
-                                   rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(
+            two[1][f"transport.norm.{statistic}"], one[1][f"transport.norm.{statistic}"], rtol=1e-3, atol=1e-4
+        )
 
 
 def test_accumulated_parts_learn_what_a_whole_batch_learns(tiny_voc, own_home, tmp_path):

@@ -5,14 +5,7 @@ from collections import Counter
 
 import pytest
 
-from tlg_lib.episodes import (
-    Episode,
-    TrainingSampler,
-    load_episodes,
-    save_episodes,
-    test_episodes,
-    wrong_support,
-)
+from tlg_lib.episodes import Episode, TrainingSampler, load_episodes, save_episodes, test_episodes, wrong_support
 from tlg_lib.errors import TLGError
 
 ROWS = [(f"img{i:03d}", i % 3) for i in range(30)] + [("img000", 1)]
@@ -89,8 +82,14 @@ def test_saved_lists_come_back_and_broken_ones_are_named(tmp_path):
     episodes = [Episode("q", ("a", "b"), 3), Episode("r", ("c",), 1, support_class=2)]
     save_episodes(tmp_path / "e.json", episodes)
     assert load_episodes(tmp_path / "e.json") == episodes
-    for text in ("[", "{}", '[{"query": 1}]', '[{"query": "a", "support": [], "class_id": 0}]',
-                 '[{"query": "a", "support": ["b"], "class_id": 99}]', '[{"query": "a", "support": ["b"]}]'):
+    for text in (
+        "[",
+        "{}",
+        '[{"query": 1}]',
+        '[{"query": "a", "support": [], "class_id": 0}]',
+        '[{"query": "a", "support": ["b"], "class_id": 99}]',
+        '[{"query": "a", "support": ["b"]}]',
+    ):
         (tmp_path / "bad.json").write_text(text)
         with pytest.raises(TLGError, match="bad.json"):
             load_episodes(tmp_path / "bad.json")

@@ -35,7 +35,9 @@ def image_config(kind):
 def test_drawn_targets_need_no_remedy(kind):
     plain, named = (make_config("mini", supervision="pixel", noisy_targets=k) for k in ("none", kind))
     assert named.dice, "Dice beside cross-entropy"
-    torch.testing.assert_close(query_loss(LOGITS, TARGET, CONFIDENCE, named), query_loss(LOGITS, TARGET, CONFIDENCE, plain))
+    torch.testing.assert_close(
+        query_loss(LOGITS, TARGET, CONFIDENCE, named), query_loss(LOGITS, TARGET, CONFIDENCE, plain)
+    )
 
 
 def test_cross_entropy_ignores_255_and_averages_images():
@@ -47,12 +49,14 @@ def test_released_counts_255_as_background():
     filled = torch.where(TARGET == 255, 0, TARGET)
     assert torch.equal(prepare_target(TARGET, config), filled)
     assert float(query_loss(LOGITS, TARGET, CONFIDENCE, config)) == pytest.approx(
-        float(F.cross_entropy(LOGITS, filled)), abs=1e-6)
+        float(F.cross_entropy(LOGITS, filled)), abs=1e-6
+    )
 
 
 def test_confidence_weights_pixels_by_certainty():
     def weight(b, y, x):
         return abs(2 * float(CONFIDENCE[b, y, x]) - 1)
+
     got = query_loss(LOGITS, TARGET, CONFIDENCE, image_config("confidence"))
     assert float(got) == pytest.approx(by_hand(weight), abs=1e-5)
 

@@ -22,7 +22,8 @@ def inputs(config, batch=2, seed=0):
     def maps():
         return [
             torch.randn(batch, layout.channels[layer], *grid, generator=generator)
-            for grid, layers in zip(layout.grids(config.image_size), layout.levels) for layer in layers
+            for grid, layers in zip(layout.grids(config.image_size), layout.levels)
+            for layer in layers
         ]
 
     blocks = (torch.rand(2, batch, 1, 4, 4, generator=generator) > 0.5).float()
@@ -137,11 +138,19 @@ def test_pooled_directions_are_the_same_network_with_the_images_exchanged():
 
 
 @pytest.mark.parametrize("size", [(64, 64), (192, 192)])  # maps correlated at once, and in parts
-@pytest.mark.parametrize("variant, switches", [
-    ("corrected", {}), ("corrected", dict(correlation_grid="other")), ("corrected", dict(correlation_pool=1)),
-    ("corrected", dict(use_ht=False)), ("corrected", dict(second_attention="within", query_residual="support")),
-    ("corrected", dict(query_mask="none")), ("hsnet", {}), ("released", {}),
-])
+@pytest.mark.parametrize(
+    "variant, switches",
+    [
+        ("corrected", {}),
+        ("corrected", dict(correlation_grid="other")),
+        ("corrected", dict(correlation_pool=1)),
+        ("corrected", dict(use_ht=False)),
+        ("corrected", dict(second_attention="within", query_residual="support")),
+        ("corrected", dict(query_mask="none")),
+        ("hsnet", {}),
+        ("released", {}),
+    ],
+)
 def test_shots_in_one_batch_are_the_single_shots(variant, switches, size):
     config = small(variant, image_size=size, **switches)
     model = built(config).eval()

@@ -54,9 +54,12 @@ def test_every_kind_of_image_is_segmented_at_its_own_size(tmp_path, photograph):
     exif[0x0112] = 6
     sizes = {}  # (height, width) as displayed
     for name, image, options in (
-        ("turned.jpg", wide, {"exif": exif}), ("grey.png", wide.convert("L"), {}),
-        ("palette.png", wide.convert("P"), {}), ("clear.png", wide.convert("RGBA"), {}),
-        ("ink.jpg", wide.convert("CMYK"), {}), ("small.png", wide.resize((40, 31)), {}),
+        ("turned.jpg", wide, {"exif": exif}),
+        ("grey.png", wide.convert("L"), {}),
+        ("palette.png", wide.convert("P"), {}),
+        ("clear.png", wide.convert("RGBA"), {}),
+        ("ink.jpg", wide.convert("CMYK"), {}),
+        ("small.png", wide.resize((40, 31)), {}),
     ):
         save(image, queries / name, **options)
         sizes[name] = (150, 90) if name == "turned.jpg" else image.size[::-1]
@@ -156,12 +159,18 @@ def test_the_latest_corrected_checkpoint_of_mini_is_the_default(tmp_path):
     assert latest_checkpoint() == runs / "old" / "checkpoint.safetensors"
 
 
-@pytest.mark.parametrize("change, named", [
-    (dict(query="nowhere.jpg"), "nowhere.jpg"), (dict(support=[]), "--support"),
-    (dict(support=["nowhere.jpg"]), "nowhere.jpg"), (dict(class_name=" "), "--class"),
-    (dict(checkpoint="nowhere.safetensors"), "nowhere.safetensors"), (dict(threshold=1.5), "threshold"),
-    (dict(clip="ViT-Q-99/openai"), "ViT-Q-99"),
-])
+@pytest.mark.parametrize(
+    "change, named",
+    [
+        (dict(query="nowhere.jpg"), "nowhere.jpg"),
+        (dict(support=[]), "--support"),
+        (dict(support=["nowhere.jpg"]), "nowhere.jpg"),
+        (dict(class_name=" "), "--class"),
+        (dict(checkpoint="nowhere.safetensors"), "nowhere.safetensors"),
+        (dict(threshold=1.5), "threshold"),
+        (dict(clip="ViT-Q-99/openai"), "ViT-Q-99"),
+    ],
+)
 def test_faults_are_named_in_one_line(tmp_path, photograph, change, named):
     image = save(photograph, tmp_path / "image.png")
     values = dict(query=image, support=[image], class_name="car", out=tmp_path / "out", progress=False)
@@ -190,8 +199,18 @@ def test_command_writes_files_and_counts_what_failed(tmp_path, photograph, capsy
     queries.mkdir()
     image = save(photograph, queries / "one.png")
     (queries / "two.png").write_bytes(b"")
-    arguments = ["predict", "--query", str(queries), "--support", str(image), str(image), "--class", "car", "--out",
-                 str(tmp_path / "out")]
+    arguments = [
+        "predict",
+        "--query",
+        str(queries),
+        "--support",
+        str(image),
+        str(image),
+        "--class",
+        "car",
+        "--out",
+        str(tmp_path / "out"),
+    ]
     with pytest.raises(SystemExit) as caught:
         main(arguments)
     printed = capsys.readouterr()

@@ -19,7 +19,9 @@ def maker(features, masks):
         query = torch.stack([features[e.query] for e in episodes])
         mask = torch.stack([masks[e.query, e.class_id] for e in episodes])[:, None]
         ids = torch.tensor([e.class_id for e in episodes])
-        return EpisodeBatch(episodes, [query] * 3, [[query] * 3], mask, mask[:, None], mask[:, 0].long(), None, None, None, ids)
+        return EpisodeBatch(
+            episodes, [query] * 3, [[query] * 3], mask, mask[:, None], mask[:, 0].long(), None, None, None, ids
+        )
 
     return make
 

@@ -1,7 +1,8 @@
 """kill -9 at random moments of training, evaluation, mask and data generation, then the same results bit for bit.
 
-The number of kills follows TLG_RESUME_TRIALS (default 28 in all; `TLG_RESUME_TRIALS=200 pytest tests/core/test_resume.py
--s` for the long run). Each trial starts in a fresh folder, is killed one to three times, and then goes on to its end.
+The number of kills follows TLG_RESUME_TRIALS (default 28 in all;
+`TLG_RESUME_TRIALS=200 pytest tests/core/test_resume.py -s` for the long run). Each trial starts in a
+fresh folder, is killed one to three times, and then goes on to its end.
 """
 
 import hashlib
@@ -14,9 +15,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import make_tiny_voc
 
 from tlg_lib.checkpoints import load_checkpoint
+
+from conftest import make_tiny_voc
 
 TRIALS = int(os.environ.get("TLG_RESUME_TRIALS", "28"))
 SHARES = {"train": 0.5, "evaluate": 0.32, "masks": 0.14, "mini": 0.04}
@@ -55,9 +57,7 @@ class Killer:
         assert answer["code"] == 0, f"{job} failed in {folder}"
         return answer["seconds"], answer["writes"]
 
-    def kill_and_finish(
-        self, job: str, folder: Path, rng: random.Random, seconds: float, writes: int
-    ) -> list[str]:
+    def kill_and_finish(self, job: str, folder: Path, rng: random.Random, seconds: float, writes: int) -> list[str]:
         """One to three kills at random moments, then the rest. Returns what was done, for the message."""
         story = []
         for attempt in range(rng.choice((1, 1, 2, 3))):
@@ -94,19 +94,14 @@ def training_result(folder: Path) -> dict:
     for name in ("checkpoint", "best_test", "best_base"):
         saved = load_checkpoint(folder / f"{name}.safetensors")
         for kind, tensors in (("w", saved.weights), ("o", saved.optimizer)):
-            found |= {
-                f"{name}/{kind}/{k}": hashlib.sha256(v.numpy().tobytes()).hexdigest()
-                for k, v in tensors.items()
-            }
+            found |= {f"{name}/{kind}/{k}": hashlib.sha256(v.numpy().tobytes()).hexdigest() for k, v in tensors.items()}
         found[f"{name}/about"] = {k: v for k, v in saved.about.items() if k != "seconds"}
     summary = json.loads((folder / "trained.json").read_text())
     return {**found, "trained": {k: v for k, v in summary.items() if k != "seconds"}}
 
 
 def evaluation_result(folder: Path) -> dict:
-    found = {
-        str(p.relative_to(folder)): json.loads(p.read_text()) for p in sorted(folder.rglob("records.json"))
-    }
+    found = {str(p.relative_to(folder)): json.loads(p.read_text()) for p in sorted(folder.rglob("records.json"))}
     for path in sorted(folder.rglob("counts-*.npz")):
         with np.load(path) as file:
             found |= {f"{path.relative_to(folder)}/{k}": file[k].tolist() for k in file.files}
@@ -122,12 +117,7 @@ def files_result(folder: Path) -> dict:
     }
 
 
-RESULTS = {
-    "train": training_result,
-    "evaluate": evaluation_result,
-    "masks": files_result,
-    "mini": files_result,
-}
+RESULTS = {"train": training_result, "evaluate": evaluation_result, "masks": files_result, "mini": files_result}
 
 
 @pytest.mark.slow

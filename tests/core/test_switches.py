@@ -16,7 +16,11 @@ TEXT = ("hc/text_",)
 
 # switch: (value that `released` does not have, tensors that must change, tensors that must not)
 SWITCHES = {
-    "transport": ("differentiable", ("attn/q_cross", "ht/q_bn"), (*CORR, *FEATURES, *MERGE, *TEXT, "attn/q_self", "ot/")),
+    "transport": (
+        "differentiable",
+        ("attn/q_cross", "ht/q_bn"),
+        (*CORR, *FEATURES, *MERGE, *TEXT, "attn/q_self", "ot/"),
+    ),
     "transport_reg": (0.1, ("ot/q_plan",), (*CORR, *FEATURES, *MERGE, *TEXT, "ot/q_cost")),
     "tokens": ("grid", ("attn/q_tokens",), (*CORR, *FEATURES, *MERGE, *TEXT, "ht/q_res", "ht/s_res")),
     "token_skip": (True, ("hc/q_multimodal", "logits_query"), (*CORR, *FEATURES, *MERGE, *TEXT, "attn/", "ht/", "ot/")),
@@ -24,8 +28,11 @@ SWITCHES = {
     "second_attention": ("across", ("attn/q_cross",), (*CORR, *FEATURES, *MERGE, *TEXT, "attn/q_self")),
     "query_residual": ("own", ("ht/q_res",), (*CORR, *FEATURES, *MERGE, *TEXT, "attn/", "ot/", "ht/s_res")),
     "correlation_grid": ("own", MERGE, (*CORR, *FEATURES, *TEXT, "ht/q_res", "ht/s_res")),
-    "correlation_pool": (2, ("corr_query/l2", "corr_support/l2", "conv4d_query/sqz2"),
-                         (*FEATURES, *TEXT, "corr_query/l3", "corr_support/l3", "conv4d_support/sqz4", "ht/q_res")),
+    "correlation_pool": (
+        2,
+        ("corr_query/l2", "corr_support/l2", "conv4d_query/sqz2"),
+        (*FEATURES, *TEXT, "corr_query/l3", "corr_support/l3", "conv4d_support/sqz4", "ht/q_res"),
+    ),
     "mask_support": (True, ("corr_query/l2", "corr_support/l2"), (*FEATURES, *TEXT, "ht/q_res", "ht/s_res")),
     "text_maps": ("learned", ("hc/text_merge", "hc/q_multimodal"), (*CORR, *FEATURES, *MERGE, "attn/", "ht/", "ot/")),
     "prototype_prior": (True, ("dec/q_dec1",), (*CORR, *FEATURES, *MERGE, *TEXT, "attn/", "ht/", "hc/", "dec/q_in")),
@@ -34,7 +41,15 @@ SWITCHES = {
     "reductions": ("per_level", (), (*CORR, *TEXT)),
 }
 
-TRAINING = {"ignore_255", "dice", "support_loss", "negatives", "mask_dropout", "noisy_targets", "late_fusion"}  # of losses.py and train.py
+TRAINING = {
+    "ignore_255",
+    "dice",
+    "support_loss",
+    "negatives",
+    "mask_dropout",
+    "noisy_targets",
+    "late_fusion",
+}  # of losses.py and train.py
 
 
 def forward(config, weights=None):
@@ -42,8 +57,9 @@ def forward(config, weights=None):
     model = built(config).eval()
     if weights is not None:
         own = model.state_dict()
-        model.load_state_dict({k: weights[k] if k in weights and weights[k].shape == v.shape else v
-                               for k, v in own.items()})
+        model.load_state_dict(
+            {k: weights[k] if k in weights and weights[k].shape == v.shape else v for k, v in own.items()}
+        )
     with torch.no_grad(), capture(model) as seen:
         model(*inputs(config))
     return seen, model.state_dict()
@@ -81,8 +97,15 @@ def test_a_switch_alone_off_from_corrected_still_trains(switch):
     assert model.encoder.squeeze2[0].conv.this.weight.grad.abs().sum() > 0
 
 
-@pytest.mark.parametrize("parts", [dict(use_ht=False), dict(use_hc=False), dict(use_ha=False, use_ht=False),
-                                   dict(use_ha=False, use_ht=False, use_hc=False)])
+@pytest.mark.parametrize(
+    "parts",
+    [
+        dict(use_ht=False),
+        dict(use_hc=False),
+        dict(use_ha=False, use_ht=False),
+        dict(use_ha=False, use_ht=False, use_hc=False),
+    ],
+)
 def test_parts_can_be_left_out(parts):
     for variant in ("released", "corrected"):
         config = small(variant).replace(**parts)
@@ -90,7 +113,9 @@ def test_parts_can_be_left_out(parts):
             continue
         names = {name.split(".")[0] for name, _ in built(config).named_parameters()}
         assert ("aggregation" in names, "transport" in names, "text" in names) == (
-            config.use_ha, config.use_ht, config.use_hc
+            config.use_ha,
+            config.use_ht,
+            config.use_hc,
         )
         assert built(config)(*inputs(config)).query_logits.isfinite().all()
 

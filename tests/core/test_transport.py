@@ -28,8 +28,14 @@ def test_plan_is_pots(reg):
     cost = costs()
     plan = sinkhorn_plan(cost, reg)
     for c, found in zip(cost, plan):
-        expected = ot.sinkhorn(torch.full((7,), 1 / 7, dtype=c.dtype), torch.full((5,), 1 / 5, dtype=c.dtype), c, reg,
-                               numItermax=10_000, stopThr=1e-12)
+        expected = ot.sinkhorn(
+            torch.full((7,), 1 / 7, dtype=c.dtype),
+            torch.full((5,), 1 / 5, dtype=c.dtype),
+            c,
+            reg,
+            numItermax=10_000,
+            stopThr=1e-12,
+        )
         torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-9)
 
 

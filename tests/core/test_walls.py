@@ -30,7 +30,9 @@ def _imports(name: str, path: Path, modules) -> set[str]:
         if isinstance(node, ast.ImportFrom) and node.level:
             parts = package[: len(package) - node.level + 1] + ((node.module or "").split(".") if node.module else [])
             base = ".".join(p for p in parts if p)
-            taken |= {f"{base}.{a.name}".strip(".") if f"{base}.{a.name}".strip(".") in modules else base for a in node.names}
+            taken |= {
+                f"{base}.{a.name}".strip(".") if f"{base}.{a.name}".strip(".") in modules else base for a in node.names
+            }
     return taken - {name, ""}
 
 

@@ -31,9 +31,7 @@ def oracle(notes):
             (i for i in instances if not i["iscrowd"]), key=lambda i: -i["area"]
         ):
             inside = coco.annToMask(instance).astype(bool)
-            label[inside] = (
-                255 if instance["iscrowd"] else COCO_CATEGORY_IDS.index(instance["category_id"]) + 1
-            )
+            label[inside] = 255 if instance["iscrowd"] else COCO_CATEGORY_IDS.index(instance["category_id"]) + 1
         maps[image["file_name"][:-4]] = label
     return maps
 
@@ -57,9 +55,7 @@ def test_folder_lists_and_folds(tiny_coco, tmp_path):
     data = SegmentationFolder(tmp_path / "out", "coco")
     for fold in range(4):
         rows = data.test_rows(fold)
-        assert {c for _, c in rows} == set(range(fold, 80, 4)) and all(
-            "val2014" in image for image, _ in rows
-        )
+        assert {c for _, c in rows} == set(range(fold, 80, 4)) and all("val2014" in image for image, _ in rows)
         assert all("train2014" in image for image, _ in data.rows("trn", fold))
 
 
@@ -100,9 +96,7 @@ def test_from_zip_archives_and_again(tiny_coco, tmp_path):
     first = make_coco(tmp_path / "out", archives, progress=False)
     assert first["images"] == 160 and not (tmp_path / "out" / ".unpacked").exists()
     assert make_coco(tmp_path / "out", [tmp_path / "nowhere"], progress=False) == first
-    with pytest.raises(
-        TLGError, match="no file or folder"
-    ):  # other settings: painted again, so sources are needed
+    with pytest.raises(TLGError, match="no file or folder"):  # other settings: painted again, so sources are needed
         make_coco(tmp_path / "out", [tmp_path / "nowhere"], crowd="class", progress=False)
 
 
@@ -188,8 +182,6 @@ def test_parallel_map_keeps_the_order_and_passes_errors_on(processes):
     from tlg_lib.machine.parallel import parallel_map
 
     numbers = [float(n) for n in range(600)]
-    assert list(parallel_map(math.sqrt, numbers, "x", processes=processes, show=False)) == [
-        n**0.5 for n in numbers
-    ]
+    assert list(parallel_map(math.sqrt, numbers, "x", processes=processes, show=False)) == [n**0.5 for n in numbers]
     with pytest.raises(ValueError):
         list(parallel_map(math.sqrt, numbers[:599] + [-1.0], "x", processes=processes, show=False))

@@ -51,27 +51,15 @@ FAULTS = {
         "2007_0300.jpg",
     ),
     "zero-byte PNG": ("broken mask", lambda r: (r / MASK).write_bytes(b""), "2007_0300.png.*empty"),
-    "truncated PNG": (
-        "broken mask",
-        lambda r: (r / MASK).write_bytes((r / MASK).read_bytes()[:90]),
-        "2007_0300.png",
-    ),
-    "16-bit PNG": (
-        "broken mask",
-        lambda r: Image.fromarray(np.zeros((60, 80), np.uint16)).save(r / MASK),
-        "16-bit",
-    ),
+    "truncated PNG": ("broken mask", lambda r: (r / MASK).write_bytes((r / MASK).read_bytes()[:90]), "2007_0300.png"),
+    "16-bit PNG": ("broken mask", lambda r: Image.fromarray(np.zeros((60, 80), np.uint16)).save(r / MASK), "16-bit"),
     "mask in colour": ("broken mask", lambda r: Image.new("RGB", (80, 60)).save(r / MASK), "in colour"),
     "mask of another size": (
         "sizes differ",
         lambda r: Image.new("L", (60, 80), 4).save(r / MASK),
         "2007_0300.png: 80 x 60, but the image is 60 x 80",
     ),
-    "class 37": (
-        "class out of range",
-        lambda r: Image.new("L", (80, 60), 37).save(r / MASK),
-        "37, the highest is 20",
-    ),
+    "class 37": ("class out of range", lambda r: Image.new("L", (80, 60), 37).save(r / MASK), "37, the highest is 20"),
     "image without mask": ("image without mask", lambda r: (r / MASK).unlink(), "2007_0300"),
     "mask without image": ("mask without image", lambda r: (r / IMAGE).unlink(), "2007_0300"),
     "two images of a name": (
@@ -79,27 +67,15 @@ FAULTS = {
         lambda r: Image.new("L", (80, 60)).save(r / "JPEGImages/2007_0300.png"),
         "2007_0300",
     ),
-    "bad row": (
-        "bad list",
-        lambda r: edit(r / "splits/trn/fold2.txt", "2007_1000 11\n"),
-        "fold2.txt line 16",
-    ),
+    "bad row": ("bad list", lambda r: edit(r / "splits/trn/fold2.txt", "2007_1000 11\n"), "fold2.txt line 16"),
     "list missing": ("bad list", lambda r: (r / "splits/val/fold0.txt").unlink(), "cannot read list"),
-    "unknown id": (
-        "image without mask",
-        lambda r: edit(r / "splits/val/fold0.txt", "nobody__01\n"),
-        "nobody",
-    ),
+    "unknown id": ("image without mask", lambda r: edit(r / "splits/val/fold0.txt", "nobody__01\n"), "nobody"),
     "wrong class": (
         "class not in its image",
         lambda r: edit(r / "splits/val/fold0.txt", "2007_0000__03\n"),
         "2007_0000__03, but the mask has no bird",
     ),
-    "one image": (
-        "too few images",
-        lambda r: (r / "splits/val/fold0.txt").write_text("2007_0000__01\n"),
-        "aeroplane",
-    ),
+    "one image": ("too few images", lambda r: (r / "splits/val/fold0.txt").write_text("2007_0000__01\n"), "aeroplane"),
 }
 
 
@@ -135,12 +111,7 @@ def test_unused_files_are_notes(folder):
     Image.new("RGB", (80, 60)).save(folder / "JPEGImages/extra.jpg")
     Image.new("L", (80, 60)).save(folder / "SegmentationClassAug/alone.png")
     report = verify(folder, "pascal", progress=False)
-    assert (
-        report.broken == 0
-        and len(report.notes) == 2
-        and "extra" in report.notes[0]
-        and "alone" in report.notes[1]
-    )
+    assert report.broken == 0 and len(report.notes) == 2 and "extra" in report.notes[0] and "alone" in report.notes[1]
 
 
 def test_folder_without_lists_and_missing_folder(folder):
@@ -163,8 +134,4 @@ def test_sheet_shows_the_label_maps(folder, tmp_path, capsys):
     image, label = np.full((20, 20, 3), 100, np.uint8), np.zeros((20, 20), np.uint8)
     label[5:15, 5:15] = 1
     shown = colour_labels(image, label, strength=1.0)
-    assert (
-        (shown[:4] == 100).all()
-        and shown[10, 10].tolist() == [128, 0, 0]
-        and shown[5, 10].tolist() == [255] * 3
-    )
+    assert (shown[:4] == 100).all() and shown[10, 10].tolist() == [128, 0, 0] and shown[5, 10].tolist() == [255] * 3

@@ -7,14 +7,7 @@ import pytest
 from PIL import Image
 
 from tlg_lib.data import images
-from tlg_lib.data.classes import (
-    COCO_CATEGORY_IDS,
-    COCO_CLASSES,
-    PASCAL_CLASSES,
-    class_names,
-    fold_classes,
-    fold_of,
-)
+from tlg_lib.data.classes import COCO_CATEGORY_IDS, COCO_CLASSES, PASCAL_CLASSES, class_names, fold_classes, fold_of
 from tlg_lib.errors import TLGError
 
 
@@ -45,9 +38,7 @@ def test_class_names_are_where_the_datasets_number_them():
     assert len(set(PASCAL_CLASSES)) == 20 and len(set(COCO_CLASSES)) == 80 == len(COCO_CATEGORY_IDS)
     by_id = dict(zip(COCO_CATEGORY_IDS, COCO_CLASSES))
     assert by_id[90] == "toothbrush" and by_id[18] == "dog" and by_id[67] == "dining table"
-    assert (
-        by_id[44] == "bottle" and by_id[27] == "backpack" and by_id[84] == "book" and by_id[31] == "handbag"
-    )
+    assert by_id[44] == "bottle" and by_id[27] == "backpack" and by_id[84] == "book" and by_id[31] == "handbag"
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA", "LA", "CMYK", "1"])
@@ -86,11 +77,7 @@ def test_sixteen_bit_photograph(tmp_path):
 def _broken_files(folder, photo):
     data = io.BytesIO()
     Image.fromarray(photo).resize((300, 300)).save(data, "JPEG")
-    files = {
-        "truncated.jpg": data.getvalue()[: len(data.getvalue()) // 2],
-        "empty.png": b"",
-        "text.jpg": b"hello",
-    }
+    files = {"truncated.jpg": data.getvalue()[: len(data.getvalue()) // 2], "empty.png": b"", "text.jpg": b"hello"}
     data = io.BytesIO()
     Image.fromarray(photo).save(data, "PNG")
     files["truncated.png"] = data.getvalue()[:-40]
@@ -158,12 +145,7 @@ def test_write_mask_round_trip_and_palette(tmp_path):
     images.write_mask(tmp_path / "sub" / "m.png", values)
     assert np.array_equal(images.read_mask(tmp_path / "sub" / "m.png"), values)
     palette = images.voc_palette()  # known colours of the devkit: aeroplane, person, void
-    assert [palette[i].tolist() for i in (0, 1, 15, 255)] == [
-        [0, 0, 0],
-        [128, 0, 0],
-        [192, 128, 128],
-        [224, 224, 192],
-    ]
+    assert [palette[i].tolist() for i in (0, 1, 15, 255)] == [[0, 0, 0], [128, 0, 0], [192, 128, 128], [224, 224, 192]]
 
 
 def test_resize_sizes_and_values(photo):

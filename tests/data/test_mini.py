@@ -57,13 +57,8 @@ def test_same_seed_same_bytes_with_two_workers_after_an_interruption(root, tmp_p
         time.sleep(0.05)
     process.kill()
     process.wait()
-    assert (
-        10 <= len(list(again.glob("JPEGImages/*.jpg"))) < 20 * PER_CLASS
-        and not (again / "manifest.json").exists()
-    )
-    for leftover in again.rglob(
-        "*.part"
-    ):  # what a kill may leave of the file in hand; never under a final name
+    assert 10 <= len(list(again.glob("JPEGImages/*.jpg"))) < 20 * PER_CLASS and not (again / "manifest.json").exists()
+    for leftover in again.rglob("*.part"):  # what a kill may leave of the file in hand; never under a final name
         leftover.unlink()
     make_mini(again, 3, PER_CLASS, SIZE, progress=False, workers=2)
     assert bytes_of(again) == bytes_of(root)
@@ -81,14 +76,7 @@ def test_layout_sizes_and_palette(root):
     assert label.mode == "P" and label.size == (SIZE, SIZE) == Image.open(images[0]).size
     # Colours as the VOC development kit lists them: aeroplane, bicycle, person, tvmonitor, border.
     palette = np.array(label.getpalette()).reshape(-1, 3)
-    known = {
-        0: (0, 0, 0),
-        1: (128, 0, 0),
-        2: (0, 128, 0),
-        15: (192, 128, 128),
-        20: (0, 64, 128),
-        255: (224, 224, 192),
-    }
+    known = {0: (0, 0, 0), 1: (128, 0, 0), 2: (0, 128, 0), 15: (192, 128, 128), 20: (0, 64, 128), 255: (224, 224, 192)}
     assert {k: tuple(palette[k]) for k in known} == known
 
 
@@ -106,17 +94,14 @@ def test_objects_are_wrapped_in_a_thin_border(root):
 
 def test_lists_follow_folds_split_and_pixel_rule(root):
     counted = {
-        p.stem: Counter(np.asarray(Image.open(p)).ravel().tolist())
-        for p in root.glob("SegmentationClassAug/*.png")
+        p.stem: Counter(np.asarray(Image.open(p)).ravel().tolist()) for p in root.glob("SegmentationClassAug/*.png")
     }
     train = (root / "ImageSets/Segmentation/train.txt").read_text().split()
     val = (root / "ImageSets/Segmentation/val.txt").read_text().split()
     assert sorted(train + val) == sorted(counted) and len(train) == 20 * 3 and not set(train) & set(val)
     for split, names in (("trn", train), ("val", val)):
         for fold in range(4):
-            rows = [
-                row.rsplit("__", 1) for row in (root / f"splits/{split}/fold{fold}.txt").read_text().split()
-            ]
+            rows = [row.rsplit("__", 1) for row in (root / f"splits/{split}/fold{fold}.txt").read_text().split()]
             found = {(name, int(c)) for name, c in rows}
             assert len(found) == len(rows)
             assert found == {
@@ -131,9 +116,7 @@ def test_lists_follow_folds_split_and_pixel_rule(root):
 def test_one_picture_in_twenty_or_more_holds_two_classes(root):
     planned = [plan_image(0, c, i, mini.split_of(i, 60)) for c in range(20) for i in range(60)]
     assert (
-        sum(len({c for c, _ in plan.objects}) == 2 for plan in planned)
-        == 20 * 60 // TWO_CLASSES
-        >= 0.05 * len(planned)
+        sum(len({c for c, _ in plan.objects}) == 2 for plan in planned) == 20 * 60 // TWO_CLASSES >= 0.05 * len(planned)
     )
     seen = [p for p in contents(root) if len(p["classes"]) == 2]
     assert len(seen) >= 0.05 * 20 * PER_CLASS
@@ -148,17 +131,12 @@ def test_classes_have_names_and_disjoint_glyphs_for_training_and_test(root):
     for entry in manifest["images"].values():
         allowed = {g for name in NAMES for g in class_glyphs(name, entry["split"])}
         assert set(entry["glyphs"]) <= allowed
-    assert (
-        manifest["settings"]["seed"] == 3
-        and "sha256:" in manifest["settings"]["fonts"]["fonticon-fontawesome6"]
-    )
+    assert manifest["settings"]["seed"] == 3 and "sha256:" in manifest["settings"]["fonts"]["fonticon-fontawesome6"]
 
 
 def test_every_glyph_draws_something_and_no_test_glyph_looks_like_a_training_glyph():
     for name in NAMES:
-        shapes = {
-            g: load_glyph(g, name in OPEN) for split in ("trn", "val") for g in class_glyphs(name, split)
-        }
+        shapes = {g: load_glyph(g, name in OPEN) for split in ("trn", "val") for g in class_glyphs(name, split)}
         for glyph_name, glyph in shapes.items():
             assert 0.02 < glyph.shape.mean() < 0.6, glyph_name
             assert (glyph.detail <= glyph.shape + 1e-9).all()

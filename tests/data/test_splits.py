@@ -7,13 +7,14 @@ import shutil
 
 import numpy as np
 import pytest
-from conftest import make_tiny_voc
 from PIL import Image
 
 from tlg_lib.data import splits
 from tlg_lib.data.folder import SegmentationFolder
 from tlg_lib.data.splits import SPLITS, build_splits, class_index, compare_splits, read_split, read_splits
 from tlg_lib.errors import TLGError
+
+from conftest import make_tiny_voc
 
 pytestmark = pytest.mark.usefixtures("own_home")
 
@@ -37,30 +38,20 @@ def folder_with(root, areas, size=(375, 500), val=()):
 
 def test_rule_is_at_least_2048_pixels_at_native_size(tmp_path):
     root = folder_with(
-        tmp_path / "x",
-        {"a": {1: 2048, 2: 2047, 255: 9000}, "b": {6: 5000, 1: 60000}, "c": {20: 2500}},
-        val=["c"],
+        tmp_path / "x", {"a": {1: 2048, 2: 2047, 255: 9000}, "b": {6: 5000, 1: 60000}, "c": {20: 2500}}, val=["c"]
     )
     built = build_splits(root, "pascal")
     assert built["trn"] == {0: [("a", 0), ("b", 0)], 1: [("b", 5)], 2: [], 3: []}
     assert built["val"] == {0: [], 1: [], 2: [], 3: [("c", 19)]}
     assert (root / "splits/trn/fold0.txt").read_text() == "a__01\nb__01\n"
     assert read_splits(root, "pascal") == built
-    assert build_splits(root, "pascal", min_area=2047, write=False)["trn"][0] == [
-        ("a", 0),
-        ("b", 0),
-        ("a", 1),
-    ]
+    assert build_splits(root, "pascal", min_area=2047, write=False)["trn"][0] == [("a", 0), ("b", 0), ("a", 1)]
 
 
 def test_threshold_shrinks_with_small_images_only(tmp_path):
     small = folder_with(tmp_path / "small", {"a": {1: 179}, "b": {1: 178}}, size=(128, 128), val=["b"])
     assert build_splits(small, "mini")["trn"][0] == [("a", 0)]  # 2,048 x 128 x 128 / (500 x 375) = 178.96
-    assert (
-        splits.default_min_area({"a": {0: 480 * 640}})
-        == 2048
-        == splits.default_min_area({"a": {0: 500 * 333}})
-    )
+    assert splits.default_min_area({"a": {0: 480 * 640}}) == 2048 == splits.default_min_area({"a": {0: 500 * 333}})
 
 
 def test_coco_folds(tmp_path):
@@ -213,10 +204,7 @@ def test_published_lists_must_be_the_known_ones(tmp_path, monkeypatch):
         for fold in range(4):
             text = f"2007_{5 * fold:02d}00__{5 * fold + 1:02d}\n"
             (source / split / f"fold{fold}.txt").write_text(text)
-            facts["files"][f"{split}/fold{fold}.txt"] = {
-                "sha256": hashlib.sha256(text.encode()).hexdigest(),
-                "rows": 1,
-            }
+            facts["files"][f"{split}/fold{fold}.txt"] = {"sha256": hashlib.sha256(text.encode()).hexdigest(), "rows": 1}
     with pytest.raises(TLGError, match="fold0.txt is not HSNet's list"):
         splits.published_splits(root, source)
     assert not (root / "splits").exists()
@@ -268,12 +256,7 @@ def test_rule_agrees_with_published_rows_on_real_photographs(tmp_path):
         (root / name).symlink_to(shared("real", "voc632") / name)
     rule = build_splits(root, "pascal", write=False, progress=False)
     published = read_splits(shared("real", "voc632"), "pascal")
-    rows = [
-        {row for split in SPLITS for f in range(4) for row in lists[split][f]} for lists in (rule, published)
-    ]
+    rows = [{row for split in SPLITS for f in range(4) for row in lists[split][f]} for lists in (rule, published)]
     agreement = len(rows[0] & rows[1]) / len(rows[0] | rows[1])
-    print(
-        f"rows by rule {len(rows[0])}, published {len(rows[1])}, in both {len(rows[0] & rows[1])}: "
-        f"{agreement:.3f}"
-    )
+    print(f"rows by rule {len(rows[0])}, published {len(rows[1])}, in both {len(rows[0] & rows[1])}: {agreement:.3f}")
     assert agreement > 0.94

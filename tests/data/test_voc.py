@@ -30,13 +30,7 @@ def label(value, border=False):
 def write_sbd_mat(path, mask):
     savemat(
         path,
-        {
-            "GTcls": {
-                "Segmentation": mask,
-                "Boundaries": np.zeros(3),
-                "CategoriesPresent": np.unique(mask)[1:],
-            }
-        },
+        {"GTcls": {"Segmentation": mask, "Boundaries": np.zeros(3), "CategoriesPresent": np.unique(mask)[1:]}},
         do_compression=True,
     )
 
@@ -44,10 +38,7 @@ def write_sbd_mat(path, mask):
 # VOC train: a b; VOC val: c d; SBD train: b c e; SBD val: d f; g has no mask at all.
 @pytest.fixture
 def originals(tmp_path):
-    devkit, sbd = (
-        tmp_path / "src" / "VOCdevkit" / "VOC2012",
-        tmp_path / "src" / "benchmark_RELEASE" / "dataset",
-    )
+    devkit, sbd = (tmp_path / "src" / "VOCdevkit" / "VOC2012", tmp_path / "src" / "benchmark_RELEASE" / "dataset")
     for folder in (
         devkit / "JPEGImages",
         devkit / "SegmentationClass",
@@ -101,9 +92,7 @@ def test_merge_from_folders_leaves_the_sources_alone(originals, tmp_path):
     check_merge(tmp_path / "out", summary)
     assert sorted(p for p in originals.rglob("*")) == before
     photo = "JPEGImages/a.jpg"
-    assert os.path.samefile(
-        originals / "VOCdevkit/VOC2012" / photo, tmp_path / "out" / photo
-    )  # linked, not copied
+    assert os.path.samefile(originals / "VOCdevkit/VOC2012" / photo, tmp_path / "out" / photo)  # linked, not copied
 
 
 def test_merge_from_archives(originals, tmp_path):
@@ -141,9 +130,7 @@ def test_finished_and_interrupted_calls(originals, tmp_path, monkeypatch):
     assert not (target / "dataset.json").exists()
     first = make_voc(target, [originals], progress=False)
     check_merge(target, first)
-    assert (
-        make_voc(target, [tmp_path / "nowhere"], progress=False) == first
-    )  # done: the sources are not asked for
+    assert make_voc(target, [tmp_path / "nowhere"], progress=False) == first  # done: the sources are not asked for
     (target / "SegmentationClassAug" / "e.png").unlink()
     with pytest.raises(TLGError, match="no file or folder"):  # no longer whole, so they are
         make_voc(target, [tmp_path / "nowhere"], progress=False)

@@ -17,7 +17,9 @@ IMAGE = GENERATOR.integers(0, 255, (32, 32, 3), dtype=np.uint8)
 MASK = np.zeros((32, 32), np.uint8)
 MASK[8:20, 8:20] = 1
 MASK[20:22, 8:20] = 255
-ENTRY = dict(support=IMAGE, support_mask=MASK, query=IMAGE, pseudo=MASK, prediction=MASK, truth=MASK, label="cat", iou=61.0)
+ENTRY = dict(
+    support=IMAGE, support_mask=MASK, query=IMAGE, pseudo=MASK, prediction=MASK, truth=MASK, label="cat", iou=61.0
+)
 SCORES = {"corrected-pixel": {0: 50.0, 1: 52.0, 2: 48.0, 3: 55.0}, "mask": {0: 40.0, 1: 41.0}}
 CLASSES = {"corrected-pixel": {"cat": 50.0, "dog": 70.0}, "mask": {"cat": 40.0}}
 
@@ -31,7 +33,8 @@ CALLS = {
     "class_bars": lambda: f.class_bars(CLASSES, "t"),
     "shot_lines": lambda: f.shot_lines({"mask": {1: 40.0, 5: 42.0}}, "t"),
     "training_curves": lambda: f.training_curves(
-        {"corrected-pixel fold 0": {"step": [1, 2], "loss": [1.0, 0.5], "score_step": [2], "miou": [30.0]}}),
+        {"corrected-pixel fold 0": {"step": [1, 2], "loss": [1.0, 0.5], "score_step": [2], "miou": [30.0]}}
+    ),
     "threshold_curve": lambda: f.threshold_curve({"mask": ([0.1, 0.9], [30.0, 20.0])}, {"mask": 0.5}, "t"),
     "dumbbells": lambda: f.dumbbells({"fold 0": (50.0, 52.0)}, ("last", "best"), "t"),
     "agreement_scatter": lambda: f.agreement_scatter(np.array([10.0, 90.0]), np.array([20.0, 80.0]), "t"),
@@ -42,8 +45,11 @@ CALLS = {
 
 
 def test_every_public_figure_is_tried_here():
-    drawing = {name for name, function in inspect.getmembers(f, inspect.isfunction)
-               if function.__module__ == f.__name__ and inspect.signature(function).return_annotation == "Figure"}
+    drawing = {
+        name
+        for name, function in inspect.getmembers(f, inspect.isfunction)
+        if function.__module__ == f.__name__ and inspect.signature(function).return_annotation == "Figure"
+    }
     assert drawing == set(CALLS)
 
 
@@ -85,8 +91,10 @@ def test_mean_bar_only_with_four_folds():
 
 def _seen(colour, kind):
     """A colour as a dichromat sees it: Machado, Oliveira and Fernandes (2009), severity 1, on linear RGB."""
-    matrix = {"deutan": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
-              "protan": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]]}
+    matrix = {
+        "deutan": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
+        "protan": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    }
     rgb = np.array(matplotlib.colors.to_rgb(colour))
     linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
     return np.clip(np.array(matrix[kind]) @ linear, 0, 1) if kind else linear

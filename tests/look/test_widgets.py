@@ -58,14 +58,26 @@ def scene(tiny_voc, tmp_path_factory):
     """A two-shot episode and a network with random weights that differ from its neutral start."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TLG_HOME", str(tmp_path_factory.mktemp("home")))
-        config = make_config("smoke", data=str(tiny_voc), masks=str(tiny_voc / "PseudoMasks"), image_size=64, width=8,
-                             widths_4d=[4, 4, 8], token_count=4, backbone_weights="random", device="cpu", use_hc=False)
+        config = make_config(
+            "smoke",
+            data=str(tiny_voc),
+            masks=str(tiny_voc / "PseudoMasks"),
+            image_size=64,
+            width=8,
+            widths_4d=[4, 4, 8],
+            token_count=4,
+            backbone_weights="random",
+            device="cpu",
+            use_hc=False,
+        )
         experiment = open_experiment(config, progress=False)
         config = config.replace(use_hc=True, shots=2)
         model = build_model(config, experiment.backbone, text_vectors(WordClip(), load_prompts("mini"))).eval()
         with torch.no_grad():
             for parameter in model.parameters():
-                parameter.add_(0.2 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(len(parameter))))
+                parameter.add_(
+                    0.2 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(len(parameter)))
+                )
             model.text.project.weight.mul_(100)  # as if long trained: words must be seen in the prediction
         yield inside.open_scene(experiment, config, model, experiment.test_episodes(config, 1)[0])
 
@@ -272,8 +284,12 @@ def test_any_error_is_shown_in_the_widget_and_nowhere_else(scene, monkeypatch, c
 
 def test_every_control_has_a_label_and_every_picture_a_description(scene):
     prompts = load_prompts("mini")
-    shown = [widgets.CorrelationExplorer(scene), widgets.TransportExplorer(scene),
-             widgets.TextPriorEditor(scene, WordClip(), prompts), widgets.ShotBuilder(scene, scene.episode.support)]
+    shown = [
+        widgets.CorrelationExplorer(scene),
+        widgets.TransportExplorer(scene),
+        widgets.TextPriorEditor(scene, WordClip(), prompts),
+        widgets.ShotBuilder(scene, scene.episode.support),
+    ]
 
     def walk(widget):
         yield widget

@@ -268,9 +268,7 @@ def test_symlink_then_file_through_it(tmp_path):
     """The classic two-step: a link to another folder, then a file "inside" it."""
     (tmp_path / "victim").mkdir()
     archive = tar_with(
-        tmp_path / "a.tar",
-        ("d", str(tmp_path / "victim").encode(), tarfile.SYMTYPE),
-        ("d/evil", b"x", tarfile.REGTYPE),
+        tmp_path / "a.tar", ("d", str(tmp_path / "victim").encode(), tarfile.SYMTYPE), ("d/evil", b"x", tarfile.REGTYPE)
     )
     with pytest.raises(TLGError, match="link"):
         with unpacked(archive, tmp_path / "out", progress=False):

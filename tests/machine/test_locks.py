@@ -21,9 +21,7 @@ with folder_lock(sys.argv[1]):
 
 
 def hold(folder, seconds=60.0):
-    child = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(folder), str(seconds)], stdout=subprocess.PIPE, text=True
-    )
+    child = subprocess.Popen([sys.executable, "-c", HOLD, str(folder), str(seconds)], stdout=subprocess.PIPE, text=True)
     assert child.stdout.readline() == "held\n"
     return child
 
@@ -32,9 +30,7 @@ def test_a_second_process_is_refused_and_told_who_holds_it(tmp_path):
     child = hold(tmp_path)
     try:
         assert is_locked(tmp_path) and owner(tmp_path)["pid"] == child.pid
-        with pytest.raises(
-            TLGError, match=f"in use by process {child.pid} on .* choose another folder"
-        ) as caught:
+        with pytest.raises(TLGError, match=f"in use by process {child.pid} on .* choose another folder") as caught:
             with folder_lock(tmp_path):
                 pytest.fail("entered a locked folder")
         assert caught.value.code == 4
@@ -82,7 +78,7 @@ def test_waiting_gets_the_folder_when_the_owner_ends(tmp_path):
 def test_an_exception_inside_frees_the_folder(tmp_path):
     with pytest.raises(ZeroDivisionError):
         with folder_lock(tmp_path):
-            1 / 0
+            raise ZeroDivisionError
     assert not is_locked(tmp_path)
 
 

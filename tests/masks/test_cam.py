@@ -28,8 +28,9 @@ def random_clip(**changes):
     model = open_clip.CLIP(embed_dim=24, vision_cfg=vision(**changes), text_cfg=TEXT).eval().requires_grad_(False)
     for parameter in model.visual.parameters():  # the default start is nearly the same for every patch
         parameter.add_(0.2 * torch.randn_like(parameter))
-    return SimpleNamespace(name="tiny ViT, random weights", kind="vit", model=model,
-                           normalize=lambda images: images.float() / 127.5 - 1)
+    return SimpleNamespace(
+        name="tiny ViT, random weights", kind="vit", model=model, normalize=lambda images: images.float() / 127.5 - 1
+    )
 
 
 def inputs(batch, height, width, classes=3, background=5):
@@ -46,8 +47,9 @@ def cam_by_autograd(clip, image, text, background):
     ln_post: its plain ``visual(image)`` is the embedding that CLIP-ES scores.
     """
     height, width = image.shape[-2:]
-    other = open_clip.CLIP(embed_dim=24, vision_cfg=vision(image_size=(height, width), pool_type="avg"),
-                           text_cfg=TEXT).eval()
+    other = open_clip.CLIP(
+        embed_dim=24, vision_cfg=vision(image_size=(height, width), pool_type="avg"), text_cfg=TEXT
+    ).eval()
     state = clip.model.state_dict()
     old = state["visual.positional_embedding"]
     grid = old[1:].reshape(4, 4, -1).numpy()
@@ -57,7 +59,8 @@ def cam_by_autograd(clip, image, text, background):
     other.load_state_dict(state)
     kept = []
     handle = other.visual.transformer.resblocks[-1].ln_1.register_forward_hook(
-        lambda module, args, output: kept.append(output))
+        lambda module, args, output: kept.append(output)
+    )
     embed = other.visual(clip.normalize(image[None]))[0]
     handle.remove()
     logits = 100 * torch.cat([text, background]) @ (embed / embed.norm())
@@ -102,8 +105,10 @@ def test_recorded_attention_equals_torchs_weights(size):
     pixels = clip.normalize(inputs(2, *size)[0])
     visual = clip.model.visual
     entering = []
-    handles = [block.attn.register_forward_pre_hook(lambda module, args: entering.append(args[0]))
-               for block in visual.transformer.resblocks]
+    handles = [
+        block.attn.register_forward_pre_hook(lambda module, args: entering.append(args[0]))
+        for block in visual.transformer.resblocks
+    ]
     with recorded_attention(visual, blocks=2) as weights, torch.no_grad():
         x = cam_module.embed_patches(visual, pixels)
         for block in visual.transformer.resblocks:
@@ -210,8 +215,11 @@ def test_class_token_is_kept_when_positions_are_resized():
 
 def test_towers_that_cannot_be_read_are_named():
     with pytest.raises(TLGError, match="ModifiedResNet"):
-        cam_module.checked_transformer(open_clip.CLIP(
-            embed_dim=16, vision_cfg={"image_size": 64, "layers": (1, 1, 1, 1), "width": 8}, text_cfg=TEXT).visual)
+        cam_module.checked_transformer(
+            open_clip.CLIP(
+                embed_dim=16, vision_cfg={"image_size": 64, "layers": (1, 1, 1, 1), "width": 8}, text_cfg=TEXT
+            ).visual
+        )
     pooled = random_clip(attentional_pool=True, attn_pooler_heads=2)
     with pytest.raises(TLGError, match="attention pooling"):
         cam_module.checked_transformer(pooled.model.visual)
@@ -223,8 +231,13 @@ def test_plain_grad_cam_of_a_convolutional_tower():
     """With mean pooling and one linear layer the gradient is known in closed form."""
     torch.manual_seed(1)
     weight, features = torch.randn(6, 4), torch.rand(1, 6, 3, 5)
-    clip = SimpleNamespace(name="linear", kind="cnn", normalize=lambda x: x, visual_features=lambda x: features,
-                           pool_and_project=lambda f: F.normalize(f.mean((2, 3)) @ weight, dim=-1))
+    clip = SimpleNamespace(
+        name="linear",
+        kind="cnn",
+        normalize=lambda x: x,
+        visual_features=lambda x: features,
+        pool_and_project=lambda f: F.normalize(f.mean((2, 3)) @ weight, dim=-1),
+    )
     text, background = F.normalize(torch.randn(1, 2, 4), dim=-1), F.normalize(torch.randn(3, 4), dim=-1)
     found = class_maps(clip, torch.zeros(1, 3, 8, 8), text, torch.ones(1, 2, dtype=torch.bool), background)
     pooled = features.mean((2, 3))[0].double().numpy()

@@ -155,9 +155,7 @@ def test_offline_is_one_line_with_the_remedy(monkeypatch):
         raise ConnectionError("Name or service not known\nmore lines")
 
     monkeypatch.setattr(open_clip, "create_model", offline)
-    with pytest.raises(
-        TLGError, match="cannot get the weights of ViT-B-32/openai .*clip_weights=FILE"
-    ) as caught:
+    with pytest.raises(TLGError, match="cannot get the weights of ViT-B-32/openai .*clip_weights=FILE") as caught:
         load_clip("ViT-B-32/openai")
     assert caught.value.code == 7
 

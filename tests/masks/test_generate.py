@@ -12,14 +12,7 @@ from tlg_lib.data.folder import SegmentationFolder
 from tlg_lib.errors import TLGError
 from tlg_lib.look.sheets import mask_sheet
 from tlg_lib.masks import generate
-from tlg_lib.masks.generate import (
-    MaskMaker,
-    MaskRecipe,
-    default_recipe,
-    generate_masks,
-    made_by,
-    recipe_values,
-)
+from tlg_lib.masks.generate import MaskMaker, MaskRecipe, default_recipe, generate_masks, made_by, recipe_values
 from tlg_lib.masks.prompts import load_prompts
 from tlg_lib.masks.verify import score_stages, verify_masks
 
@@ -217,11 +210,18 @@ def test_a_broken_image_is_named_and_nothing_is_written_for_it(folder):
     assert not (folder / "PseudoMasks" / "b--1.png").exists()
 
 
-@pytest.mark.parametrize("values, named", [
-    (dict(affinity="magic"), "affinity='magic'"), (dict(refine="magic"), "refine='magic'"),
-    (dict(labels="magic"), "labels='magic'"), (dict(box_threshold=2.0), "box_threshold"),
-    (dict(scales=()), "scales"), (dict(alpha=0.0), "alpha"), (dict(colour=1), "unknown mask setting 'colour'"),
-])
+@pytest.mark.parametrize(
+    "values, named",
+    [
+        (dict(affinity="magic"), "affinity='magic'"),
+        (dict(refine="magic"), "refine='magic'"),
+        (dict(labels="magic"), "labels='magic'"),
+        (dict(box_threshold=2.0), "box_threshold"),
+        (dict(scales=()), "scales"),
+        (dict(alpha=0.0), "alpha"),
+        (dict(colour=1), "unknown mask setting 'colour'"),
+    ],
+)
 def test_faulty_recipes_are_refused_by_field(values, named):
     with pytest.raises(TLGError, match=named):
         default_recipe(ColourClip(), "pascal", **values)
@@ -345,10 +345,10 @@ def test_counts_agree_with_the_metric_also_at_ignored_pixels():
 
 
 def test_masks_made_elsewhere_are_never_written_over(tmp_path, own_home):
-    from conftest import make_tiny_voc
-
     from tlg_lib.config import make_config
     from tlg_lib.experiment import open_data
+
+    from conftest import make_tiny_voc
 
     folder = make_tiny_voc(tmp_path / "mine", per_class=2)
     before = {p.name: p.read_bytes() for p in (folder / "PseudoMasks").iterdir()}

@@ -36,7 +36,8 @@ def test_prompts_have_the_form_of_the_design():
     assert prompts.class_prompt(bicycle) == "a clean origami bicycle, bike."
     assert prompts.attributes[bicycle] == "bicycle with wheels" and prompts.background[bicycle] == "road,park"
     assert {"land", "grass", "tree", "building", "wall", "sky", "lake", "water", "river", "sea", "railway"} <= set(
-        prompts.background_list)
+        prompts.background_list
+    )
 
 
 def test_shared_classes_of_pascal_and_coco_agree():
@@ -55,22 +56,25 @@ def test_a_users_file_overrides_only_what_it_holds(tmp_path):
     assert ours.digest() != theirs.digest() == load_prompts("pascal", path).digest()
 
 
-@pytest.mark.parametrize("text, named", [
-    ("classes:\n  bycicle: {names: [bike]}\n", "did you mean 'bicycle'"),
-    ("classes:\n  unicorn: {names: [x]}\n", "unknown class 'unicorn'"),
-    ("classes:\n  car: {colour: red}\n", "class 'car': unknown key 'colour'"),
-    ("classes:\n  car: {names: []}\n", "class 'car': names"),
-    ("classes:\n  car: {attribute: 7}\n", "class 'car': attribute"),
-    ("classes: [car]\n", "mapping of class names"),
-    ("template: no place\n", "template"),
-    ("template: '{} and {}'\n", "template"),
-    ("template: '{} of {name}'\n", "template"),
-    ("templates: x\n", "unknown key 'templates'"),
-    ("background_list: [grass, dog]\n", "background word 'dog'"),
-    ("background_list: grass\n", "background_list"),
-    ("just text\n", "expected a mapping"),
-    ("a: [\n", "not valid YAML"),
-])
+@pytest.mark.parametrize(
+    "text, named",
+    [
+        ("classes:\n  bycicle: {names: [bike]}\n", "did you mean 'bicycle'"),
+        ("classes:\n  unicorn: {names: [x]}\n", "unknown class 'unicorn'"),
+        ("classes:\n  car: {colour: red}\n", "class 'car': unknown key 'colour'"),
+        ("classes:\n  car: {names: []}\n", "class 'car': names"),
+        ("classes:\n  car: {attribute: 7}\n", "class 'car': attribute"),
+        ("classes: [car]\n", "mapping of class names"),
+        ("template: no place\n", "template"),
+        ("template: '{} and {}'\n", "template"),
+        ("template: '{} of {name}'\n", "template"),
+        ("templates: x\n", "unknown key 'templates'"),
+        ("background_list: [grass, dog]\n", "background word 'dog'"),
+        ("background_list: grass\n", "background_list"),
+        ("just text\n", "expected a mapping"),
+        ("a: [\n", "not valid YAML"),
+    ],
+)
 def test_faulty_files_are_refused_by_name(tmp_path, text, named):
     path = written(tmp_path, text)
     with pytest.raises(TLGError) as caught:
@@ -107,6 +111,7 @@ def test_a_new_class_is_added_without_touching_the_others():
 
 def limited_clip(words=8):
     """A text tower that takes at most ``words`` words and embeds a prompt by its hash-free length."""
+
     def encode_text(texts):
         for text in texts:
             if len(text.split()) > words:

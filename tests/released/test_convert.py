@@ -15,14 +15,7 @@ from tlg_lib.cli import main
 from tlg_lib.config import make_config
 from tlg_lib.errors import TLGError
 from tlg_lib.model import build_model
-from tlg_lib.released.convert import (
-    beside,
-    convert_back,
-    convert_file,
-    from_release,
-    read_release,
-    release_key,
-)
+from tlg_lib.released.convert import beside, convert_back, convert_file, from_release, read_release, release_key
 from tlg_lib.text_prior import random_text_vectors
 
 SHARED = Path(os.environ.get("TLG_SHARED", Path(__file__).resolve().parents[3] / "shared"))
@@ -78,7 +71,9 @@ def test_there_and_back_again(tmp_path, capsys):
     model = build_model(checkpoint.config, LAYOUTS["resnet50"], random_text_vectors(20, 512))
     model.load_state_dict(checkpoint.weights, strict=True)
     assert torch.equal(model.aggregation.fuse.weight, state["module.final_cat.weight"])
-    assert torch.equal(model.encoder.mix43[2].conv.other.bias, state["module.hpn_learner.encoder_layer4to3.6.conv2.bias"])
+    assert torch.equal(
+        model.encoder.mix43[2].conv.other.bias, state["module.hpn_learner.encoder_layer4to3.6.conv2.bias"]
+    )
     assert torch.equal(model.transport.norm.running_var, state["module.bn.running_var"])
 
     assert convert_back(ours, back) == len(state)

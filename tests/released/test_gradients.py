@@ -17,8 +17,15 @@ def test_released_resnet50_counts(capsys):
 def test_released_idle_modules_are_the_heterogeneous_ones():
     rows = gradient_reach(make_config("mini", variant="released"))
     assert {row.module for row in rows if row.learning == 0} == {
-        "aggregation.reduce", "aggregation.fuse", "aggregation.merge", "transport.spread",
-        "transport.self_attention", "transport.cross_attention", "transport.norm", "text.project", "text.mix",
+        "aggregation.reduce",
+        "aggregation.fuse",
+        "aggregation.merge",
+        "transport.spread",
+        "transport.self_attention",
+        "transport.cross_attention",
+        "transport.norm",
+        "text.project",
+        "text.mix",
     }
     assert all(row.used == row.defined for row in rows)
 

@@ -64,15 +64,21 @@ def straightforward_fixture(path: Path, backbone: str, seed: int, class_id: int)
     grids = tuple((side, side) for side in parity.SIDES[backbone])
     query, support = ([torch.from_numpy(x) for x in maps] for maps in parity.draw_features(backbone, seed))
     random = parity.stream(seed, "the rest")
-    masks = {n: np.kron(random.randint(0, 2, (1, 10, 10)), np.ones((1, 40, 40))).astype(np.uint8)
-             for n in ("query_cam", "support_cam", "query_mask", "support_mask")}
-    text = {n: random.standard_normal((20, 512)).astype(np.float32) / 22
-            for n in ("clip_fg_embed", "clip_refine", "clip_bg_embed")}
+    masks = {
+        n: np.kron(random.randint(0, 2, (1, 10, 10)), np.ones((1, 40, 40))).astype(np.uint8)
+        for n in ("query_cam", "support_cam", "query_mask", "support_mask")
+    }
+    text = {
+        n: random.standard_normal((20, 512)).astype(np.float32) / 22
+        for n in ("clip_fg_embed", "clip_refine", "clip_bg_embed")
+    }
     entries = {"in:seed": np.array(seed), "in:class_id": np.array([class_id])}
     entries |= {f"in:{n}": x for n, x in (masks | text).items()}
     entries |= {
         f"sha:feat_{letter}{i}": np.array(hashlib.sha256(x.numpy().tobytes()).hexdigest())
-        for letter, maps in (("q", query), ("s", support)) for i, x in enumerate(maps)}
+        for letter, maps in (("q", query), ("s", support))
+        for i, x in enumerate(maps)
+    }
 
     def put(name: str, value: torch.Tensor | None) -> None:
         flat = np.zeros(0) if value is None else value.detach().numpy().reshape(-1)
@@ -82,21 +88,29 @@ def straightforward_fixture(path: Path, backbone: str, seed: int, class_id: int)
         entries[f"{name}|stat"] = np.array([0, 0, np.abs(flat.astype(np.float64)).max(initial=0)])
 
     for phase in ("eval", "train"):
-        network = Straightforward(layout.channels, layout.levels, grids, [torch.from_numpy(x) for x in text.values()],
-                                  dropout=0.0).train(phase == "train")
-        network.load_state_dict({k: torch.from_numpy(np.asarray(parity.draw_weight(k, tuple(x.shape), seed)))
-                                 for k, x in network.state_dict().items()})
+        network = Straightforward(
+            layout.channels, layout.levels, grids, [torch.from_numpy(x) for x in text.values()], dropout=0.0
+        ).train(phase == "train")
+        network.load_state_dict(
+            {
+                k: torch.from_numpy(np.asarray(parity.draw_weight(k, tuple(x.shape), seed)))
+                for k, x in network.state_dict().items()
+            }
+        )
         for theirs, ours in (("2", "sqz2"), ("3", "sqz3"), ("4", "sqz4"), ("4to3", "mix43"), ("3to2", "mix432")):
             directions = iter(("query", "support"))
             getattr(network.hpn_learner, f"encoder_layer{theirs}").register_forward_hook(
-                lambda _, __, x, ours=ours, to=directions, phase=phase: put(f"{phase}/conv4d_{next(to)}/{ours}", x))
+                lambda _, __, x, ours=ours, to=directions, phase=phase: put(f"{phase}/conv4d_{next(to)}/{ours}", x)
+            )
         cams = [torch.from_numpy(masks[n]).float()[:, None] for n in ("query_cam", "support_cam")]
         logits = network(query, support, *cams, torch.tensor([class_id]))
         for name, value in zip(("query", "support"), logits):
             put(f"{phase}/logits_{name}400", value)
         if phase == "eval":
             put("eval/pred_query", logits[0].argmax(1).to(torch.uint8))
-    losses = [F.cross_entropy(x, torch.from_numpy(masks[n]).long()) for x, n in zip(logits, ("query_mask", "support_mask"))]
+    losses = [
+        F.cross_entropy(x, torch.from_numpy(masks[n]).long()) for x, n in zip(logits, ("query_mask", "support_mask"))
+    ]
     total = 1.4 * losses[0] + 0.6 * losses[1]
     for name, value in (("ce_query", losses[0]), ("ce_support", losses[1]), ("total_no_l2", total)):
         put(f"train/loss/{name}", value)
@@ -116,7 +130,9 @@ def test_vgg16_and_another_seed_against_the_straightforward_network(tmp_path):
     assert (fixture.backbone, fixture.seed, fixture.class_ids.tolist()) == ("vgg16", 5, [17])
     rows, _ = parity.compare(fixture)
     assert [row for row in rows if not row.ok] == []
-    assert len(rows) == 2 * 12 + 1 + 5 + len([k for k in fixture.entries if k.startswith("train/grad/") and "|" not in k])
+    assert len(rows) == 2 * 12 + 1 + 5 + len(
+        [k for k in fixture.entries if k.startswith("train/grad/") and "|" not in k]
+    )
     assert max(row.error for row in rows if "grad" not in row.name) < 2e-5
 
     model = fixture.model().eval()
@@ -140,8 +156,12 @@ def test_a_residual_that_no_slope_explains_switches_nothing():
 def test_rows_report_relative_error_and_shape():
     value = np.arange(6, dtype=np.float32)
     fake = parity.Fixture.__new__(parity.Fixture)
-    fake.entries = {"eval/x": value[::2], "eval/x|shape": np.array([2, 3]), "eval/x|stride": np.array(2),
-                    "eval/x|stat": np.array([15.0, 55.0, 5.0])}
+    fake.entries = {
+        "eval/x": value[::2],
+        "eval/x|shape": np.array([2, 3]),
+        "eval/x|stride": np.array(2),
+        "eval/x|stat": np.array([15.0, 55.0, 5.0]),
+    }
     assert fake.row("eval/x", torch.arange(6.0).view(2, 3)).error == 0
     assert fake.row("eval/x", torch.arange(6.0).view(2, 3) + 0.01).error == pytest.approx(0.002, rel=1e-4)
     assert not fake.row("eval/x", torch.arange(7.0)).ok

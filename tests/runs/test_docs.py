@@ -27,17 +27,29 @@ def encoded(width=1400, height=200):
 
 @pytest.fixture
 def run(tmp_path):
-    picture = V4.new_output("display_data", {"image/png": encoded(), "text/plain": "<Image>"},
-                            metadata={"image/png": {"alt": 'a "noisy" strip'}})
+    picture = V4.new_output(
+        "display_data",
+        {"image/png": encoded(), "text/plain": "<Image>"},
+        metadata={"image/png": {"alt": 'a "noisy" strip'}},
+    )
     widget = V4.new_output("display_data", {"application/vnd.jupyter.widget-view+json": {}, "text/plain": "Box()"})
-    frame = V4.new_output("execute_result", {"text/html": "<style>.x{}</style><table><tr><td>7</td></tr></table>"},
-                          execution_count=3)
+    frame = V4.new_output(
+        "execute_result", {"text/html": "<style>.x{}</style><table><tr><td>7</td></tr></table>"}, execution_count=3
+    )
     cells = [
-        V4.new_markdown_cell("# 03 · Parts\n\nSee [04](04_more.ipynb). $a<b$ but `x$y$`\n\n<details><summary>Solution</summary>yes</details>"),
+        V4.new_markdown_cell(
+            "# 03 · Parts\n\nSee [04](04_more.ipynb). $a<b$ but `x$y$`\n\n"
+            "<details><summary>Solution</summary>yes</details>"
+        ),
         V4.new_code_cell('out = "/secret/place"', metadata={"tags": ["injected-parameters"]}),
-        V4.new_code_cell("print(1 < 2)", outputs=[V4.new_output("stream", name="stdout", text="True & so on\n1/3 scored: a (1 s)\n"),
-                                                  V4.new_output("stream", name="stdout", text="2/3 scored: b\n3/3 scored: c\n"),
-                                                  V4.new_output("stream", name="stderr", text="noise")]),
+        V4.new_code_cell(
+            "print(1 < 2)",
+            outputs=[
+                V4.new_output("stream", name="stdout", text="True & so on\n1/3 scored: a (1 s)\n"),
+                V4.new_output("stream", name="stdout", text="2/3 scored: b\n3/3 scored: c\n"),
+                V4.new_output("stream", name="stderr", text="noise"),
+            ],
+        ),
         V4.new_code_cell("show()", outputs=[picture, widget, frame]),
     ]
     nbformat.write(V4.new_notebook(cells=cells), tmp_path / "03_parts.ipynb")
@@ -100,6 +112,9 @@ def test_a_failed_cell_and_an_empty_folder_are_refused(run, tmp_path):
     nbformat.write(V4.new_notebook(cells=[V4.new_code_cell("x", outputs=[error])]), run / "05_bad.ipynb")
     with pytest.raises(TLGError, match="05_bad.*ValueError"):
         build_docs(run, tmp_path / "docs")
-    done = subprocess.run([sys.executable, "-m", "tlg_lib.runs.docs", str(tmp_path / "docs"), str(tmp_path / "x")],
-                          capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "tlg_lib.runs.docs", str(tmp_path / "docs"), str(tmp_path / "x")],
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 3 and done.stderr.startswith("error: no executed notebooks in")

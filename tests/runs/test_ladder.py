@@ -33,10 +33,16 @@ def test_rungs_lead_from_released_to_corrected_one_change_at_a_time(preset, supe
 
 def test_gains_are_paired_by_seed():
     def records(row, values):
-        return [{"row": row, "label": row, "seed": s, "fold": f, "threshold_from": t, "miou": v + f}
-                for s, v in enumerate(values) for f in (0, 1) for t in ("fixed", "base classes")]
-    table = ladder_table(records("up-00-released", [10, 20, 30]) + records("up-01-x", [12, 22, 32])
-                         + records("off-x", [11, 21, 31])).set_index("row")
+        return [
+            {"row": row, "label": row, "seed": s, "fold": f, "threshold_from": t, "miou": v + f}
+            for s, v in enumerate(values)
+            for f in (0, 1)
+            for t in ("fixed", "base classes")
+        ]
+
+    table = ladder_table(
+        records("up-00-released", [10, 20, 30]) + records("up-01-x", [12, 22, 32]) + records("off-x", [11, 21, 31])
+    ).set_index("row")
     assert table.miou["up-00-released"] == 20.5 and table.miou_gain["up-01-x"] == 2
     assert table.miou_gain_half["up-01-x"] == pytest.approx(0, abs=1e-9)
     assert table.miou_gain["off-x"] == -1 and table.miou_half["up-01-x"] == pytest.approx(4.302653 * 10 / math.sqrt(3))
@@ -45,8 +51,16 @@ def test_gains_are_paired_by_seed():
 @pytest.mark.slow
 @pytest.mark.parametrize("seeds", [(0,), (0, 1)])  # one seed has no interval
 def test_ladder_end_to_end(tiny_voc, tmp_path, own_home, monkeypatch, seeds):
-    config = make_config("smoke", data=str(tiny_voc), dataset="pascal", use_hc=False, backbone_weights="random",
-                         width=16, widths_4d=(4, 8, 16), steps=2)
+    config = make_config(
+        "smoke",
+        data=str(tiny_voc),
+        dataset="pascal",
+        use_hc=False,
+        backbone_weights="random",
+        width=16,
+        widths_4d=(4, 8, 16),
+        steps=2,
+    )
     rows = {r.name.removeprefix("up-").lstrip("0123456789-"): r for r in ladder_rows(config)}
     few = [rows[name] for name in ("released", "fusion", "off-use_ht")]
     some = [r.name for r in few]

@@ -30,8 +30,10 @@ def write_notebook(path, *cells, parameters='preset = "mini"\nout = ""\nword = "
     """A notebook with a parameters cell, a heading and these code cells."""
     v4 = nbformat.v4
     first = v4.new_code_cell(parameters, metadata={"tags": ["parameters"]})
-    book = v4.new_notebook(cells=[first, v4.new_markdown_cell("## The work"), *map(v4.new_code_cell, cells)],
-                           metadata={"kernelspec": KERNEL})
+    book = v4.new_notebook(
+        cells=[first, v4.new_markdown_cell("## The work"), *map(v4.new_code_cell, cells)],
+        metadata={"kernelspec": KERNEL},
+    )
     nbformat.write(book, path)
     return path
 
@@ -128,17 +130,25 @@ def test_two_runs_in_one_folder_refuse_each_other(books, tmp_path):
 def test_interrupted_run_exits_130_and_resumes(books, tmp_path):
     """Ctrl-C as a terminal sends it, to the whole process group, while the second notebook works."""
     out = tmp_path / "run"
-    waiting = 'import time\nfrom pathlib import Path\nif not (Path(out) / "go").exists():\n' \
-              '    (Path(out) / "waiting").touch()\n    time.sleep(600)\n'
+    waiting = (
+        'import time\nfrom pathlib import Path\nif not (Path(out) / "go").exists():\n'
+        '    (Path(out) / "waiting").touch()\n    time.sleep(600)\n'
+    )
     write_notebook(books / "01_second.ipynb", waiting + LOG.format("second"))
     script = (
         # A shell that starts the tests in the background has them ignore SIGINT, and children inherit that.
         "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from tlg_lib.runs import notebooks as run\nfrom pathlib import Path\nrun._library_digest = lambda: 'one'\n"
         f"try:\n    run.run_notebooks('mini', out={str(out)!r}, notebooks=run.find_notebooks(Path({str(books)!r})),"
-        " check=False)\nexcept KeyboardInterrupt:\n    raise SystemExit(130)\n")
-    process = subprocess.Popen([sys.executable, "-c", script], start_new_session=True, stdout=subprocess.DEVNULL,
-                               stderr=subprocess.PIPE, text=True)
+        " check=False)\nexcept KeyboardInterrupt:\n    raise SystemExit(130)\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", script],
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     deadline = time.monotonic() + 120
     while not (out / "waiting").exists() and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.1)
@@ -160,7 +170,9 @@ def test_names_are_refused_with_the_closest_one():
         merge_parameters({"preset": "mini"}, {}, {"stpes": "1"}, known)
     with pytest.raises(TLGError, match="unknown parameter 'wrod'"):
         merge_parameters({"preset": "mini", "wrod": 1}, {}, {}, known)
-    merged = merge_parameters({"preset": "mini", "settings": "lr=1e-3"}, {"fold": 2}, {"steps": "9", "word": "3"}, known)
+    merged = merge_parameters(
+        {"preset": "mini", "settings": "lr=1e-3"}, {"fold": 2}, {"steps": "9", "word": "3"}, known
+    )
     assert merged == {"preset": "mini", "fold": 2, "word": 3, "settings": "lr=1e-3; steps=9"}
 
 
@@ -175,7 +187,9 @@ def test_parameters_cell_must_hold_literals(tmp_path):
     bad = write_notebook(tmp_path / "00_bad.ipynb", parameters="import os\nhome = os.getcwd()")
     with pytest.raises(TLGError, match="literal"):
         declared_parameters(bad)
-    (tmp_path / "01_none.ipynb").write_text(json.dumps({"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}))
+    (tmp_path / "01_none.ipynb").write_text(
+        json.dumps({"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5})
+    )
     with pytest.raises(TLGError, match="parameters"):
         declared_parameters(tmp_path / "01_none.ipynb")
 
@@ -183,8 +197,13 @@ def test_parameters_cell_must_hold_literals(tmp_path):
 def test_bad_input_is_one_line_and_a_code_before_any_notebook(tmp_path, capsys):
     from tlg_lib.cli import main
 
-    for arguments in (["run", "mini", "--fold", "7"], ["run", "mini", "--shots", "0"], ["run", "minni"],
-                      ["run", "mini", "--set", "stpes=3"], ["run", "pascal-lite", "--data", str(tmp_path / "none")]):
+    for arguments in (
+        ["run", "mini", "--fold", "7"],
+        ["run", "mini", "--shots", "0"],
+        ["run", "minni"],
+        ["run", "mini", "--set", "stpes=3"],
+        ["run", "pascal-lite", "--data", str(tmp_path / "none")],
+    ):
         with pytest.raises(SystemExit) as caught:
             main([*arguments, "--out", str(tmp_path / "out")])
         error = capsys.readouterr().err

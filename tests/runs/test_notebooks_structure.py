@@ -45,7 +45,7 @@ def test_closing_has_three_exercises_with_hidden_solutions_and_the_way_on(book):
     text = "\n".join(cell.source for cell in book.cells if cell.cell_type == "markdown")
     for heading in ("## What you saw", "## Exercises", "## Way on"):
         assert heading in text, heading
-    exercises = text[text.index("## Exercises"): text.index("## Way on")]
+    exercises = text[text.index("## Exercises") : text.index("## Way on")]
     assert exercises.count("<details>") == exercises.count("</details>") >= 3
     for solution in re.findall(r"<details>(.*?)</details>", exercises, re.S):
         assert len(re.sub(r"<summary>.*?</summary>", "", solution).strip()) > 60
@@ -113,7 +113,8 @@ def test_params_files_name_known_parameters_and_presets():
     known = {name for n in find_notebooks() for name in n.parameters}
     files = sorted((FOLDER / "params").glob("*.yaml"))
     assert {"smoke", "mini", "pascal-lite", "pascal-resnet50", "pascal-vgg16", "coco-resnet50", "coco-vgg16"} <= {
-        p.stem for p in files}
+        p.stem for p in files
+    }
     for path in files:
         values = read_yaml(path)
         assert set(values) <= known, path
@@ -128,24 +129,52 @@ def small_book(path, source, output):
     nbformat.write(v4.new_notebook(cells=[cell], metadata={"kernelspec": spec}), path)
 
 
-@pytest.mark.parametrize("source, output, right", [
-    (f"{CHECKED}\nprint(1 + 1)", "2\n", True), (f"{CHECKED}\nprint(1 + 1)", "3\n", False), ("assert 1 == 2", "", False),
-])
+@pytest.mark.parametrize(
+    "source, output, right",
+    [
+        (f"{CHECKED}\nprint(1 + 1)", "2\n", True),
+        (f"{CHECKED}\nprint(1 + 1)", "3\n", False),
+        ("assert 1 == 2", "", False),
+    ],
+)
 def test_nbval_passes_a_right_notebook_and_fails_a_wrong_one(tmp_path, source, output, right):
     small_book(tmp_path / "book.ipynb", source, output)
-    done = subprocess.run([sys.executable, "-m", "pytest", "--nbval-lax", "-p", "no:cacheprovider", "-o", "addopts=",
-                           str(tmp_path / "book.ipynb")], capture_output=True, text=True, timeout=120, cwd=tmp_path)
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "--nbval-lax",
+            "-p",
+            "no:cacheprovider",
+            "-o",
+            "addopts=",
+            str(tmp_path / "book.ipynb"),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=tmp_path,
+    )
     assert (done.returncode == 0) == right, done.stdout[-2000:]
     assert ("1 passed" if right else "1 failed") in done.stdout
 
 
 def test_setup_refuses_bad_values_in_one_line(monkeypatch):
     monkeypatch.delenv("TLG_SMOKE", raising=False)
-    for bad, words in (({"preset": "minni"}, "unknown preset"), ({"fold": 7}, "fold=7"), ({"fold": "0,x"}, "whole number"),
-                       ({"shots": 0}, "shots"), ({"variant": "best"}, "unknown variant"), ({"seed": -1}, "seed"),
-                       ({"supervision": "box"}, "unknown supervision"), ({"settings": "stpes=3"}, "did you mean 'steps'"),
-                       ({"settings": "steps"}, "name=value"), ({"settings": "fold=1"}, "parameter of its own"),
-                       ({"backbone": "vgg"}, "backbone")):
+    for bad, words in (
+        ({"preset": "minni"}, "unknown preset"),
+        ({"fold": 7}, "fold=7"),
+        ({"fold": "0,x"}, "whole number"),
+        ({"shots": 0}, "shots"),
+        ({"variant": "best"}, "unknown variant"),
+        ({"seed": -1}, "seed"),
+        ({"supervision": "box"}, "unknown supervision"),
+        ({"settings": "stpes=3"}, "did you mean 'steps'"),
+        ({"settings": "steps"}, "name=value"),
+        ({"settings": "fold=1"}, "parameter of its own"),
+        ({"backbone": "vgg"}, "backbone"),
+    ):
         with pytest.raises(TLGError, match=re.escape(words)):
             setup(**bad, quiet=True)
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import make_tiny_coco, make_tiny_voc
 from PIL import Image
 
 from tlg_lib.config import make_config
@@ -18,6 +17,8 @@ from tlg_lib.data.coco import make_coco
 from tlg_lib.data.folder import open_folder
 from tlg_lib.runs.study import evaluate_trained, evaluate_training_free
 from tlg_lib.train import train
+
+from conftest import make_tiny_coco, make_tiny_voc
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("own_home")]
 
@@ -69,9 +70,7 @@ def run(config, folder):
 @pytest.mark.parametrize("backbone, variant", [("resnet50", "released"), ("vgg16", "corrected")])
 def test_pascal(tiny_voc, random_clip, tmp_path, backbone, variant):
     run(
-        make_config(
-            "pascal", variant=variant, data=str(tiny_voc), backbone=backbone, fold=1, **TINY, **random_clip
-        ),
+        make_config("pascal", variant=variant, data=str(tiny_voc), backbone=backbone, fold=1, **TINY, **random_clip),
         tmp_path / "run",
     )
 
@@ -82,9 +81,7 @@ def test_pascal_from_image_labels_alone(tiny_voc, random_clip, tmp_path):
     free = evaluate_training_free(config.to_dict(), str(tmp_path / "free"), (1,))
     masks = [r for r in free if "mask" in r["label"]]
     # The pseudo masks of the tiny folder are its true masks but for 255, so this row must come out perfect.
-    assert any(r["miou"] == pytest.approx(100, abs=1.5) for r in masks), [
-        (r["label"], r["miou"]) for r in free
-    ]
+    assert any(r["miou"] == pytest.approx(100, abs=1.5) for r in masks), [(r["label"], r["miou"]) for r in free]
 
 
 def test_coco(random_clip, tmp_path):
@@ -113,9 +110,7 @@ def _shared(*parts) -> Path:
     return Path(os.environ.get("TLG_SHARED", Path(__file__).resolve().parents[3] / "shared")).joinpath(*parts)
 
 
-@pytest.mark.skipif(
-    not _shared("real", "voc632").is_dir(), reason="needs ../shared/real/voc632 (real photographs)"
-)
+@pytest.mark.skipif(not _shared("real", "voc632").is_dir(), reason="needs ../shared/real/voc632 (real photographs)")
 @pytest.mark.parametrize("lists", [True, False])
 def test_pascal_lite_on_real_photographs(tmp_path, lists):
     """With the published rows and without any list; the pseudo masks there are surrogates."""

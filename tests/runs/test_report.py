@@ -18,10 +18,25 @@ FUSIONS = ("mask + support prototype", "mask + self prototype", "mask + both pro
 
 
 def record(row, fold, miou, seed=0, shots=1, control="", epoch="last", threshold_from="fixed", names=("cat", "dog")):
-    return {"row": row, "label": row, "fold": fold, "seed": seed, "shots": shots, "variant": "corrected",
-            "supervision": "pixel", "query_mask": "pseudo", "control": control, "epoch": epoch, "threshold": 0.5,
-            "threshold_from": threshold_from, "agreement": 50.0 if threshold_from == "fixed" else None, "miou": miou,
-            "fb_iou": miou + 10, "per_class": {f"{n}{fold}": miou + i for i, n in enumerate(names)}, "episodes": 1000}
+    return {
+        "row": row,
+        "label": row,
+        "fold": fold,
+        "seed": seed,
+        "shots": shots,
+        "variant": "corrected",
+        "supervision": "pixel",
+        "query_mask": "pseudo",
+        "control": control,
+        "epoch": epoch,
+        "threshold": 0.5,
+        "threshold_from": threshold_from,
+        "agreement": 50.0 if threshold_from == "fixed" else None,
+        "miou": miou,
+        "fb_iou": miou + 10,
+        "per_class": {f"{n}{fold}": miou + i for i, n in enumerate(names)},
+        "episodes": 1000,
+    }
 
 
 def records(folds=range(4), seeds=(0,)):
@@ -74,13 +89,43 @@ def test_per_class_takes_each_class_from_its_fold():
 def results(tmp_path, **changes):
     frame = records_frame(records())
     value = {
-        "schema": 1, "preset": "mini", "dataset": "mini", "backbone": "efficientnet_lite0", "backbone_weights": "imagenet",
-        "image_size": [128, 128], "clip": "mini", "folds": [0, 1, 2, 3], "seeds": [0], "shots": [1], "episodes": 1000,
-        "steps": 200, "batch": 8, "threshold": 0.5, "test_rows": 120, "main_row": "corrected-pixel", "variant": "corrected",
-        "supervision": "pixel", "query_mask": "pseudo", "miou": 51.5, "fb_iou": 61.5, "per_class": {}, "rows": _rows(frame),
-        "last_epoch": {"miou": 51.5}, "best_epoch": {"miou": 54.5}, "baselines": {}, "training": [], "smoke": False,
-        "parameters": {"total": 1000, "learnable": 900, "receiving_gradient": 800}, "figures_sha256": "f" * 64,
-        "masks_by": "mini (sha256:0)", "seconds": {"training": 12.0}, "device": "CPU, 2 cores", "commit": "abc", "versions": {"torch": "2.4"}, **changes}
+        "schema": 1,
+        "preset": "mini",
+        "dataset": "mini",
+        "backbone": "efficientnet_lite0",
+        "backbone_weights": "imagenet",
+        "image_size": [128, 128],
+        "clip": "mini",
+        "folds": [0, 1, 2, 3],
+        "seeds": [0],
+        "shots": [1],
+        "episodes": 1000,
+        "steps": 200,
+        "batch": 8,
+        "threshold": 0.5,
+        "test_rows": 120,
+        "main_row": "corrected-pixel",
+        "variant": "corrected",
+        "supervision": "pixel",
+        "query_mask": "pseudo",
+        "miou": 51.5,
+        "fb_iou": 61.5,
+        "per_class": {},
+        "rows": _rows(frame),
+        "last_epoch": {"miou": 51.5},
+        "best_epoch": {"miou": 54.5},
+        "baselines": {},
+        "training": [],
+        "smoke": False,
+        "parameters": {"total": 1000, "learnable": 900, "receiving_gradient": 800},
+        "figures_sha256": "f" * 64,
+        "masks_by": "mini (sha256:0)",
+        "seconds": {"training": 12.0},
+        "device": "CPU, 2 cores",
+        "commit": "abc",
+        "versions": {"torch": "2.4"},
+        **changes,
+    }
     (tmp_path / "results.json").write_text(json.dumps(value))
     return value
 
@@ -100,7 +145,9 @@ class Page(html.parser.HTMLParser):
         attributes = dict(attributes)
         self.tags.append(tag)
         assert not any(name.startswith("on") for name in attributes)
-        self.fetched += [v for k, v in attributes.items() if k in ("src", "srcset", "data") or (k == "href" and tag == "link")]
+        self.fetched += [
+            v for k, v in attributes.items() if k in ("src", "srcset", "data") or (k == "href" and tag == "link")
+        ]
         if tag == "img":
             self.alts.append(attributes["alt"])
         if tag not in self.VOID:
@@ -114,7 +161,9 @@ class Page(html.parser.HTMLParser):
 
 
 def figure(folder, name, alt):
-    save_figure(contact_sheet([np.zeros((8, 8, 3), np.uint8)], ["x"], columns=1), folder / "figures" / f"{name}.png", alt)
+    save_figure(
+        contact_sheet([np.zeros((8, 8, 3), np.uint8)], ["x"], columns=1), folder / "figures" / f"{name}.png", alt
+    )
 
 
 def test_report_is_self_contained_escaped_and_complete(tmp_path):
@@ -182,9 +231,15 @@ def test_gather_lists_runs_and_skips_foreign_files(tmp_path):
 def test_comparable_with_the_paper_only_under_its_protocol(tmp_path):
     full = results(tmp_path, dataset="pascal", backbone="resnet50", image_size=[400, 400], episodes=1000, test_rows=346)
     assert paper.not_comparable(full) == []
-    for change, word in (({"image_size": [224, 224]}, "224x224"), ({"episodes": 100}, "100 test"), ({"folds": [0]}, "fold"),
-                         ({"backbone": "efficientnet_lite0"}, "backbone"), ({"test_rows": 60}, "part of"),
-                         ({"backbone_weights": "random"}, "random"), ({"dataset": "mini"}, "mini")):
+    for change, word in (
+        ({"image_size": [224, 224]}, "224x224"),
+        ({"episodes": 100}, "100 test"),
+        ({"folds": [0]}, "fold"),
+        ({"backbone": "efficientnet_lite0"}, "backbone"),
+        ({"test_rows": 60}, "part of"),
+        ({"backbone_weights": "random"}, "random"),
+        ({"dataset": "mini"}, "mini"),
+    ):
         reasons = paper.not_comparable({**full, **change})
         assert len(reasons) == 1 and word in reasons[0], (change, reasons)
 

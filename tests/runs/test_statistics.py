@@ -106,9 +106,7 @@ def test_bootstrap_interval_covers_the_truth_with_unequal_unions():
     inside = 0
     for repeat in range(150):
         pick = generator.choice(4000, 80, replace=False)
-        got = paired_bootstrap(
-            a[pick], size[pick], b[pick], size[pick], classes[pick], resamples=500, seed=repeat
-        )
+        got = paired_bootstrap(a[pick], size[pick], b[pick], size[pick], classes[pick], resamples=500, seed=repeat)
         inside += got.low <= truth <= got.high
     assert 0.88 <= inside / 150 <= 0.99
 
@@ -129,9 +127,7 @@ def test_episodes_of_one_query_are_drawn_together():
 def test_bootstrap_is_deterministic_and_refuses_nonsense():
     unions = np.full(4, 10.0)
     values = np.array([1.0, 2, 3, 4])
-    same = [
-        paired_bootstrap(values, unions, values[::-1], unions, [0, 0, 1, 1], resamples=200) for _ in range(2)
-    ]
+    same = [paired_bootstrap(values, unions, values[::-1], unions, [0, 0, 1, 1], resamples=200) for _ in range(2)]
     assert same[0] == same[1]
     with pytest.raises(TLGError, match="lengths differ"):
         paired_bootstrap(values, unions, values[:3], unions[:3], [0, 0, 1, 1])

@@ -22,9 +22,22 @@ from tlg_lib.prototypes import prototype_probability, query_mask_alone, soft_mas
 from tlg_lib.runs.jobs import run_jobs
 from tlg_lib.runs.study import Row, Study, row_config, table_rows
 
-TINY = dict(dataset="pascal", image_size=64, width=8, widths_4d=(4, 4, 8), token_count=4, steps=3, batch=2,
-            epoch_steps=2, checkpoint_every=2, epoch_episodes=2, eval_episodes=6, backbone_weights="random",
-            device="cpu", use_hc=False)
+TINY = dict(
+    dataset="pascal",
+    image_size=64,
+    width=8,
+    widths_4d=(4, 4, 8),
+    token_count=4,
+    steps=3,
+    batch=2,
+    epoch_steps=2,
+    checkpoint_every=2,
+    epoch_episodes=2,
+    eval_episodes=6,
+    backbone_weights="random",
+    device="cpu",
+    use_hc=False,
+)
 
 
 def test_rows_change_what_they_name_and_keep_the_rest():
@@ -56,8 +69,16 @@ def test_study_end_to_end(tiny_voc, tmp_path, own_home):
     for fold in (0, 3):
         a, b = (Counts.load(study.job_folder(name, fold, 0) / "counts-1shot.npz") for name in "ab")
         assert np.array_equal(a.class_ids, b.class_ids)
-        record = next(r for r in records if r["row"] == "a" and r["fold"] == fold and r["threshold_from"] == "fixed"
-                      and r["shots"] == 1 and not r["control"] and r["epoch"] == "last")
+        record = next(
+            r
+            for r in records
+            if r["row"] == "a"
+            and r["fold"] == fold
+            and r["threshold_from"] == "fixed"
+            and r["shots"] == 1
+            and not r["control"]
+            and r["epoch"] == "last"
+        )
         assert record["miou"] == a.scores(0).miou
 
     # Again: nothing is trained twice; from nothing, one process gives the same bits as two.
@@ -119,15 +140,18 @@ def test_late_fusion_weighs_the_network_and_what_needs_no_training():
 
 def two_directions(query_object, support_object):
     """One episode of 4x4 maps: the named rows look one way and the rest another; only the support's mask is right."""
+
     def features(rows):
         maps = torch.zeros(1, 3, 4, 4)
         maps[0, 1] = 1.0
         maps[0, 1, rows], maps[0, 0, rows] = 0.0, 1.0
         return [maps] * 3
+
     mask, support = torch.zeros(1, 1, 4, 4), torch.zeros(1, 1, 1, 4, 4)
     support[0, 0, 0, support_object] = 1.0
-    return EpisodeBatch([], features(query_object), [features(support_object)], mask, support, None, None, None, None,
-                        torch.tensor([0]))
+    return EpisodeBatch(
+        [], features(query_object), [features(support_object)], mask, support, None, None, None, None, torch.tensor([0])
+    )
 
 
 def test_the_general_background_by_hand():
@@ -149,7 +173,9 @@ def test_the_general_background_by_hand():
 def test_late_fusion_with_a_general_background():
     batch, levels = two_directions([0, 1], [1, 2]), ((0,), (1,), (2,))
     general, answer = torch.rand(6), torch.rand(1, 1, 4, 4)
-    with_mask, without = (late_fusion(lambda batch: answer, levels, seen, 0.3, general)(batch) for seen in (True, False))
+    with_mask, without = (
+        late_fusion(lambda batch: answer, levels, seen, 0.3, general)(batch) for seen in (True, False)
+    )
     joint, against = joint_prototype(levels, general)(batch), support_against_background(levels, general)(batch)
     torch.testing.assert_close(with_mask, 0.7 * answer + 0.1 * (joint + against + soft_mask(batch)))
     torch.testing.assert_close(without, 0.7 * answer + 0.15 * (prototype(levels)(batch) + against))
@@ -167,8 +193,17 @@ def test_a_score_and_the_list_saved_for_comparisons_rest_on_the_same_episodes(ti
     from tlg_lib.experiment import open_experiment
     from tlg_lib.runs.cell import OpenCell, save_cell_episodes
 
-    config = make_config("smoke", dataset="pascal", data=str(tiny_voc), image_size=64, backbone_weights="random",
-                         device="cpu", eval_episodes=7, extra_episodes=3, shots=2)
+    config = make_config(
+        "smoke",
+        dataset="pascal",
+        data=str(tiny_voc),
+        image_size=64,
+        backbone_weights="random",
+        device="cpu",
+        eval_episodes=7,
+        extra_episodes=3,
+        shots=2,
+    )
     experiment = open_experiment(config, False)
     one, two = (experiment.scored_episodes(config.replace(shots=k)) for k in (1, 2))
     wrong = experiment.scored_episodes(config.replace(shots=1), "wrong support")

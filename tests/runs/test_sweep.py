@@ -16,7 +16,6 @@ from pathlib import Path
 import psutil
 import pytest
 import scipy.stats
-from light_cell import make_notebook, work, write_scores
 
 from tlg_lib.config import VARIANT_SWITCHES, make_config
 from tlg_lib.errors import TLGError
@@ -25,6 +24,8 @@ from tlg_lib.runs import board, jobs
 from tlg_lib.runs import spec as s
 from tlg_lib.runs.cell import open_cell
 from tlg_lib.runs.tables import collect, compare, gather_sweeps, summarise, write_results
+
+from light_cell import make_notebook, work, write_scores
 
 GRID = {"fold": [0, 1, 2, 3], "seed": [0, 1]}
 SPEC = {
@@ -43,8 +44,7 @@ def test_a_grid_is_every_combination_and_settings_are_rows():
     spec = s.spec_from_dict(SPEC)
     got = {(c.setting, c.config.variant, c.config.fold, c.config.seed) for c in spec.cells}
     assert got == {
-        (n, v, f, x)
-        for (n, v), f, x in itertools.product([("a", "corrected"), ("b", "hsnet")], range(4), range(2))
+        (n, v, f, x) for (n, v), f, x in itertools.product([("a", "corrected"), ("b", "hsnet")], range(4), range(2))
     }
     assert len({c.name for c in spec.cells}) == 16
 
@@ -54,7 +54,9 @@ def test_list_form_and_names_without_settings():
     spec = s.spec_from_dict({"preset": "smoke", "cells": cells})
     usual = make_config("smoke")
     assert [c.config for c in spec.cells] == [
-        usual.replace(fold=1), usual.replace(fold=2, lr=0.015), usual.replace(batch=3)
+        usual.replace(fold=1),
+        usual.replace(fold=2, lr=0.015),
+        usual.replace(batch=3),
     ]
     assert [c.setting for c in spec.cells] == ["smoke", "lr=0.015", "x"]
 
@@ -62,21 +64,15 @@ def test_list_form_and_names_without_settings():
 def test_a_cells_folder_follows_its_settings_only():
     one = s.spec_from_dict(SPEC)
     more = s.spec_from_dict({**SPEC, "grid": {**GRID, "seed": [0, 1, 2]}})
-    assert {c.name for c in one.cells} < {c.name for c in more.cells}, (
-        "adding cells keeps the folders of the others"
-    )
+    assert {c.name for c in one.cells} < {c.name for c in more.cells}, "adding cells keeps the folders of the others"
     changed = s.spec_from_dict({**SPEC, "set": {"lr": 0.1}})
     assert not {c.name for c in one.cells} & {c.name for c in changed.cells}, "other settings are other cells"
 
 
-@pytest.mark.parametrize(
-    "name, cells", [("paper-table-1", 24), ("paper-table-2", 16), ("ladder", 72), ("seeds", 40)]
-)
+@pytest.mark.parametrize("name, cells", [("paper-table-1", 24), ("paper-table-2", 16), ("ladder", 72), ("seeds", 40)])
 def test_specs_that_come_with_the_library(name, cells):
     spec = s.load_spec(name)
-    assert (
-        spec.name == name and len(spec.cells) == cells and {c.config.fold for c in spec.cells} == {0, 1, 2, 3}
-    )
+    assert spec.name == name and len(spec.cells) == cells and {c.config.fold for c in spec.cells} == {0, 1, 2, 3}
 
 
 def test_the_ladder_walks_from_released_to_corrected_one_switch_at_a_time():
@@ -190,19 +186,13 @@ def test_summary_is_t_interval_over_seeds_of_the_mean_over_folds(tmp_path):
     spec = s.spec_from_dict({**SPEC, "grid": {"fold": [0, 1, 2, 3], "seed": [0, 1, 2]}})
     finish(spec, tmp_path)
     rows = collect(spec, tmp_path)
-    values = {
-        (r["fold"], r["seed"]): r["value"] for r in rows if r["method"] == "a" and r["metric"] == "miou"
-    }
+    values = {(r["fold"], r["seed"]): r["value"] for r in rows if r["method"] == "a" and r["metric"] == "miou"}
     assert len(values) == 12
     means = [sum(values[f, seed] for f in range(4)) / 4 for seed in range(3)]
-    line = [
-        r for r in summarise(rows) if r["method"] == "a" and r["metric"] == "miou" and r["folds"] == "0,1,2,3"
-    ]
+    line = [r for r in summarise(rows) if r["method"] == "a" and r["metric"] == "miou" and r["folds"] == "0,1,2,3"]
     low, high = scipy.stats.t.interval(0.95, 2, sum(means) / 3, scipy.stats.sem(means))
     assert len(line) == 1 and line[0]["seeds"] == "0,1,2"
-    assert (line[0]["mean"], line[0]["low"], line[0]["high"]) == pytest.approx(
-        (sum(means) / 3, low, high), abs=1e-4
-    )
+    assert (line[0]["mean"], line[0]["low"], line[0]["high"]) == pytest.approx((sum(means) / 3, low, high), abs=1e-4)
 
 
 def test_three_folds_give_no_mean_over_folds(tmp_path):
@@ -214,9 +204,7 @@ def test_three_folds_give_no_mean_over_folds(tmp_path):
 def test_training_free_rows_appear_once_per_fold_and_seed(tmp_path):
     spec = s.spec_from_dict(SPEC)
     finish(spec, tmp_path)
-    free = [
-        r for r in collect(spec, tmp_path) if r["method"] == "query pseudo mask" and r["metric"] == "miou"
-    ]
+    free = [r for r in collect(spec, tmp_path) if r["method"] == "query pseudo mask" and r["metric"] == "miou"]
     assert sorted((r["fold"], r["seed"]) for r in free) == list(itertools.product(range(4), range(2)))
 
 
@@ -271,8 +259,11 @@ def test_a_notebook_finds_the_main_figures_of_the_sweeps_beside_its_run(tmp_path
     write_results(spec, folder)
     table = gather_sweeps(tmp_path)
     assert set(table.method) == {*spec.settings, "query pseudo mask"} and set(table.sweep) == {"one"}
-    values = [r["value"] for r in collect(spec, folder)
-              if (r["metric"], r["method"], r["fold"], r["class"]) == ("miou", spec.settings[0], 0, "")]
+    values = [
+        r["value"]
+        for r in collect(spec, folder)
+        if (r["metric"], r["method"], r["fold"], r["class"]) == ("miou", spec.settings[0], 0, "")
+    ]
     line = table[(table.method == spec.settings[0]) & (table.folds == "0")]
     assert len(line) == 1 and line["mean"].item() == pytest.approx(sum(values) / len(values), abs=1e-3)
 
@@ -354,15 +345,9 @@ def test_failures_are_listed_with_their_last_lines_and_retried_by_one_command(tm
     assert process.returncode == s.FAILED_CODE, output
     for text in ("failed: unlucky-", "batch 13 brings bad luck", "about to fail"):
         assert text in output, output
-    assert (
-        "1 of 2 cells failed" in output
-        and "--retry" in output
-        and "Traceback" not in output.split("failed: ")[0]
-    )
+    assert "1 of 2 cells failed" in output and "--retry" in output and "Traceback" not in output.split("failed: ")[0]
     spec = s.load_spec(spec_file)
-    assert (folder / spec.cells[1].name / "cell.ipynb").is_file(), (
-        "the executed copy of a failed notebook stays"
-    )
+    assert (folder / spec.cells[1].name / "cell.ipynb").is_file(), "the executed copy of a failed notebook stays"
     again = tlg(*command)
     output, _ = again.communicate(timeout=120)
     assert again.returncode == s.FAILED_CODE and "running" not in output, "a failed cell waits for --retry"
@@ -372,15 +357,11 @@ def test_failures_are_listed_with_their_last_lines_and_retried_by_one_command(tm
         .read_text()
         .replace(
             "work(folder",
-            "import light_cell; light_cell.STEPS = 3; import os\\n"
-            "import tlg_lib.runs.cell as c; work(folder",
+            "import light_cell; light_cell.STEPS = 3; import os\\nimport tlg_lib.runs.cell as c; work(folder",
         )
     )
     Path(notebook).write_text(text)
-    fixed = {
-        **bad,
-        "cells": [*bad["cells"][:1], {"setting": "unlucky", "batch": 14}, {"setting": "new", "fold": 2}],
-    }
+    fixed = {**bad, "cells": [*bad["cells"][:1], {"setting": "unlucky", "batch": 14}, {"setting": "new", "fold": 2}]}
     write_spec(spec_file, fixed)
     process = tlg(*command, "--retry")
     output, _ = process.communicate(timeout=120)
@@ -529,9 +510,7 @@ def test_a_preempted_job_is_requeued_and_goes_on_from_its_checkpoint(tmp_path, c
         "--cpus-per-task=2",
     ):
         assert line in script.replace("'", ""), f"{line} not in\n{script}"
-    assert submit(spec, folder, notebook=str(notebook)) == 0, (
-        "queued and running cells are not submitted again"
-    )
+    assert submit(spec, folder, notebook=str(notebook)) == 0, "queued and running cells are not submitted again"
     wait_for(lambda: all(v["state"] == "done" for v in jobs.states(spec, folder).values()))
     assert (cluster / "preempted").exists()
     assert (cluster / "starts-1000_0").read_text() == "x" and (cluster / "starts-1000_1").read_text() == "xx"

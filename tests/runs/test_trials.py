@@ -29,9 +29,22 @@ def run(tiny_voc, own_home, tmp_path, monkeypatch):
     """A smoke run on shapes: random backbone, tiny widths; the smoke data themselves are not made."""
     from tlg_lib.runs.study import table_rows
 
-    config = make_config("smoke", data=str(tiny_voc), masks=str(tiny_voc / "PseudoMasks"), image_size=64, width=8,
-                         widths_4d=[4, 4, 8], token_count=4, backbone_weights="random", device="cpu", use_hc=False,
-                         use_ht=False, steps=2, eval_episodes=4, epoch_episodes=0)
+    config = make_config(
+        "smoke",
+        data=str(tiny_voc),
+        masks=str(tiny_voc / "PseudoMasks"),
+        image_size=64,
+        width=8,
+        widths_4d=[4, 4, 8],
+        token_count=4,
+        backbone_weights="random",
+        device="cpu",
+        use_hc=False,
+        use_ht=False,
+        steps=2,
+        eval_episodes=4,
+        epoch_episodes=0,
+    )
     monkeypatch.setattr("tlg_lib.runs.notebook.open_data", lambda run: None)
     return Run(config, (0,), (0,), (1,), table_rows(config), tmp_path / "run")
 

@@ -38,9 +38,16 @@ class Case:
     def config(self, variant: str) -> Config:
         """The paper's widths for every backbone, so that backbones and variants differ in nothing else."""
         return make_config(
-            "pascal", variant=variant, backbone=self.backbone, backbone_weights="random",
-            image_size=(self.size, self.size), batch=self.batch, dropout=self.dropout, precision=self.precision,
-            compile=self.compile, channels_last=self.channels_last,
+            "pascal",
+            variant=variant,
+            backbone=self.backbone,
+            backbone_weights="random",
+            image_size=(self.size, self.size),
+            batch=self.batch,
+            dropout=self.dropout,
+            precision=self.precision,
+            compile=self.compile,
+            channels_last=self.channels_last,
             activation_checkpointing=self.activation_checkpointing,
         )
 
@@ -75,8 +82,12 @@ def make_inputs(case: Case, seed: int = 0) -> Inputs:
         return F.interpolate(blocks, (case.size, case.size), mode="nearest").to(case.device)
 
     return Inputs(
-        picture(), [picture() for _ in range(MOST_SHOTS)], mask(), [mask() for _ in range(MOST_SHOTS)],
-        mask()[:, 0].long(), mask()[:, 0].long(),
+        picture(),
+        [picture() for _ in range(MOST_SHOTS)],
+        mask(),
+        [mask() for _ in range(MOST_SHOTS)],
+        mask()[:, 0].long(),
+        mask()[:, 0].long(),
         torch.randint(0, CLASSES, (case.batch,), generator=generator).to(case.device),
     )
 
@@ -93,9 +104,15 @@ class Plain:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             self.network = Straightforward(
-                backbone.channels, backbone.levels, grids, (text.name, text.attribute, text.background),
-                width=config.width, widths_4d=config.widths_4d, token_count=config.token_count,
-                reg=config.transport_reg, dropout=config.dropout,
+                backbone.channels,
+                backbone.levels,
+                grids,
+                (text.name, text.attribute, text.background),
+                width=config.width,
+                widths_4d=config.widths_4d,
+                token_count=config.token_count,
+                reg=config.transport_reg,
+                dropout=config.dropout,
             ).to(case.device)
         self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=config.lr, weight_decay=config.weight_decay)
 
@@ -156,8 +173,9 @@ class Library(Plain):
         return tuple(zip(*(m.chunk(2) for m in both)))
 
     def logits(self, query, support, inputs: Inputs, shot: int, need_support: bool = True):
-        return self.network(list(query), list(support), inputs.query_mask, inputs.support_mask[shot], inputs.class_ids,
-                            need_support)
+        return self.network(
+            list(query), list(support), inputs.query_mask, inputs.support_mask[shot], inputs.class_ids, need_support
+        )
 
     @torch.no_grad()
     def forward(self, inputs: Inputs, shots: int) -> Tensor:
@@ -168,7 +186,9 @@ class Library(Plain):
             every = self.backbone(torch.cat((inputs.query, *inputs.support[:shots])))
             query, *supports = zip(*(m.chunk(1 + shots) for m in every))  # 1 + K tuples of maps
             pairs = [(list(maps), mask) for maps, mask in zip(supports, inputs.support_mask)]
-            single = predict_shots(self.network, list(query), pairs, inputs.query_mask, inputs.class_ids)  # [K, B, H, W]
+            single = predict_shots(
+                self.network, list(query), pairs, inputs.query_mask, inputs.class_ids
+            )  # [K, B, H, W]
         return vote(single.transpose(0, 1) > 0.5)
 
     @torch.no_grad()

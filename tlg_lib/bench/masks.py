@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from functools import partial
 
 import numpy as np
 import torch
@@ -19,12 +20,28 @@ def random_clip(model: str, device: str = "cpu"):
     network = open_clip.create_model(model, pretrained=None).to(device).eval().requires_grad_(False)
     kind = "cnn" if hasattr(network.visual, "attnpool") else "vit"
     mean, std = (255 * torch.tensor(v) for v in (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD))
-    return Clip(f"{model}, random weights", kind, network, open_clip.get_tokenizer(model),
-                network.visual.output_dim, "random", "", mean, std)
+    return Clip(
+        f"{model}, random weights",
+        kind,
+        network,
+        open_clip.get_tokenizer(model),
+        network.visual.output_dim,
+        "random",
+        "",
+        mean,
+        std,
+    )
 
 
-def bench_masks(model: str = "ViT-B-16", size: int = 400, batch: int = 1, repeats: int = 3, device: str = "cpu",
-                refiners: list[str] | None = None, half: bool = False) -> dict:
+def bench_masks(
+    model: str = "ViT-B-16",
+    size: int = 400,
+    batch: int = 1,
+    repeats: int = 3,
+    device: str = "cpu",
+    refiners: list[str] | None = None,
+    half: bool = False,
+) -> dict:
     """Time the stages on random images of size x size pixels that show one class.
 
     Returns plain values: "seconds_per_image" of "cam and affinity", of each refiner ("guided", ..) and of the
@@ -47,14 +64,21 @@ def bench_masks(model: str = "ViT-B-16", size: int = 400, batch: int = 1, repeat
     names = refiners or [name for name in available_refiners() if name != "none"]
     for round_ in range(repeats + 1):
         taken = {"cam and affinity": _timed(lambda: maker.coarse(images, classes), device) / batch}
-        taken.update({name: _timed(lambda: REFINERS[name](images[0], probability), "cpu") for name in names})
+        taken.update({name: _timed(partial(REFINERS[name], images[0], probability), "cpu") for name in names})
         taken["total"] = _timed(lambda: maker(images, classes), device) / batch
         if round_:
             for name, value in taken.items():
                 seconds.setdefault(name, []).append(value)
     return {
-        "model": model, "weights": "random", "size": size, "batch": batch, "device": device, "half": half,
-        "threads": torch.get_num_threads(), "refine": recipe.refine, "repeats": repeats,
+        "model": model,
+        "weights": "random",
+        "size": size,
+        "batch": batch,
+        "device": device,
+        "half": half,
+        "threads": torch.get_num_threads(),
+        "refine": recipe.refine,
+        "repeats": repeats,
         "seconds_per_image": {name: round(statistics.median(values), 4) for name, values in seconds.items()},
     }
 

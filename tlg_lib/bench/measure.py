@@ -103,7 +103,9 @@ class PartMeter:
                     delattr(owner, attribute)
                 else:
                     setattr(owner, attribute, value)
-        return {p: {"seconds": self.totals[p][0], "multiply_adds": self.totals[p][1]} for p in PARTS if p in self.totals}
+        return {
+            p: {"seconds": self.totals[p][0], "multiply_adds": self.totals[p][1]} for p in PARTS if p in self.totals
+        }
 
 
 def part_targets(network: Plain) -> list[tuple]:
@@ -111,14 +113,24 @@ def part_targets(network: Plain) -> list[tuple]:
     targets = [(network.backbone, "forward", "backbone")]
     if not isinstance(network, Library):
         net = network.network
-        return targets + [(net, "correlation", "correlation"), (net, "encode", "4D encoder"), (net, "aggregate", "HA"),
-                          (net, "transport", "HT"), (net, "text", "HC"), (net, "decode", "decoder")]
+        return targets + [
+            (net, "correlation", "correlation"),
+            (net, "encode", "4D encoder"),
+            (net, "aggregate", "HA"),
+            (net, "transport", "HT"),
+            (net, "text", "HC"),
+            (net, "decode", "decoder"),
+        ]
     from .. import model as module
 
     model = network.model
     targets += [
-        (module, "correlate", "correlation"), (module, "mask_features", "correlation"), (model, "_encode", "4D encoder"),
-        (model, "_aggregate", "HA"), (module, "residual_map", "HT"), (model, "_prior", "prior"),
+        (module, "correlate", "correlation"),
+        (module, "mask_features", "correlation"),
+        (model, "_encode", "4D encoder"),
+        (model, "_aggregate", "HA"),
+        (module, "residual_map", "HT"),
+        (model, "_prior", "prior"),
         (model.decoder, "forward", "decoder"),
     ]
     if hasattr(model, "transport"):
@@ -219,8 +231,15 @@ def _measure_memory(request: dict) -> dict[str, float]:
     return {"before": before, "peak": _resident("VmHWM")}
 
 
-def measure_case(case: Case, repeats: int, names=NETWORKS, operations=OPERATIONS, memory: bool = True,
-                 difference: bool = True, say: Callable[[str], None] = lambda line: None) -> dict:
+def measure_case(
+    case: Case,
+    repeats: int,
+    names=NETWORKS,
+    operations=OPERATIONS,
+    memory: bool = True,
+    difference: bool = True,
+    say: Callable[[str], None] = lambda line: None,
+) -> dict:
     """Everything about one case, as plain values for JSON (fields: docs/performance.md)."""
     networks, inputs = build(case, names), make_inputs(case)
     result: dict = {"case": case.to_dict(), "threads": torch.get_num_threads(), "seconds": {}, "ratio": {}}
@@ -232,7 +251,8 @@ def measure_case(case: Case, repeats: int, names=NETWORKS, operations=OPERATIONS
         if "straightforward" in networks:
             result["ratio"][name] = {
                 n: {kind: median_ratio(seconds["straightforward"][kind], s[kind]) for kind in ("wall", "cpu")}
-                for n, s in seconds.items() if n != "straightforward"
+                for n, s in seconds.items()
+                if n != "straightforward"
             }
         say(f"{name}: " + ", ".join(f"{n} {statistics.median(s['wall']):.2f} s" for n, s in seconds.items()))
     forwards = {n: operation(network, "forward1", inputs) for n, network in networks.items()}
@@ -244,7 +264,10 @@ def measure_case(case: Case, repeats: int, names=NETWORKS, operations=OPERATIONS
     del networks, forwards
     if memory:
         result["memory"] = {n: {name: peak_memory(case, n, name) for name in ("forward1", "step")} for n in names}
-        say("peak memory of a step: " + ", ".join(f"{n} {m['step']['peak']:.0f} MiB" for n, m in result["memory"].items()))
+        say(
+            "peak memory of a step: "
+            + ", ".join(f"{n} {m['step']['peak']:.0f} MiB" for n, m in result["memory"].items())
+        )
     if difference and {"straightforward", "released"} <= set(names):
         small = Case(**{**case.to_dict(), "size": min(case.size, 224), "batch": 1})
         result["difference"] = {"float32": worst_difference(case, False), "float64": worst_difference(small, True)}
@@ -262,8 +285,10 @@ def roofline(run: Callable[[], object], multiply_adds: float, repeats: int, devi
     operations = {"forward": run, "matrix product": matrix_product(device)}
     seconds = paired_seconds(operations, max(3, repeats), device)
     rates = {
-        kind: (2 * multiply_adds / statistics.median(seconds["forward"][kind]),
-               PRODUCT_OPERATIONS / statistics.median(seconds["matrix product"][kind]))
+        kind: (
+            2 * multiply_adds / statistics.median(seconds["forward"][kind]),
+            PRODUCT_OPERATIONS / statistics.median(seconds["matrix product"][kind]),
+        )
         for kind in ("wall", "cpu")
     }
     result = {f"{kind}_fraction": a / b for kind, (a, b) in rates.items()}

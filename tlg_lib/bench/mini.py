@@ -40,22 +40,42 @@ def bench_mini(config, repeats: int, progress: bool = True) -> dict:
         for i in range(BATCHES):  # masks stay in memory from the first pass over the data on
             make(sampler.batch(i), training=True)
 
-        def step(setting=setting, make=make, sampler=sampler, model=model, optimizer=optimizer, counter=counter,
-                 waits=loading.setdefault(mode, [])):
+        def step(
+            setting=setting,
+            make=make,
+            sampler=sampler,
+            model=model,
+            optimizer=optimizer,
+            counter=counter,
+            waits=loading.setdefault(mode, []),  # noqa: B008
+        ):
             model.train()
             began = time.perf_counter()
             batch = make(sampler.batch(next(counter)), training=True)
-            waits.append(clock(str(experiment.device)) - began)
-            output = model(batch.query, batch.support[0], batch.query_mask, batch.support_mask[:, 0], batch.class_ids,
-                           setting.support_loss > 0)
+            waits.append(clock(str(experiment.device)) - began)  # noqa: B023
+            output = model(
+                batch.query,
+                batch.support[0],
+                batch.query_mask,
+                batch.support_mask[:, 0],
+                batch.class_ids,
+                setting.support_loss > 0,
+            )
             optimizer.zero_grad(set_to_none=True)
             total_loss(output, batch, setting, list(model.parameters())).backward()
             optimizer.step()
 
         steps[mode] = step
         episodes[mode] = lambda model=model, test=test, make=make: count_episodes(
-            network_predictor(model.eval()), test, make, batch_size=len(test))
-    result = {"preset": config.preset, "batch": config.batch, "eval_batch": config.eval_batch, "seconds": {}, "ratio": {}}
+            network_predictor(model.eval()), test, make, batch_size=len(test)
+        )
+    result = {
+        "preset": config.preset,
+        "batch": config.batch,
+        "eval_batch": config.eval_batch,
+        "seconds": {},
+        "ratio": {},
+    }
     for name, runs in (("training step", steps), ("evaluation batch", episodes)):
         for run in runs.values():
             run()
@@ -81,9 +101,15 @@ def _import_torch() -> str:
 
 def mini_table(result: dict) -> str:
     """The result of ``bench_mini`` as a table."""
-    rows = [[name, seconds(statistics.median(s["on"])), seconds(statistics.median(s["off"])),
-             f"{result['ratio'][name]['wall']:.2f} / {result['ratio'][name]['cpu']:.2f}"]
-            for name, s in result["seconds"].items()]
+    rows = [
+        [
+            name,
+            seconds(statistics.median(s["on"])),
+            seconds(statistics.median(s["off"])),
+            f"{result['ratio'][name]['wall']:.2f} / {result['ratio'][name]['cpu']:.2f}",
+        ]
+        for name, s in result["seconds"].items()
+    ]
     rows.append(["making a batch", seconds(result["loading"]["on"]), seconds(result["loading"]["off"]), ""])
     head = f"### {result['preset']}: batch {result['batch']}, evaluation batch {result['eval_batch']}"
     table = markdown(["seconds, median", "features cached", "backbone in the loop", "x (wall / CPU)"], rows)

@@ -23,11 +23,17 @@ def notebook_profile(folder: str | Path, slowest: int = 12) -> tuple[dict, str]:
             first = next((line.strip() for line in cell["source"] if line.strip()), "")
             cells.append({"notebook": path.stem, "cell": number, "seconds": took, "begins": first[:60]})
     if not books:
-        raise TLGError(f"no executed notebooks in {folder}: run `tlg run mini` first, or name the folder with --out", code=3)
+        raise TLGError(
+            f"no executed notebooks in {folder}: run `tlg run mini` first, or name the folder with --out", code=3
+        )
     cells.sort(key=lambda cell: -cell["seconds"])
     total = sum(books.values())
-    first = markdown(["notebook", "seconds", "share"],
-                     [[k, f"{v:.1f}", f"{100 * v / max(total, 1e-9):.0f}%"] for k, v in [*books.items(), ("sum", total)]])
-    second = markdown(["slowest cells", "cell", "seconds", "begins with"],
-                      [[c["notebook"], c["cell"], f"{c['seconds']:.1f}", c["begins"]] for c in cells[:slowest]])
+    first = markdown(
+        ["notebook", "seconds", "share"],
+        [[k, f"{v:.1f}", f"{100 * v / max(total, 1e-9):.0f}%"] for k, v in [*books.items(), ("sum", total)]],
+    )
+    second = markdown(
+        ["slowest cells", "cell", "seconds", "begins with"],
+        [[c["notebook"], c["cell"], f"{c['seconds']:.1f}", c["begins"]] for c in cells[:slowest]],
+    )
     return {"notebooks": books, "cells": cells[:slowest], "total": total}, f"{first}\n\n{second}"

@@ -26,8 +26,15 @@ def fit(sizes, values) -> dict[str, float]:
     return {"constant": found[0], "area": found[1], "factor": found[2], "worst": worst}
 
 
-def measure_scaling(backbone: str, network: str, batch: int, device: str, repeats: int, sizes=SIZES,
-                    say: Callable[[str], None] = lambda line: None) -> dict:
+def measure_scaling(
+    backbone: str,
+    network: str,
+    batch: int,
+    device: str,
+    repeats: int,
+    sizes=SIZES,
+    say: Callable[[str], None] = lambda line: None,
+) -> dict:
     """Forward, training step and peak memory of a training step at each size. Seconds are medians."""
     points = []
     for size in sizes:
@@ -37,8 +44,11 @@ def measure_scaling(backbone: str, network: str, batch: int, device: str, repeat
         for run in runs.values():
             run()
         seconds = paired_seconds(runs, repeats, device)
-        point = {"size": size, **{k: statistics.median(s["wall"]) for k, s in seconds.items()},
-                 **{f"{k}_cpu": statistics.median(s["cpu"]) for k, s in seconds.items()}}
+        point = {
+            "size": size,
+            **{k: statistics.median(s["wall"]) for k, s in seconds.items()},
+            **{f"{k}_cpu": statistics.median(s["cpu"]) for k, s in seconds.items()},
+        }
         del built, runs
         point["peak"] = peak_memory(case, network, "step")["peak"]
         points.append(point)
@@ -55,14 +65,20 @@ def scaling_figure(result: dict):
     left, right = figure.subplots(1, 2)
     sizes = np.linspace(min(p["size"] for p in result["points"]), max(p["size"] for p in result["points"]), 100)
     for axes, what, label, colour, marker in (
-        (left, "forward", "forward, 1 shot", "#0072B2", "o"), (left, "step", "training step", "#D55E00", "s"),
+        (left, "forward", "forward, 1 shot", "#0072B2", "o"),
+        (left, "step", "training step", "#D55E00", "s"),
         (right, "peak", "peak of a training step", "#009E73", "^"),
     ):
         f = result["fits"][what]
         curve = f["constant"] + f["area"] * (sizes / 100) ** 2 + f["factor"] * (sizes / 100) ** 4
         axes.plot(sizes, curve, color=colour, label=f"{label}, fitted")
-        axes.plot([p["size"] for p in result["points"]], [p[what] for p in result["points"]], marker, color=colour,
-                  label=f"{label}, measured")
+        axes.plot(
+            [p["size"] for p in result["points"]],
+            [p[what] for p in result["points"]],
+            marker,
+            color=colour,
+            label=f"{label}, measured",
+        )
         axes.set_xlabel("image side (pixels)")
         axes.legend(frameon=False)
     left.set_ylabel("seconds")

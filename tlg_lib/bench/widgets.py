@@ -30,8 +30,15 @@ def bench_widgets(config, repeats: int = 10) -> dict:
             if explorer.message.value:
                 raise TLGError(f"{name}: {explorer.message.value}")
         seconds[name] = {"median": round(statistics.median(taken[1:]), 4), "largest": round(max(taken[1:]), 4)}
-    return {"seconds": seconds, "limit": LIMIT, "repeats": repeats, "preset": config.preset,
-            "image_size": list(config.image_size), "backbone": config.backbone, "threads": torch.get_num_threads()}
+    return {
+        "seconds": seconds,
+        "limit": LIMIT,
+        "repeats": repeats,
+        "preset": config.preset,
+        "image_size": list(config.image_size),
+        "backbone": config.backbone,
+        "threads": torch.get_num_threads(),
+    }
 
 
 def _moves(config) -> dict[str, tuple[object, Callable[[int], None]]]:
@@ -77,6 +84,13 @@ def widgets_table(result: dict) -> str:
     """Markdown: milliseconds per control, and whether each keeps the limit."""
     from .table import markdown
 
-    rows = [[name, f"{1000 * t['median']:.0f}", f"{1000 * t['largest']:.0f}", "yes" if t["median"] <= result["limit"] else "NO"]
-            for name, t in result["seconds"].items()]
+    rows = [
+        [
+            name,
+            f"{1000 * t['median']:.0f}",
+            f"{1000 * t['largest']:.0f}",
+            "yes" if t["median"] <= result["limit"] else "NO",
+        ]
+        for name, t in result["seconds"].items()
+    ]
     return markdown(["control", "median, ms", "largest, ms", f"within {1000 * result['limit']:.0f} ms"], rows)

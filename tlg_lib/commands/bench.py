@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -11,15 +11,15 @@ from . import options as o
 
 app = typer.Typer(no_args_is_help=True, help="Measure time, memory and arithmetic; tables and JSON in runs/bench.")
 
-Backbones = Annotated[Optional[list[str]], typer.Option("--backbone", help="repeatable; default: all three")]
-Sizes = Annotated[Optional[list[int]], typer.Option("--size", help="image side in pixels; repeatable")]
-Batches = Annotated[Optional[list[int]], typer.Option("--batch", help="repeatable; default 1 and 4 (CPU) or 16 (GPU)")]
-Networks = Annotated[Optional[list[str]], typer.Option("--network", help="straightforward, released, corrected")]
-Operations = Annotated[Optional[list[str]], typer.Option("--operation", help="forward1, forward5, step; repeatable")]
+Backbones = Annotated[list[str] | None, typer.Option("--backbone", help="repeatable; default: all three")]
+Sizes = Annotated[list[int] | None, typer.Option("--size", help="image side in pixels; repeatable")]
+Batches = Annotated[list[int] | None, typer.Option("--batch", help="repeatable; default 1 and 4 (CPU) or 16 (GPU)")]
+Networks = Annotated[list[str] | None, typer.Option("--network", help="straightforward, released, corrected")]
+Operations = Annotated[list[str] | None, typer.Option("--operation", help="forward1, forward5, step; repeatable")]
 Repeats = Annotated[int, typer.Option(min=1, help="rounds; figures are medians over rounds")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda")]
 Threads = Annotated[int, typer.Option(min=0, help="processor threads; 0 = all")]
-Out = Annotated[Optional[Path], typer.Option(help="folder for the JSON, the table and figures")]
+Out = Annotated[Path | None, typer.Option(help="folder for the JSON, the table and figures")]
 
 
 def _choices(given: list[str] | None, allowed: tuple[str, ...], option: str) -> list[str]:
@@ -59,8 +59,14 @@ def _finish(name: str, result: dict, text: str, out: Path | None) -> Path:
 
 @app.command()
 def network(
-    backbone: Backbones = None, size: Sizes = None, batch: Batches = None, networks: Networks = None,
-    operations: Operations = None, repeats: Repeats = 3, device: Device = "auto", threads: Threads = 0,
+    backbone: Backbones = None,
+    size: Sizes = None,
+    batch: Batches = None,
+    networks: Networks = None,
+    operations: Operations = None,
+    repeats: Repeats = 3,
+    device: Device = "auto",
+    threads: Threads = 0,
     precision: Annotated[str, typer.Option(help="of the library: 32-true or bf16-mixed")] = "32-true",
     compile: Annotated[bool, typer.Option(help="torch.compile the library's network")] = False,
     channels_last: Annotated[bool, typer.Option(help="memory format of the library's 2D maps")] = False,
@@ -85,8 +91,16 @@ def network(
                 case = Case(name, side, count, kind, precision, compile, channels_last, checkpointing)
                 case.config("released")  # a wrong size is told before any work
                 print(f"{name}, {side} px, batch {count}", flush=True)
-                results.append(measure_case(case, repeats, tuple(networks), tuple(operations), memory,
-                                            say=lambda line: print(f"  {line}", flush=True)))
+                results.append(
+                    measure_case(
+                        case,
+                        repeats,
+                        tuple(networks),
+                        tuple(operations),
+                        memory,
+                        say=lambda line: print(f"  {line}", flush=True),
+                    )
+                )
     _finish("network", {"cases": results}, "\n\n".join(network_tables(r) for r in results), out)
 
 
@@ -94,8 +108,12 @@ def network(
 def scaling(
     backbone: Annotated[str, typer.Option(help="resnet50, vgg16 or efficientnet_lite0")] = "resnet50",
     network: Annotated[str, typer.Option(help="straightforward, released or corrected")] = "corrected",
-    size: Sizes = None, batch: Annotated[int, typer.Option(min=1)] = 1, repeats: Repeats = 3,
-    device: Device = "auto", threads: Threads = 0, out: Out = None,
+    size: Sizes = None,
+    batch: Annotated[int, typer.Option(min=1)] = 1,
+    repeats: Repeats = 3,
+    device: Device = "auto",
+    threads: Threads = 0,
+    out: Out = None,
 ) -> None:
     """Time and training memory against the image size, fitted and drawn."""
     from ..backbones import LAYOUTS
@@ -106,8 +124,15 @@ def scaling(
 
     _choices([backbone], tuple(LAYOUTS), "--backbone")
     _choices([network], NETWORKS, "--network")
-    result = measure_scaling(backbone, network, batch, _start(device, threads), repeats, tuple(size or SIZES),
-                             say=lambda line: print(line, flush=True))
+    result = measure_scaling(
+        backbone,
+        network,
+        batch,
+        _start(device, threads),
+        repeats,
+        tuple(size or SIZES),
+        say=lambda line: print(line, flush=True),
+    )
     folder = _finish(f"scaling-{network}-{backbone}", result, scaling_table(result), out)
     with atomic(folder / f"scaling-{network}-{backbone}.png") as file:
         scaling_figure(result).savefig(file, format="png", dpi=120)
@@ -115,8 +140,12 @@ def scaling(
 
 @app.command()
 def mini(
-    preset: Annotated[str, typer.Argument(help="a preset whose data is there")] = "mini", repeats: Repeats = 5,
-    device: Device = "auto", threads: Threads = 0, settings: o.Set = None, out: Out = None,
+    preset: Annotated[str, typer.Argument(help="a preset whose data is there")] = "mini",
+    repeats: Repeats = 5,
+    device: Device = "auto",
+    threads: Threads = 0,
+    settings: o.Set = None,
+    out: Out = None,
 ) -> None:
     """A preset's training step and evaluation: cached features against the backbone in the loop; loading by part."""
     from ..bench.mini import bench_mini, mini_table
@@ -130,8 +159,12 @@ def mini(
 def masks(
     model: Annotated[str, typer.Option(help="open_clip architecture, weights drawn at random")] = "ViT-B-16",
     size: Annotated[int, typer.Option(min=64, help="image side in pixels")] = 400,
-    batch: Annotated[int, typer.Option(min=1)] = 1, repeats: Repeats = 3, device: Device = "auto",
-    threads: Threads = 0, half: Annotated[bool, typer.Option(help="bfloat16 in the tower")] = False, out: Out = None,
+    batch: Annotated[int, typer.Option(min=1)] = 1,
+    repeats: Repeats = 3,
+    device: Device = "auto",
+    threads: Threads = 0,
+    half: Annotated[bool, typer.Option(help="bfloat16 in the tower")] = False,
+    out: Out = None,
 ) -> None:
     """Seconds per image of pseudo-mask generation, stage by stage."""
     from ..bench.masks import bench_masks
@@ -139,16 +172,20 @@ def masks(
 
     result = bench_masks(model, size, batch, repeats, _start(device, threads), half=half)
     seconds = result["seconds_per_image"]
-    rows = [[f"all, refined by {result['refine']}" if stage == "total" else stage, f"{value:.3f}"]
-            for stage, value in seconds.items()]
-    title = (f"### Masks: {model} with random weights, {size} px, batch {batch}, "
-             f"{result['device']} ({result['threads']} threads)")
+    rows = [
+        [f"all, refined by {result['refine']}" if stage == "total" else stage, f"{value:.3f}"]
+        for stage, value in seconds.items()
+    ]
+    title = (
+        f"### Masks: {model} with random weights, {size} px, batch {batch}, "
+        f"{result['device']} ({result['threads']} threads)"
+    )
     _finish("masks", result, f"{title}\n\n{markdown(['stage', 'seconds per image'], rows)}", out)
 
 
 @app.command("run-profile")
 def run_profile(
-    folder: Annotated[Optional[Path], typer.Argument(help="a folder that `tlg run` wrote; default runs/mini")] = None,
+    folder: Annotated[Path | None, typer.Argument(help="a folder that `tlg run` wrote; default runs/mini")] = None,
     out: Out = None,
 ) -> None:
     """Where the time of a notebook run went: per notebook, and the slowest cells."""
@@ -162,7 +199,10 @@ def run_profile(
 @app.command()
 def widgets(
     preset: Annotated[str, typer.Argument(help="mini, smoke or any other; its data must be there")] = "mini",
-    repeats: Repeats = 10, device: Device = "auto", threads: Threads = 0, out: Out = None,
+    repeats: Repeats = 10,
+    device: Device = "auto",
+    threads: Threads = 0,
+    out: Out = None,
 ) -> None:
     """Milliseconds from moving a control of a widget to its finished pictures."""
     from ..bench.widgets import bench_widgets, widgets_table

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
 
 def command(
     checkpoint: Annotated[Path, typer.Argument(help="the authors' file, or with --back one of ours")],
-    out: Annotated[Optional[Path], typer.Option(help="file to write; default: beside the source")] = None,
+    out: Annotated[Path | None, typer.Option(help="file to write; default: beside the source")] = None,
     dataset: Annotated[str, typer.Option(help="pascal or coco: what it was trained on")] = "pascal",
     fold: Annotated[int, typer.Option(help="the fold that it holds out, 0 to 3")] = 0,
     back: Annotated[bool, typer.Option("--back", help="ours -> the authors' names")] = False,

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
 app = typer.Typer(no_args_is_help=True, help="Make, list, check and look at datasets.")
 
-From = Annotated[
-    Optional[list[Path]], typer.Option("--from", help="folder or archive already on disk; repeatable")
-]
-Out = Annotated[Optional[Path], typer.Option(help="folder of the dataset; by default below data/")]
+From = Annotated[list[Path] | None, typer.Option("--from", help="folder or archive already on disk; repeatable")]
+Out = Annotated[Path | None, typer.Option(help="folder of the dataset; by default below data/")]
 Folder = Annotated[Path, typer.Argument(help="dataset folder in VOC layout")]
 Dataset = Annotated[str, typer.Option(help='class names and folds: mini, pascal or coco; "" asks the folder')]
 
@@ -31,7 +29,7 @@ def voc(
     out: Out = None,
     sbd: Annotated[bool, typer.Option(help="add SBD: 10,582 training images instead of 1,464")] = True,
     lists: Annotated[str, typer.Option(help="split lists: rule (class area), or hsnet (published)")] = "rule",
-    lists_from: Annotated[Optional[Path], typer.Option(help="folder with HSNet's trn/ and val/")] = None,
+    lists_from: Annotated[Path | None, typer.Option(help="folder with HSNet's trn/ and val/")] = None,
 ) -> None:
     """PASCAL VOC 2012 and SBD as Pascal-5i: from folders or archives on disk, else by download."""
     from ..data.voc import STANDARD, make_voc
@@ -39,10 +37,7 @@ def voc(
     _known_lists(lists)
     target = _target(out, "voc")
     done = make_voc(target, sources or [], sbd=sbd)
-    print(
-        f"{target}: {done['images']:,} images, {done['own_masks']:,} with a mask of VOC, "
-        f"{done['from_sbd']:,} of SBD"
-    )
+    print(f"{target}: {done['images']:,} images, {done['own_masks']:,} with a mask of VOC, {done['from_sbd']:,} of SBD")
     for name, count in done["lists"].items():
         expected = STANDARD.get(name) if sbd else None
         beside = "" if expected in (None, count) else f" (the complete merge has {expected:,})"
@@ -73,9 +68,7 @@ def coco(
         print(f"  {name}: {count:,}{beside}")
     if done["missing"]:
         print(f"  {done['missing']:,} annotated images are not on disk: a subset?")
-    print(
-        "HSNet publishes its COCO lists as pickles, which are not opened here: the lists are built by rule."
-    )
+    print("HSNet publishes its COCO lists as pickles, which are not opened here: the lists are built by rule.")
     _lists(target, "coco", "rule", None)
 
 
@@ -84,10 +77,8 @@ def splits(
     folder: Folder,
     dataset: Dataset = "",
     lists: Annotated[str, typer.Option(help="rule (class area), or hsnet (published)")] = "rule",
-    lists_from: Annotated[Optional[Path], typer.Option(help="folder with HSNet's trn/ and val/")] = None,
-    min_area: Annotated[
-        int, typer.Option(help="smallest class area in pixels; 0: 2,048, less for small images")
-    ] = 0,
+    lists_from: Annotated[Path | None, typer.Option(help="folder with HSNet's trn/ and val/")] = None,
+    min_area: Annotated[int, typer.Option(help="smallest class area in pixels; 0: 2,048, less for small images")] = 0,
     force: Annotated[bool, typer.Option(help="replace lists that are there")] = False,
 ) -> None:
     """Write split lists by rule or HSNet's, and say how the two differ."""
@@ -116,9 +107,7 @@ def verify(folder: Folder, dataset: Dataset = "") -> None:
     from ..errors import TLGError
 
     report = look(folder, _dataset(folder, dataset))
-    table = Table(
-        title=f"{report.root}: {report.images:,} images, {report.masks:,} masks, dataset {report.dataset}"
-    )
+    table = Table(title=f"{report.root}: {report.images:,} images, {report.masks:,} masks, dataset {report.dataset}")
     for column in ("fold", "class", "name", "images", "share of pixels", "trn rows", "val rows"):
         table.add_column(column, justify="left" if column == "name" else "right")
     for row in sorted(report.classes, key=lambda r: (r["fold"], r["class"])):
@@ -166,9 +155,7 @@ def sheet(
     if not names:
         raise TLGError(f"{folder}: no image in JPEGImages has a label map in SegmentationClassAug", code=3)
     chosen = [names[i * len(names) // min(count, len(names))] for i in range(min(count, len(names)))]
-    save_figure(
-        label_sheet(data, chosen), out, alt=f"{len(chosen)} images of {folder.name} with label maps in colour"
-    )
+    save_figure(label_sheet(data, chosen), out, alt=f"{len(chosen)} images of {folder.name} with label maps in colour")
     print(f"{len(chosen)} of {len(names)} label maps: {out}")
 
 

@@ -11,13 +11,10 @@ def command(
     gradients: Annotated[
         str,
         typer.Option(
-            help="which parameters of this variant get a gradient, and nothing else: "
-            "corrected, released or hsnet"
+            help="which parameters of this variant get a gradient, and nothing else: corrected, released or hsnet"
         ),
     ] = "",
-    backbone: Annotated[
-        str, typer.Option(help="with --gradients: resnet50, vgg16 or efficientnet_lite0")
-    ] = "resnet50",
+    backbone: Annotated[str, typer.Option(help="with --gradients: resnet50, vgg16 or efficientnet_lite0")] = "resnet50",
 ) -> None:
     """Look at versions, device, weights, data, disk and folders, with a remedy for what is missing.
 
@@ -48,7 +45,5 @@ def command(
             console.print(f"          -> {escape(finding.remedy)}")
     problems = sum(f.state == PROBLEM for f in findings)
     if problems:
-        raise TLGError(
-            f"{problems} problem{'s' if problems > 1 else ''} found (above, each with its remedy)", code=3
-        )
+        raise TLGError(f"{problems} problem{'s' if problems > 1 else ''} found (above, each with its remedy)", code=3)
     print("\neverything that the mini preset needs is here")

@@ -30,12 +30,22 @@ def command(
     config = load_checkpoint(folder / "checkpoint.safetensors").config.replace(**o.parse_settings(settings))
     records = evaluate_trained(config.to_dict(), str(folder), config.variant, f"TLG {config.variant}", counts, True)
     records = evaluate_training_free(config.to_dict(), str(folder / TRAINING_FREE), counts) + records
-    table = Table(title=f"{config.preset}, fold {config.fold}, seed {config.seed}, supervision {config.supervision}, "
-                        f"{config.eval_episodes} episodes")
+    table = Table(
+        title=f"{config.preset}, fold {config.fold}, seed {config.seed}, supervision {config.supervision}, "
+        f"{config.eval_episodes} episodes"
+    )
     for column in ("row", "shots", "epoch", "control", "threshold", "mIoU", "FB-IoU", "agrees with mask"):
         table.add_column(column)
     for r in records:
         agreement = "" if r["agreement"] is None else f"{r['agreement']:.1f}"
-        table.add_row(r["label"], str(r["shots"]), r["epoch"], r["control"],
-                      f"{r['threshold']:.2f} {r['threshold_from']}", f"{r['miou']:.1f}", f"{r['fb_iou']:.1f}", agreement)
+        table.add_row(
+            r["label"],
+            str(r["shots"]),
+            r["epoch"],
+            r["control"],
+            f"{r['threshold']:.2f} {r['threshold_from']}",
+            f"{r['miou']:.1f}",
+            f"{r['fb_iou']:.1f}",
+            agreement,
+        )
     Console().print(table)

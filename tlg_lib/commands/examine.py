@@ -42,9 +42,7 @@ def examine() -> list[Finding]:
             text, _, remedy = str(error).rpartition(": ")
             found.append(Finding(area, PROBLEM, text, remedy))
         except Exception as error:  # a broken installation fails in ways that nobody foresees
-            found.append(
-                Finding(area, PROBLEM, f"{type(error).__name__}: {error}", "reinstall with `make install`")
-            )
+            found.append(Finding(area, PROBLEM, f"{type(error).__name__}: {error}", "reinstall with `make install`"))
     return found
 
 
@@ -53,7 +51,7 @@ def versions() -> Iterator[Finding]:
     from packaging.requirements import Requirement
 
     python = platform.python_version()
-    if sys.version_info < (3, 10):
+    if sys.version_info < (3, 10):  # noqa: UP036 -- an environment may be older than its installer thinks
         yield Finding("versions", PROBLEM, f"Python {python}", "use Python 3.10 or newer")
     required = [Requirement(text) for text in metadata.requires("tlg-lib") or []]
     wanted = [r for r in required if r.marker is None or r.marker.evaluate({"extra": ""})]
@@ -62,9 +60,7 @@ def versions() -> Iterator[Finding]:
         try:
             version = metadata.version(requirement.name)
         except metadata.PackageNotFoundError:
-            yield Finding(
-                "versions", PROBLEM, f"{requirement.name} is not installed", f"pip install '{requirement}'"
-            )
+            yield Finding("versions", PROBLEM, f"{requirement.name} is not installed", f"pip install '{requirement}'")
             continue
         if requirement.specifier.contains(version, prereleases=True):
             fine += 1
@@ -76,14 +72,10 @@ def versions() -> Iterator[Finding]:
                 f"pip install '{requirement}'",
             )
     yield Finding(
-        "versions",
-        OK,
-        f"Python {python}, {fine} of {len(wanted)} packages, torch {metadata.version('torch')}",
+        "versions", OK, f"Python {python}, {fine} of {len(wanted)} packages, torch {metadata.version('torch')}"
     )
     try:
-        yield Finding(
-            "versions", OK, f"pydensecrf2 {metadata.version('pydensecrf2')} (dense CRF for pseudo masks)"
-        )
+        yield Finding("versions", OK, f"pydensecrf2 {metadata.version('pydensecrf2')} (dense CRF for pseudo masks)")
     except metadata.PackageNotFoundError:
         yield Finding(
             "versions",
@@ -116,9 +108,7 @@ def device() -> Iterator[Finding]:
                 f"a GPU is there and torch {torch.__version__} does not see it",
                 "install the CUDA build of torch that fits the driver (`nvidia-smi`), or --set device=cpu",
             )
-        yield Finding(
-            "device", OK, f"CPU, {os.cpu_count()} cores, torch uses {torch.get_num_threads()} threads"
-        )
+        yield Finding("device", OK, f"CPU, {os.cpu_count()} cores, torch uses {torch.get_num_threads()} threads")
         yield Finding(
             "device",
             NOTE,
@@ -199,11 +189,7 @@ def _cached_clip(name: str) -> bool:
     return any(isinstance(try_to_load_from_cache(repository, file), str) for file in names)
 
 
-DATASETS = {
-    "mini": ("mini", "tlg data mini"),
-    "Pascal VOC": ("voc", "tlg data voc"),
-    "COCO": ("coco", "tlg data coco"),
-}
+DATASETS = {"mini": ("mini", "tlg data mini"), "Pascal VOC": ("voc", "tlg data voc"), "COCO": ("coco", "tlg data coco")}
 
 
 def data() -> Iterator[Finding]:
@@ -279,9 +265,7 @@ def notebooks() -> Iterator[Finding]:
     try:
         interpreter = KernelSpecManager().get_kernel_spec("python3").argv[0]
     except NoSuchKernel:
-        yield Finding(
-            "notebooks", PROBLEM, "no Jupyter kernel 'python3'", "python -m ipykernel install --sys-prefix"
-        )
+        yield Finding("notebooks", PROBLEM, "no Jupyter kernel 'python3'", "python -m ipykernel install --sys-prefix")
         return
     # "python" in the spec is replaced by the running interpreter when a kernel starts.
     same = (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -14,9 +14,12 @@ def command(
     preset: Annotated[str, typer.Argument(help="mini, smoke, pascal-lite, pascal or coco")] = "mini",
     folds: Annotated[str, typer.Option(help="test folds, as 0,1,2,3")] = "0,1,2,3",
     seeds: Annotated[str, typer.Option(help="seeds, as 0,1,2; an interval needs at least two")] = "0,1,2",
-    out: Annotated[Optional[Path], typer.Option(help="folder of the ladder")] = None,
+    out: Annotated[Path | None, typer.Option(help="folder of the ladder")] = None,
     workers: Annotated[int, typer.Option(help="processes side by side; 0 = one per core")] = 0,
-    supervision: o.Supervision = None, backbone: o.Backbone = None, data: o.Data = None, settings: o.Set = None,
+    supervision: o.Supervision = None,
+    backbone: o.Backbone = None,
+    data: o.Data = None,
+    settings: o.Set = None,
 ) -> None:
     """Train released to corrected one switch at a time, and each switch alone off; table and figure."""
     from ..errors import TLGError

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -10,40 +10,57 @@ from . import options as o
 
 app = typer.Typer(no_args_is_help=True, help="Make, check, score and draw pseudo masks.")
 
-DataSet = Annotated[str, typer.Option(help="mini, pascal or coco: class names and folds; told from the folder "
-                                           "when not given")]
+DataSet = Annotated[
+    str, typer.Option(help="mini, pascal or coco: class names and folds; told from the folder when not given")
+]
 Masks = Annotated[str, typer.Option(help="folder of the masks; by default PseudoMasks in the dataset's folder")]
 Clip = Annotated[str, typer.Option(help="mini, or an open_clip name as ViT-B-16-quickgelu/openai")]
 ClipWeights = Annotated[str, typer.Option(help="a weights file in place of the download")]
 PromptFile = Annotated[str, typer.Option("--prompts", help="YAML file with your own words for some classes")]
-Settings = Annotated[Optional[list[str]], typer.Option("--set", help="a recipe setting, as refine=grabcut or "
-                                                                     "scales=1.0,2.0; repeatable")]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", help="a recipe setting, as refine=grabcut or scales=1.0,2.0; repeatable")
+]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda")]
-Fold = Annotated[Optional[int], typer.Option(help="only the rows of this fold's classes")]
+Fold = Annotated[int | None, typer.Option(help="only the rows of this fold's classes")]
 Split = Annotated[str, typer.Option(help="only the rows of this list: trn or val")]
 
 
 @app.command("make")
-def make(data: o.Data = None, dataset: DataSet = "", masks: Masks = "", clip: Clip = "mini",
-         clip_weights: ClipWeights = "", prompts: PromptFile = "", settings: Settings = None, device: Device = "auto",
-         workers: Annotated[int, typer.Option(help="processes; 0 = one; with several GPUs give their number")] = 0,
-         batch: Annotated[int, typer.Option(help="images of one size computed together")] = 16,
-         overwrite: Annotated[bool, typer.Option(help="make every mask again")] = False) -> None:
+def make(
+    data: o.Data = None,
+    dataset: DataSet = "",
+    masks: Masks = "",
+    clip: Clip = "mini",
+    clip_weights: ClipWeights = "",
+    prompts: PromptFile = "",
+    settings: Settings = None,
+    device: Device = "auto",
+    workers: Annotated[int, typer.Option(help="processes; 0 = one; with several GPUs give their number")] = 0,
+    batch: Annotated[int, typer.Option(help="images of one size computed together")] = 16,
+    overwrite: Annotated[bool, typer.Option(help="make every mask again")] = False,
+) -> None:
     """Write masks of every row of the split lists; masks that exist and match stay."""
     from ..masks.generate import generate_masks
     from ..masks.prompts import load_prompts
 
     folder, tower, recipe, device = _opened(data, dataset, masks, clip, clip_weights, settings, device)
     words = load_prompts(folder.dataset, prompts)
-    result = generate_masks(folder, tower, prompts=words, recipe=recipe, device=device, workers=workers, batch=batch,
-                            overwrite=overwrite)
-    print(f"{result['folder']}: masks of {result['made']} images made by {tower.name} ({tower.weights}), "
-          f"{result['kept']} kept")
+    result = generate_masks(
+        folder, tower, prompts=words, recipe=recipe, device=device, workers=workers, batch=batch, overwrite=overwrite
+    )
+    print(
+        f"{result['folder']}: masks of {result['made']} images made by {tower.name} ({tower.weights}), "
+        f"{result['kept']} kept"
+    )
 
 
 @app.command("verify")
-def verify(data: o.Data = None, dataset: DataSet = "", masks: Masks = "",
-           report: Annotated[str, typer.Option("--json", help="also write the report to this file")] = "") -> None:
+def verify(
+    data: o.Data = None,
+    dataset: DataSet = "",
+    masks: Masks = "",
+    report: Annotated[str, typer.Option("--json", help="also write the report to this file")] = "",
+) -> None:
     """Coverage per split and fold, wrong sizes and values, mIoU where there is truth; non-zero exit on faults."""
     from ..errors import TLGError
     from ..machine.paths import write_json
@@ -56,22 +73,35 @@ def verify(data: o.Data = None, dataset: DataSet = "", masks: Masks = "",
         print(f"fault: {line}")
     if len(found.faults) > 20:
         print(f"and {len(found.faults) - 20} more faults")
-    print(f"without a mask: {len(found.missing)}; masks that show nothing: {len(found.empty)}; "
-          f"unsure pixels: {100 * found.unsure:.1f}%")
+    print(
+        f"without a mask: {len(found.missing)}; masks that show nothing: {len(found.empty)}; "
+        f"unsure pixels: {100 * found.unsure:.1f}%"
+    )
     _print_scores({"masks": found.miou})
     if report:
         write_json(report, found.to_dict())
     if not found.usable:
         first = found.faults[0] if found.faults else "{}, class number {}".format(*found.missing[0])
-        raise TLGError(f"{len(found.missing)} masks missing and {len(found.faults)} faulty in {found.folder} (first: "
-                       f"{first}): make them with `tlg masks make`", code=3)
+        raise TLGError(
+            f"{len(found.missing)} masks missing and {len(found.faults)} faulty in {found.folder} (first: "
+            f"{first}): make them with `tlg masks make`",
+            code=3,
+        )
 
 
 @app.command("score")
-def score(data: o.Data = None, dataset: DataSet = "", clip: Clip = "mini", clip_weights: ClipWeights = "",
-          prompts: PromptFile = "", settings: Settings = None, device: Device = "auto", fold: Fold = None,
-          split: Split = "val",
-          limit: Annotated[int, typer.Option(help="at most so many rows, spread evenly; 0 = all")] = 0) -> None:
+def score(
+    data: o.Data = None,
+    dataset: DataSet = "",
+    clip: Clip = "mini",
+    clip_weights: ClipWeights = "",
+    prompts: PromptFile = "",
+    settings: Settings = None,
+    device: Device = "auto",
+    fold: Fold = None,
+    split: Split = "val",
+    limit: Annotated[int, typer.Option(help="at most so many rows, spread evenly; 0 = all")] = 0,
+) -> None:
     """mIoU of every stage (CAM, affinity, argmax, each refiner) against the truth, without writing masks."""
     from ..masks.generate import MaskMaker
     from ..masks.prompts import load_prompts
@@ -85,9 +115,15 @@ def score(data: o.Data = None, dataset: DataSet = "", clip: Clip = "mini", clip_
 
 
 @app.command("sheet")
-def sheet(data: o.Data = None, dataset: DataSet = "", masks: Masks = "", fold: Fold = None, split: Split = "val",
-          limit: Annotated[int, typer.Option(help="number of rows, spread evenly")] = 24,
-          out: Annotated[str, typer.Option(help="PNG to write")] = "masks.png") -> None:
+def sheet(
+    data: o.Data = None,
+    dataset: DataSet = "",
+    masks: Masks = "",
+    fold: Fold = None,
+    split: Split = "val",
+    limit: Annotated[int, typer.Option(help="number of rows, spread evenly")] = 24,
+    out: Annotated[str, typer.Option(help="PNG to write")] = "masks.png",
+) -> None:
     """A coloured contact sheet: photograph, truth and pseudo mask side by side."""
     from ..look.figures import save_figure
     from ..look.sheets import mask_sheet

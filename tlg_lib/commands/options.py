@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
 from ..config import Config, make_config
 from ..errors import TLGError
 
-Set = Annotated[Optional[list[str]], typer.Option("--set", help="any setting, as key=value; repeatable")]
-Fold = Annotated[Optional[int], typer.Option(help="test fold 0..3")]
-Seed = Annotated[Optional[int], typer.Option(help="random seed")]
-Variant = Annotated[Optional[str], typer.Option(help="corrected, released or hsnet")]
-Supervision = Annotated[Optional[str], typer.Option(help="pixel or image")]
-Backbone = Annotated[Optional[str], typer.Option(help="efficientnet_lite0, resnet50 or vgg16")]
-Data = Annotated[Optional[str], typer.Option(help="dataset folder in VOC layout")]
+Set = Annotated[list[str] | None, typer.Option("--set", help="any setting, as key=value; repeatable")]
+Fold = Annotated[int | None, typer.Option(help="test fold 0..3")]
+Seed = Annotated[int | None, typer.Option(help="random seed")]
+Variant = Annotated[str | None, typer.Option(help="corrected, released or hsnet")]
+Supervision = Annotated[str | None, typer.Option(help="pixel or image")]
+Backbone = Annotated[str | None, typer.Option(help="efficientnet_lite0, resnet50 or vgg16")]
+Data = Annotated[str | None, typer.Option(help="dataset folder in VOC layout")]
 
 
 def parse_settings(settings: list[str] | None) -> dict[str, str]:

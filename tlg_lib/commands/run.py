@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -12,20 +12,22 @@ from . import options as o
 
 def command(
     preset: Annotated[str, typer.Argument(help="a preset, or the name of a file in notebooks/params")] = "mini",
-    out: Annotated[Optional[Path], typer.Option(help="run folder; by default runs/<preset>")] = None,
-    fold: Annotated[Optional[str], typer.Option(help="test fold 0..3, several as 0,2, or all")] = None,
-    seed: Annotated[Optional[str], typer.Option(help="random seed, several as 0,1,2")] = None,
-    variant: Annotated[Optional[str], typer.Option(help="corrected, released, hsnet or all")] = None,
-    supervision: Annotated[Optional[str], typer.Option(help="pixel, image or all")] = None,
+    out: Annotated[Path | None, typer.Option(help="run folder; by default runs/<preset>")] = None,
+    fold: Annotated[str | None, typer.Option(help="test fold 0..3, several as 0,2, or all")] = None,
+    seed: Annotated[str | None, typer.Option(help="random seed, several as 0,1,2")] = None,
+    variant: Annotated[str | None, typer.Option(help="corrected, released, hsnet or all")] = None,
+    supervision: Annotated[str | None, typer.Option(help="pixel, image or all")] = None,
     backbone: o.Backbone = None,
-    shots: Annotated[Optional[int], typer.Option(help="support images, scored beside 1-shot")] = None,
-    data: o.Data = None, settings: o.Set = None,
+    shots: Annotated[int | None, typer.Option(help="support images, scored beside 1-shot")] = None,
+    data: o.Data = None,
+    settings: o.Set = None,
 ) -> None:
     """Execute notebooks 00..10 and leave executed copies, figures, results.json and report.html."""
     from ..runs.notebooks import run_notebooks
 
-    named = dict(fold=fold, seed=seed, variant=variant, supervision=supervision, backbone=backbone, shots=shots,
-                 data=data)
+    named = dict(
+        fold=fold, seed=seed, variant=variant, supervision=supervision, backbone=backbone, shots=shots, data=data
+    )
     given = {name: int(v) if isinstance(v, str) and v.isdigit() else v for name, v in named.items() if v is not None}
     folder = run_notebooks(preset, given, o.parse_settings(settings), out or "")
     print(f"report: {folder / 'report.html'}")

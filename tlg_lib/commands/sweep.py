@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -15,25 +15,13 @@ def command(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="list the cells and what they will cost; run nothing")
     ] = False,
-    workers: Annotated[
-        int, typer.Option(min=0, max=256, help="cells at a time (0: one per GPU, or per core)")
-    ] = 0,
+    workers: Annotated[int, typer.Option(min=0, max=256, help="cells at a time (0: one per GPU, or per core)")] = 0,
     retry: Annotated[bool, typer.Option("--retry", help="run failed cells again")] = False,
-    status: Annotated[
-        bool, typer.Option("--status", help="show every cell and write the tables; run nothing")
-    ] = False,
-    stop: Annotated[
-        bool, typer.Option("--stop", help="stop the sweep where it runs; it can go on later")
-    ] = False,
-    slurm: Annotated[
-        bool, typer.Option("--slurm", help="submit to SLURM (options: the spec's slurm entry)")
-    ] = False,
-    out: Annotated[
-        Optional[Path], typer.Option(help="folder of the sweep (default runs/sweeps/NAME)")
-    ] = None,
-    notebook: Annotated[
-        str, typer.Option(help="an .ipynb to run in place of the library's for every cell")
-    ] = "",
+    status: Annotated[bool, typer.Option("--status", help="show every cell and write the tables; run nothing")] = False,
+    stop: Annotated[bool, typer.Option("--stop", help="stop the sweep where it runs; it can go on later")] = False,
+    slurm: Annotated[bool, typer.Option("--slurm", help="submit to SLURM (options: the spec's slurm entry)")] = False,
+    out: Annotated[Path | None, typer.Option(help="folder of the sweep (default runs/sweeps/NAME)")] = None,
+    notebook: Annotated[str, typer.Option(help="an .ipynb to run in place of the library's for every cell")] = "",
     settings: o.Set = None,
 ) -> None:
     """Run what is left of a sweep. The same command starts it, goes on after any interruption and runs
@@ -62,11 +50,7 @@ def command(
         from ..runs.slurm import submit
 
         count = submit(plan, folder, retry=retry, notebook=notebook)
-        print(
-            f"submitted {count} cells; `tlg sweep {spec} --status` shows them"
-            if count
-            else "nothing to submit"
-        )
+        print(f"submitted {count} cells; `tlg sweep {spec} --status` shows them" if count else "nothing to submit")
     elif not status:
         board = s.Table() if sys.stdout.isatty() else s.Lines()
         s.run_local(plan, folder, workers=workers, retry=retry, notebook=notebook, board=board)
@@ -86,8 +70,7 @@ def command(
         print("\n".join(failed))
         count = sum(state["state"] == "failed" for state in s.states(plan, folder).values())
         raise TLGError(
-            f"{count} of {len(plan.cells)} cells failed (listed above): after a remedy, "
-            f"`tlg sweep {spec} --retry`",
+            f"{count} of {len(plan.cells)} cells failed (listed above): after a remedy, `tlg sweep {spec} --retry`",
             code=s.FAILED_CODE,
         )
 
@@ -103,9 +86,7 @@ def _dry_run(plan, folder, workers: int) -> None:
 
     found, left = states(plan, folder), to_run(plan, folder, retry=True)
     seconds = estimate(plan, folder, left)
-    table = Table(
-        title=f"{escape(plan.name)}: {len(plan.cells)} cells, {len(left)} to run", title_justify="left"
-    )
+    table = Table(title=f"{escape(plan.name)}: {len(plan.cells)} cells, {len(left)} to run", title_justify="left")
     for column in ("cell", "state", "estimate"):
         table.add_column(column)
     for cell in plan.cells:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -12,13 +12,19 @@ from . import options as o
 
 def command(
     preset: Annotated[str, typer.Argument(help="mini, smoke, pascal-lite, pascal or coco")] = "mini",
-    out: Annotated[Optional[Path], typer.Option(help="folder of the run")] = None,
-    fold: o.Fold = None, seed: o.Seed = None, variant: o.Variant = None, supervision: o.Supervision = None,
-    backbone: o.Backbone = None, data: o.Data = None, settings: o.Set = None,
+    out: Annotated[Path | None, typer.Option(help="folder of the run")] = None,
+    fold: o.Fold = None,
+    seed: o.Seed = None,
+    variant: o.Variant = None,
+    supervision: o.Supervision = None,
+    backbone: o.Backbone = None,
+    data: o.Data = None,
+    settings: o.Set = None,
 ) -> None:
     """Train one network on the base classes of a fold; the same command goes on after an interruption."""
-    config = o.config_from_options(preset, settings, fold=fold, seed=seed, variant=variant,
-                                   supervision=supervision, backbone=backbone, data=data)
+    config = o.config_from_options(
+        preset, settings, fold=fold, seed=seed, variant=variant, supervision=supervision, backbone=backbone, data=data
+    )
     from ..machine.paths import runs_home
     from ..train import train
 
@@ -26,7 +32,9 @@ def command(
     folder = out or runs_home() / preset / "jobs" / name
     summary = train(config, folder)
     for row in summary["history"]:
-        print(f"epoch {row['epoch']}: step {row['step']}, loss {row['loss']:.4f}, mIoU test {row['test']:.1f}, "
-              f"base {row['base']:.1f} ({config.epoch_episodes} episodes each)")
+        print(
+            f"epoch {row['epoch']}: step {row['step']}, loss {row['loss']:.4f}, mIoU test {row['test']:.1f}, "
+            f"base {row['base']:.1f} ({config.epoch_episodes} episodes each)"
+        )
     print(f"trained {config.steps} steps in {summary['seconds']:.0f} s: {folder}")
     print(f"next: tlg eval {folder}")

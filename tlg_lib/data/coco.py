@@ -30,9 +30,7 @@ from .voc import read_summary
 SIDES = {"train2014": "train", "val2014": "val"}  # COCO's folder -> our list
 # COCO publishes no checksums: zip members carry CRCs, and the SHA-256 of the first download is kept.
 SOURCES = {
-    "train2014": Source(
-        "train2014.zip", "http://images.cocodataset.org/zips/train2014.zip", size=13_510_573_713
-    ),
+    "train2014": Source("train2014.zip", "http://images.cocodataset.org/zips/train2014.zip", size=13_510_573_713),
     "val2014": Source("val2014.zip", "http://images.cocodataset.org/zips/val2014.zip", size=6_645_013_297),
     "annotations": Source(
         "annotations_trainval2014.zip",
@@ -45,9 +43,7 @@ CROWD = ("ignore", "class")
 _CLASS_OF = {number: i for i, number in enumerate(COCO_CATEGORY_IDS)}
 
 
-def make_coco(
-    target: str | Path = "", sources: list[Path] = (), crowd: str = "ignore", progress: bool = True
-) -> dict:
+def make_coco(target: str | Path = "", sources: list[Path] = (), crowd: str = "ignore", progress: bool = True) -> dict:
     """Make COCO-20i's folder in ``target`` (by default data/coco) and return its counts.
 
     sources: folders or archives with train2014/, val2014/ and annotations/instances_{train,val}2014.json;
@@ -68,9 +64,7 @@ def make_coco(
             with ExitStack() as stack:
                 if not sources:
                     sources = fetch(list(SOURCES.values()), cache_home() / "downloads", progress)
-                folders = folders_of(
-                    list(sources), stack, scratch, _wanted, tuple(SOURCES.values()), progress
-                )
+                folders = folders_of(list(sources), stack, scratch, _wanted, tuple(SOURCES.values()), progress)
                 summary = _convert_all(target, folders, scratch, crowd, progress)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
@@ -82,16 +76,14 @@ def _wanted(name: str) -> bool:
     parts = name.split("/")
     if parts[-1].startswith("."):
         return False
-    return parts[-1] in {f"instances_{side}.json" for side in SIDES} or (
-        len(parts) > 1 and parts[-2] in SIDES
-    )
+    return parts[-1] in {f"instances_{side}.json" for side in SIDES} or (len(parts) > 1 and parts[-2] in SIDES)
 
 
 def _convert_all(target: Path, folders: list[Path], scratch: Path, crowd: str, progress: bool) -> dict:
     places = {}
     for side in SIDES:
-        photos = search(folders, lambda f: f.name == side or (f / side).is_dir())
-        notes = search(folders, lambda f: (f / f"instances_{side}.json").is_file())
+        photos = search(folders, lambda f: f.name == side or (f / side).is_dir())  # noqa: B023
+        notes = search(folders, lambda f: (f / f"instances_{side}.json").is_file())  # noqa: B023
         if photos is None or notes is None:
             what = f"folder {side}/" if photos is None else f"file instances_{side}.json"
             raise TLGError(
@@ -110,13 +102,7 @@ def _convert_all(target: Path, folders: list[Path], scratch: Path, crowd: str, p
         counts[SIDES[side]] = len(images)
         with atomic(target / "ImageSets" / "Segmentation" / f"{SIDES[side]}.txt", "w") as file:
             file.writelines(f"{image}\n" for image in images)
-    return {
-        "dataset": "coco",
-        "crowd": crowd,
-        "images": sum(counts.values()),
-        "lists": counts,
-        "missing": missing,
-    }
+    return {"dataset": "coco", "crowd": crowd, "images": sum(counts.values()), "lists": counts, "missing": missing}
 
 
 def _convert_side(
@@ -162,9 +148,7 @@ def read_annotations(path: str | Path) -> tuple[list[dict], dict[int, list[dict]
         content = json.loads(Path(path).read_bytes())
         images, instances = content["images"], content["annotations"]
         for i, entry in enumerate(images):
-            if not (
-                isinstance(entry["id"], int) and 0 < entry["height"] < 2**16 and 0 < entry["width"] < 2**16
-            ):
+            if not (isinstance(entry["id"], int) and 0 < entry["height"] < 2**16 and 0 < entry["width"] < 2**16):
                 raise TLGError(f"{path}: image entry {i} has no valid id, height and width", code=3)
             name = entry["file_name"]
             check_id(Path(name).stem if name == Path(name).name else name + "/", f"{path}: image entry {i}")
@@ -172,8 +156,7 @@ def read_annotations(path: str | Path) -> tuple[list[dict], dict[int, list[dict]
         for i, entry in enumerate(instances):
             if entry["category_id"] not in _CLASS_OF:
                 raise TLGError(
-                    f"{path}: annotation {i} has category {entry['category_id']}, which is none of COCO's 80",
-                    code=3,
+                    f"{path}: annotation {i} has category {entry['category_id']}, which is none of COCO's 80", code=3
                 )
             by_image.setdefault(entry["image_id"], []).append(
                 {key: entry[key] for key in ("category_id", "iscrowd", "area", "segmentation")}
@@ -182,8 +165,7 @@ def read_annotations(path: str | Path) -> tuple[list[dict], dict[int, list[dict]
         raise TLGError(f"cannot read annotations {path} ({error.strerror})", code=3) from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise TLGError(
-            f"{path}: not COCO instances ({type(error).__name__}: {error}): get annotations_trainval2014.zip "
-            "again",
+            f"{path}: not COCO instances ({type(error).__name__}: {error}): get annotations_trainval2014.zip again",
             code=3,
         ) from None
     return images, by_image
@@ -226,9 +208,7 @@ def region(segmentation: list | dict, height: int, width: int) -> np.ndarray:
     if isinstance(segmentation, list):
         if not all(isinstance(polygon, list) and len(polygon) % 2 == 0 for polygon in segmentation):
             raise ValueError("a polygon is a list of x, y, x, y, ...")
-        if not all(
-            isinstance(v, (int, float)) and abs(v) < 2**16 for polygon in segmentation for v in polygon
-        ):
+        if not all(isinstance(v, (int, float)) and abs(v) < 2**16 for polygon in segmentation for v in polygon):
             raise ValueError("coordinates out of range")
         polygons = [polygon for polygon in segmentation if len(polygon) >= 6]  # fewer points enclose nothing
         if not polygons:

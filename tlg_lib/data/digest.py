@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 from .folder import SegmentationFolder
@@ -34,6 +34,6 @@ def _content(path: Path) -> int:
     return _crc(path, stat.st_size, stat.st_mtime_ns)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _crc(path: Path, size: int, changed: int) -> int:
     return zlib.crc32(path.read_bytes())

@@ -31,8 +31,17 @@ class FeatureStore:
     mode: "on" caches, "off" computes each time, "auto" caches when the whole folder stays under CACHE_LIMIT.
     """
 
-    def __init__(self, data: SegmentationFolder, backbone, image_size: tuple[int, int], *, mode: str = "auto",
-                 device: str | torch.device = "cpu", progress: bool = True, batch: int = 16):
+    def __init__(
+        self,
+        data: SegmentationFolder,
+        backbone,
+        image_size: tuple[int, int],
+        *,
+        mode: str = "auto",
+        device: str | torch.device = "cpu",
+        progress: bool = True,
+        batch: int = 16,
+    ):
         self.data, self.backbone, self.image_size = data, backbone, tuple(image_size)
         self.device, self.batch, self.progress = torch.device(device), batch, progress
         self.maps: list[np.ndarray] | None = None
@@ -93,16 +102,24 @@ class FeatureStore:
         if done >= len(images):
             return
         if done == 0 and shutil.disk_usage(folder).free < needed + (200 << 20):
-            raise TLGError(f"the feature cache needs {needed >> 20} MB in {folder}: free some space, set TLG_HOME "
-                           "to another disk, or use --set cache_features=off", code=5)
+            raise TLGError(
+                f"the feature cache needs {needed >> 20} MB in {folder}: free some space, set TLG_HOME "
+                "to another disk, or use --set cache_features=off",
+                code=5,
+            )
         maps = [
-            np.lib.format.open_memmap(folder / f"layer{i:02d}.npy", mode="r+" if done else "w+", dtype=np.float32,
-                                      shape=None if done else (len(images), *shape))
+            np.lib.format.open_memmap(
+                folder / f"layer{i:02d}.npy",
+                mode="r+" if done else "w+",
+                dtype=np.float32,
+                shape=None if done else (len(images), *shape),
+            )
             for i, shape in enumerate(shapes)
         ]
         starts = range(done, len(images), self.batch)
-        for start in track(starts, total=len(starts), label="backbone features, once", unit="batches",
-                           show=self.progress):
+        for start in track(
+            starts, total=len(starts), label="backbone features, once", unit="batches", show=self.progress
+        ):
             for stored, computed in zip(maps, self._compute(images[start : start + self.batch])):
                 stored[start : start + len(computed)] = computed.cpu().numpy()
             if (start // self.batch) % 20 == 19:

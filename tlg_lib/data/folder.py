@@ -1,8 +1,8 @@
 """A dataset on disk in VOC layout: images, label maps, split lists and pseudo masks by class.
 
-    JPEGImages/<id>.jpg   SegmentationClassAug/<id>.png (pixel = class + 1, 0 background, 255 ignored)
-    splits/{trn,val}/fold{0..3}.txt with rows `<id>__<class from 1>`, each fold listing its *own* classes
-    PseudoMasks/<id>--<class from 0>.png, or PseudoMasks/<id>.png, with the same pixel values
+JPEGImages/<id>.jpg   SegmentationClassAug/<id>.png (pixel = class + 1, 0 background, 255 ignored)
+splits/{trn,val}/fold{0..3}.txt with rows `<id>__<class from 1>`, each fold listing its *own* classes
+PseudoMasks/<id>--<class from 0>.png, or PseudoMasks/<id>.png, with the same pixel values
 """
 
 from __future__ import annotations
@@ -31,8 +31,11 @@ class SegmentationFolder:
         self.masks = Path(masks) if masks else self.root / "PseudoMasks"
         for name in ("JPEGImages", "SegmentationClassAug"):
             if not (self.root / name).is_dir():
-                raise TLGError(f"no folder {self.root / name}: give a dataset in VOC layout with --data, or make "
-                               f"one with `tlg data {dataset if dataset != 'pascal' else 'voc'}`", code=3)
+                raise TLGError(
+                    f"no folder {self.root / name}: give a dataset in VOC layout with --data, or make "
+                    f"one with `tlg data {dataset if dataset != 'pascal' else 'voc'}`",
+                    code=3,
+                )
 
     # --- lists
     @cached_property
@@ -56,7 +59,8 @@ class SegmentationFolder:
             return {(split, fold): built[split][fold] for split in ("trn", "val") for fold in range(4)}
         return {
             (split, fold): read_split(folder / split / f"fold{fold}.txt", self.dataset)
-            for split in ("trn", "val") for fold in range(4)
+            for split in ("trn", "val")
+            for fold in range(4)
         }
 
     def training_rows(self, fold: int, both_splits: bool = False) -> list[Row]:
@@ -94,8 +98,11 @@ class SegmentationFolder:
             path = self.root / "JPEGImages" / f"{image_id}{suffix}"
             if path.is_file():
                 return path
-        raise TLGError(f"no image {image_id} in {self.root / 'JPEGImages'}: named in a split list; restore it or "
-                       "drop the row (tlg data verify)", code=3)
+        raise TLGError(
+            f"no image {image_id} in {self.root / 'JPEGImages'}: named in a split list; restore it or "
+            "drop the row (tlg data verify)",
+            code=3,
+        )
 
     def image(self, image_id: str) -> np.ndarray:
         """uint8 RGB [H, W, 3]."""

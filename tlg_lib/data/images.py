@@ -46,14 +46,11 @@ def read_mask(path: str | Path) -> np.ndarray:
         raise TLGError(f"{path}: a mask saved as JPEG has invented values: save it as PNG", code=3)
     if image.mode.startswith(("I", "F")):
         raise TLGError(
-            f"{path}: a 16-bit mask ({image.mode}): save it as 8-bit grey or palette PNG, pixel = "
-            "class number",
-            code=3,
+            f"{path}: a 16-bit mask ({image.mode}): save it as 8-bit grey or palette PNG, pixel = class number", code=3
         )
     if image.mode not in ("P", "L", "1"):
         raise TLGError(
-            f"{path}: a mask in colour ({image.mode}): save class numbers as 8-bit grey or palette PNG",
-            code=3,
+            f"{path}: a mask in colour ({image.mode}): save class numbers as 8-bit grey or palette PNG", code=3
         )
     values = np.array(image, dtype=np.uint8)  # [H, W]; mode "1" becomes 0 and 1
     if image.mode == "L":

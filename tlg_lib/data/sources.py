@@ -75,9 +75,7 @@ def fetch(sources: list[Source], folder: Path, progress: bool) -> list[Path]:
             f"and {here} has {free / 1e9:.1f} GB free: make room, or set TLG_HOME to another disk",
             code=5,
         )
-    return [
-        download(source.url, folder / source.name, md5=source.md5, progress=progress) for source in sources
-    ]
+    return [download(source.url, folder / source.name, md5=source.md5, progress=progress) for source in sources]
 
 
 def search(folders: list[Path], fits: Callable[[Path], bool], depth: int = 3) -> Path | None:
@@ -94,9 +92,7 @@ def search(folders: list[Path], fits: Callable[[Path], bool], depth: int = 3) ->
 def _folders_in(folder: Path) -> list[Path]:
     try:
         with os.scandir(folder) as entries:  # image folders hold thousands of files: ask for the kind only
-            return [
-                Path(entry.path) for entry in entries if entry.is_dir() and not entry.name.startswith(".")
-            ]
+            return [Path(entry.path) for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
     except OSError:
         return []
 

@@ -59,9 +59,7 @@ def read_split(path: str | Path, dataset: str) -> list[Row]:
         image, class_id = row[1], int(row[2]) - 1
         check_id(image, f"{path} line {number}")
         if not 0 <= class_id < len(names):
-            raise TLGError(
-                f"{path} line {number}: class {class_id + 1}, but {dataset} has 1..{len(names)}", code=3
-            )
+            raise TLGError(f"{path} line {number}: class {class_id + 1}, but {dataset} has 1..{len(names)}", code=3)
         if class_id not in own:
             raise TLGError(
                 f"{path} line {number}: class {class_id + 1} ({names[class_id]}) belongs to fold "
@@ -82,8 +80,7 @@ def read_lines(path: str | Path) -> list[str]:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise TLGError(
-            f"cannot read list {path} ({reason}): restore it, or delete the whole folder to build the "
-            "lists by rule",
+            f"cannot read list {path} ({reason}): restore it, or delete the whole folder to build the lists by rule",
             code=3,
         ) from None
     try:
@@ -97,9 +94,7 @@ def read_lines(path: str | Path) -> list[str]:
 def check_id(image: str, where: str) -> None:
     """Refuse an image id that is no plain file name (it would reach outside the dataset folder)."""
     if not image or image in (".", "..") or any(c in "/\\" or ord(c) < 32 for c in image) or len(image) > 200:
-        raise TLGError(
-            f"{where}: {image[:60]!r} is not an image id (a file name without folder and suffix)", code=3
-        )
+        raise TLGError(f"{where}: {image[:60]!r} is not an image id (a file name without folder and suffix)", code=3)
 
 
 def write_splits(root: str | Path, splits: Splits, about: dict) -> Path:
@@ -115,9 +110,7 @@ def write_splits(root: str | Path, splits: Splits, about: dict) -> Path:
         for split in SPLITS:
             for fold in range(FOLDS):
                 with atomic(staging / split / f"fold{fold}.txt", "w") as file:
-                    file.writelines(
-                        f"{image}__{class_id + 1:02d}\n" for image, class_id in splits[split][fold]
-                    )
+                    file.writelines(f"{image}__{class_id + 1:02d}\n" for image, class_id in splits[split][fold])
         write_json(staging / "about.json", about)
         if final.exists():
             old = staging / "replaced"
@@ -125,9 +118,7 @@ def write_splits(root: str | Path, splits: Splits, about: dict) -> Path:
         os.rename(staging, final)
         shutil.rmtree(final / "replaced", ignore_errors=True)
     except OSError as error:
-        raise TLGError(
-            f"cannot write {final} ({error.strerror}): make room, then try again", code=5
-        ) from None
+        raise TLGError(f"cannot write {final} ({error.strerror}): make room, then try again", code=5) from None
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return final
@@ -151,9 +142,7 @@ def scan_masks(root: str | Path, progress: bool = True) -> tuple[dict[str, dict[
     """As ``class_index``, with the maps that cannot be read as {image_id: reason} beside it."""
     folder = Path(root) / "SegmentationClassAug"
     if not folder.is_dir():
-        raise TLGError(
-            f"no folder {folder}: give a dataset in VOC layout, or make one with `tlg data voc`", code=3
-        )
+        raise TLGError(f"no folder {folder}: give a dataset in VOC layout, or make one with `tlg data voc`", code=3)
     store = _index_file(folder)
     known = _read_index(store)
     stamps, found, todo = {}, {}, []
@@ -206,8 +195,7 @@ def _read_index(store: Path) -> dict[str, tuple[list[int], dict[int, int]]]:
     try:
         entries = json.loads(store.read_text(encoding="utf-8"))
         return {
-            image: (stamp, {int(v): int(n) for v, n in counts.items()})
-            for image, (stamp, counts) in entries.items()
+            image: (stamp, {int(v): int(n) for v, n in counts.items()}) for image, (stamp, counts) in entries.items()
         }
     except (OSError, ValueError, TypeError, AttributeError, RecursionError):
         return {}
@@ -286,9 +274,7 @@ def picture_ids(root: str | Path) -> set[str]:
 
     folder = Path(root) / "JPEGImages"
     if not folder.is_dir():
-        raise TLGError(
-            f"no folder {folder}: give a dataset in VOC layout, or make one with `tlg data voc`", code=3
-        )
+        raise TLGError(f"no folder {folder}: give a dataset in VOC layout, or make one with `tlg data voc`", code=3)
     names = (os.path.splitext(name) for name in os.listdir(folder))
     return {stem for stem, suffix in names if suffix.lower() in IMAGE_SUFFIXES}
 
@@ -311,9 +297,7 @@ def _sides(root: Path, holds: dict[str, list[int]]) -> tuple[dict[str, list[str]
     if val is not None and not set(val).isdisjoint(holds):
         held_out = set(val)
         listed = image_set(root, "train_aug", "trainaug")
-        train = sorted(
-            i for i in (listed if listed is not None else holds) if i in holds and i not in held_out
-        )
+        train = sorted(i for i in (listed if listed is not None else holds) if i in holds and i not in held_out)
         how = f"val.txt, {'train_aug.txt' if listed is not None else 'all other label maps to train'}"
         return {"trn": train, "val": sorted(i for i in held_out if i in holds)}, how
     key = {image: hashlib.sha256(f"split/{image}".encode()).digest() for image in holds}
@@ -355,33 +339,23 @@ def published_splits(root: str | Path, source: str | Path = "", progress: bool =
                 raise TLGError(f"no file {path}: name the folder that holds trn/ and val/", code=3)
         else:
             path = download(
-                facts["address"] + name,
-                cache_home() / "hsnet_lists" / name,
-                sha256=fact["sha256"],
-                progress=False,
+                facts["address"] + name, cache_home() / "hsnet_lists" / name, sha256=fact["sha256"], progress=False
             )
         if sha256_of(path) != fact["sha256"]:
-            raise TLGError(
-                f"{path} is not HSNet's list (SHA-256 differs from the known one): get it again", code=3
-            )
+            raise TLGError(f"{path} is not HSNet's list (SHA-256 differs from the known one): get it again", code=3)
         rows = read_split(path, "pascal")
         if len(rows) != fact["rows"]:
             raise TLGError(f"{path}: {len(rows)} rows, expected {fact['rows']}", code=3)
         splits[name[:3]][int(name[-5])] = rows
     counts = {split: [len(splits[split][f]) for f in range(FOLDS)] for split in SPLITS}
-    write_splits(
-        root, splits, {"lists": "hsnet", "dataset": "pascal", "source": facts["source"], "rows": counts}
-    )
+    write_splits(root, splits, {"lists": "hsnet", "dataset": "pascal", "source": facts["source"], "rows": counts})
     return splits
 
 
 def read_splits(root: str | Path, dataset: str) -> Splits:
     """All eight lists below root/splits."""
     folder = Path(root) / "splits"
-    return {
-        split: {f: read_split(folder / split / f"fold{f}.txt", dataset) for f in range(FOLDS)}
-        for split in SPLITS
-    }
+    return {split: {f: read_split(folder / split / f"fold{f}.txt", dataset) for f in range(FOLDS)} for split in SPLITS}
 
 
 def compare_splits(first: Splits, second: Splits) -> list[dict]:

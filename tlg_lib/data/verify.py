@@ -74,8 +74,7 @@ def _files(root: Path, report: Report) -> tuple[dict[str, Path], dict[str, Path]
     for name in ("JPEGImages", "SegmentationClassAug"):
         if not (root / name).is_dir():
             raise TLGError(
-                f"no folder {root / name}: give a dataset in VOC layout, or make one with `tlg data voc`",
-                code=3,
+                f"no folder {root / name}: give a dataset in VOC layout, or make one with `tlg data voc`", code=3
             )
     photos: dict[str, Path] = {}
     for path in sorted((root / "JPEGImages").iterdir()):
@@ -83,9 +82,7 @@ def _files(root: Path, report: Report) -> tuple[dict[str, Path], dict[str, Path]
             if path.stem in photos:
                 report.problems["same name twice"].append(f"{photos[path.stem]} and {path.name}")
             photos.setdefault(path.stem, path)
-    masks = {
-        p.stem: p for p in sorted((root / "SegmentationClassAug").glob("*.png")) if not p.name.startswith(".")
-    }
+    masks = {p.stem: p for p in sorted((root / "SegmentationClassAug").glob("*.png")) if not p.name.startswith(".")}
     return photos, masks
 
 
@@ -109,10 +106,7 @@ def _check_pair(job: tuple[Path | None, Path | None, int]) -> tuple[list[tuple[s
     wrong = [v for v in counts if classes < v < 255]
     if wrong:
         problems.append(
-            (
-                "class out of range",
-                f"{mask}: class number {', '.join(map(str, wrong[:5]))}, the highest is {classes}",
-            )
+            ("class out of range", f"{mask}: class number {', '.join(map(str, wrong[:5]))}, the highest is {classes}")
         )
     if len(sizes) == 2 and sizes[0] != sizes[1]:
         problems.append(
@@ -144,9 +138,7 @@ def _check_lists(
                 rows += [(split, row) for row in found]
         listed |= {image for _, (image, _) in rows}
     else:
-        report.notes.append(
-            "no split lists: they are built by rule at first use (or now, with `tlg data splits`)"
-        )
+        report.notes.append("no split lists: they are built by rule at first use (or now, with `tlg data splits`)")
     for side in ("train", "train_aug", "trainaug", "val"):
         try:
             listed |= set(image_set(root, side) or ()) if rows == [] else set()
@@ -158,18 +150,12 @@ def _check_lists(
                 f"{image}: in the lists, not in {root / 'SegmentationClassAug'}"
             )
         if image not in photos:
-            report.problems["mask without image"].append(
-                f"{image}: in the lists, not in {root / 'JPEGImages'}"
-            )
-    for what, some, others in (
-        ("images have no mask", photos, masks),
-        ("masks have no image", masks, photos),
-    ):
+            report.problems["mask without image"].append(f"{image}: in the lists, not in {root / 'JPEGImages'}")
+    for what, some, others in (("images have no mask", photos, masks), ("masks have no image", masks, photos)):
         spare = sorted(some.keys() - others.keys() - listed)
         if spare:
             report.notes.append(
-                f"{len(spare)} {what} and are not used ({', '.join(spare[:3])}"
-                f"{', ...' if len(spare) > 3 else ''})"
+                f"{len(spare)} {what} and are not used ({', '.join(spare[:3])}{', ...' if len(spare) > 3 else ''})"
             )
     names = class_names(dataset)
     for split, (image, class_id) in rows:
@@ -187,8 +173,7 @@ def _count_classes(names, dataset: str, held: dict, rows: list[tuple[str, Row]],
     for class_id, name in enumerate(names):
         value = class_id + 1
         by_split = {
-            split: len({row[0] for side, row in rows if side == split and row[1] == class_id})
-            for split in SPLITS
+            split: len({row[0] for side, row in rows if side == split and row[1] == class_id}) for split in SPLITS
         }
         report.classes.append(
             {

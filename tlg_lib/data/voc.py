@@ -39,9 +39,7 @@ SBD = Source(
 STANDARD = {"train_aug": 10_582, "val": 1_449}  # of the complete merge; VOC alone: 1,464 training images
 
 
-def make_voc(
-    target: str | Path = "", sources: list[Path] = (), sbd: bool = True, progress: bool = True
-) -> dict:
+def make_voc(target: str | Path = "", sources: list[Path] = (), sbd: bool = True, progress: bool = True) -> dict:
     """Make the merged dataset in ``target`` (by default data/voc) and return its counts.
 
     sources: folders or archives that hold VOC 2012, SBD, or a ready SegmentationClassAug; what is not among
@@ -69,9 +67,7 @@ def read_summary(target: Path, settings: dict) -> dict:
     """The dataset.json of a finished call with these settings whose files are all still there, else {}."""
     try:
         summary = json.loads((target / "dataset.json").read_text(encoding="utf-8"))
-        counts = [
-            sum(1 for _ in (target / name).iterdir()) for name in ("JPEGImages", "SegmentationClassAug")
-        ]
+        counts = [sum(1 for _ in (target / name).iterdir()) for name in ("JPEGImages", "SegmentationClassAug")]
         same = all(summary[key] == value for key, value in settings.items())
         return summary if same and min(counts) >= summary["images"] else {}
     except (OSError, ValueError, KeyError, TypeError):
@@ -89,9 +85,7 @@ def _wanted(name: str) -> bool:
         "/ImageSets/Segmentation/",
         "dataset/cls/",
     )
-    return any(folder in f"/{name}" for folder in folders) or name.endswith(
-        ("dataset/train.txt", "dataset/val.txt")
-    )
+    return any(folder in f"/{name}" for folder in folders) or name.endswith(("dataset/train.txt", "dataset/val.txt"))
 
 
 def _is_voc(folder: Path) -> bool:
@@ -195,11 +189,7 @@ def _write(
             )
     mats = [masks[i] for i in images if masks[i].suffix == ".mat"]
     for _ in parallel_map(
-        partial(_convert, target / "SegmentationClassAug"),
-        mats,
-        "SBD masks to PNG",
-        processes=True,
-        show=progress,
+        partial(_convert, target / "SegmentationClassAug"), mats, "SBD masks to PNG", processes=True, show=progress
     ):
         pass
     sides = {"val": [i for i in images if i in val]}
@@ -247,7 +237,6 @@ def read_sbd(path: str | Path) -> np.ndarray:
         ) from None
     if mask.ndim != 2 or mask.dtype.kind not in "ui" or mask.size == 0 or mask.max() > 20:
         raise TLGError(
-            f"{path}: GTcls.Segmentation is not a map of class numbers 0..20: unpack benchmark.tgz again",
-            code=3,
+            f"{path}: GTcls.Segmentation is not a map of class numbers 0..20: unpack benchmark.tgz again", code=3
         )
     return mask.astype(np.uint8)

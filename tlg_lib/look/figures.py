@@ -22,7 +22,14 @@ from ..data.images import tint
 from ..machine.paths import atomic
 
 ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILLION, PURPLE = (
-    "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
+    "#E69F00",
+    "#56B4E9",
+    "#009E73",
+    "#F0E442",
+    "#0072B2",
+    "#D55E00",
+    "#CC79A7",
+)
 INK, GREY, PALE = "#222222", "#767676", "#E4E4E4"
 
 # What a coloured region over a photograph stands for.
@@ -44,12 +51,29 @@ METHODS = {
     "wrong-support-image": ("control: wrong support, image labels", "#C9BD45"),
 }
 STYLE = {
-    "font.family": "DejaVu Sans", "font.size": 10, "axes.titlesize": 11, "axes.titleweight": "bold",
-    "axes.titlelocation": "left", "axes.labelsize": 10, "axes.edgecolor": GREY, "axes.labelcolor": INK,
-    "text.color": INK, "xtick.color": INK, "ytick.color": INK, "axes.spines.top": False,
-    "axes.spines.right": False, "axes.grid": True, "grid.color": PALE, "grid.linewidth": 0.8,
-    "axes.axisbelow": True, "legend.frameon": False, "legend.fontsize": 9, "figure.facecolor": "white",
-    "savefig.facecolor": "white", "lines.linewidth": 1.8, "lines.markersize": 6,
+    "font.family": "DejaVu Sans",
+    "font.size": 10,
+    "axes.titlesize": 11,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.labelsize": 10,
+    "axes.edgecolor": GREY,
+    "axes.labelcolor": INK,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": PALE,
+    "grid.linewidth": 0.8,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "legend.fontsize": 9,
+    "figure.facecolor": "white",
+    "savefig.facecolor": "white",
+    "lines.linewidth": 1.8,
+    "lines.markersize": 6,
 }
 
 
@@ -74,8 +98,14 @@ def save_figure(figure: Figure, path: str | Path, alt: str, note: str = "") -> P
         figure.text(0.995, 1.005, note, ha="right", va="bottom", color=VERMILLION, fontsize=9, fontweight="bold")
     path = Path(path)
     with atomic(path) as file:
-        figure.savefig(file, format="png", dpi=120, bbox_inches="tight", pad_inches=0.12,
-                       metadata={"Software": None, "Description": alt})
+        figure.savefig(
+            file,
+            format="png",
+            dpi=120,
+            bbox_inches="tight",
+            pad_inches=0.12,
+            metadata={"Software": None, "Description": alt},
+        )
     return path
 
 
@@ -138,32 +168,74 @@ def picture_row(images: Sequence[np.ndarray], titles: Sequence[str], title: str 
 
 
 @styled
-def task_picture(support: np.ndarray, support_mask: np.ndarray, query: np.ndarray, query_mask: np.ndarray,
-                 prediction: np.ndarray, class_name: str, knows: str = "only the image-level label") -> Figure:
+def task_picture(
+    support: np.ndarray,
+    support_mask: np.ndarray,
+    query: np.ndarray,
+    query_mask: np.ndarray,
+    prediction: np.ndarray,
+    class_name: str,
+    knows: str = "only the image-level label",
+) -> Figure:
     """The task in one picture: support and label on the left, query and its mask, an arrow, the prediction.
 
     Images uint8 [H, W, 3], masks {0, 1, 255} [H, W]; the masks are the pseudo masks.
     """
     figure = Figure(figsize=(10, 4.5))
-    places = [(0.02, 0.475, support, None, "support image", INK),
-              (0.24, 0.475, support, (support_mask, "pseudo"), "its pseudo mask", ROLES["pseudo"]),
-              (0.02, 0.0, query, None, "query image", INK),
-              (0.24, 0.0, query, (query_mask, "pseudo"), "its pseudo mask", ROLES["pseudo"])]
+    places = [
+        (0.02, 0.475, support, None, "support image", INK),
+        (0.24, 0.475, support, (support_mask, "pseudo"), "its pseudo mask", ROLES["pseudo"]),
+        (0.02, 0.0, query, None, "query image", INK),
+        (0.24, 0.0, query, (query_mask, "pseudo"), "its pseudo mask", ROLES["pseudo"]),
+    ]
     for left, bottom, image, mask, label, colour in places:
         picture = overlay(image, *mask) if mask else image
         show_image(figure.add_axes((left, bottom, 0.19, 0.40)), picture, label, colour)
-    show_image(figure.add_axes((0.66, 0.08, 0.33, 0.73)), overlay(query, prediction, "prediction"),
-          f"“{class_name}”, found in the query", ROLES["prediction"], 11)
+    show_image(
+        figure.add_axes((0.66, 0.08, 0.33, 0.73)),
+        overlay(query, prediction, "prediction"),
+        f"“{class_name}”, found in the query",
+        ROLES["prediction"],
+        11,
+    )
     for start in (0.67, 0.20):
-        figure.add_artist(FancyArrowPatch((0.445, start), (0.515, 0.46), transform=figure.transFigure, color=GREY,
-                                          arrowstyle="-|>", mutation_scale=16, connectionstyle="arc3,rad=0.0"))
-    figure.add_artist(FancyArrowPatch((0.605, 0.45), (0.655, 0.45), transform=figure.transFigure, color=GREY,
-                                      arrowstyle="-|>", mutation_scale=16))
-    figure.text(0.56, 0.45, "TLG", ha="center", va="center", fontsize=17, fontweight="bold", color="white",
-                bbox=dict(boxstyle="round,pad=0.5", facecolor=BLUE, edgecolor="none"))
+        figure.add_artist(
+            FancyArrowPatch(
+                (0.445, start),
+                (0.515, 0.46),
+                transform=figure.transFigure,
+                color=GREY,
+                arrowstyle="-|>",
+                mutation_scale=16,
+                connectionstyle="arc3,rad=0.0",
+            )
+        )
+    figure.add_artist(
+        FancyArrowPatch(
+            (0.605, 0.45), (0.655, 0.45), transform=figure.transFigure, color=GREY, arrowstyle="-|>", mutation_scale=16
+        )
+    )
+    figure.text(
+        0.56,
+        0.45,
+        "TLG",
+        ha="center",
+        va="center",
+        fontsize=17,
+        fontweight="bold",
+        color="white",
+        bbox=dict(boxstyle="round,pad=0.5", facecolor=BLUE, edgecolor="none"),
+    )
     figure.text(0.56, 0.30, "one shared network,\ntwo perspectives", ha="center", va="center", fontsize=8.5, color=GREY)
-    figure.text(0.02, 0.985, f"A class never seen in training: “{class_name}”. Known: {knows}.", ha="left", va="top",
-                fontsize=11, fontweight="bold")
+    figure.text(
+        0.02,
+        0.985,
+        f"A class never seen in training: “{class_name}”. Known: {knows}.",
+        ha="left",
+        va="top",
+        fontsize=11,
+        fontweight="bold",
+    )
     return figure
 
 
@@ -177,20 +249,37 @@ def episode_rows(episodes: Sequence[Mapping], title: str = "") -> Figure:
     figure = Figure(figsize=(9.2, 1.86 * len(episodes) + 0.35 + 0.3 * bool(title)), layout="constrained")
     figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.01, hspace=0.01)
     grid = figure.subplots(len(episodes), 5, squeeze=False)
-    heads = (("support + pseudo mask", INK), ("query", INK), ("its pseudo mask", ROLES["pseudo"]),
-             ("prediction", ROLES["prediction"]), ("truth (scoring only)", ROLES["truth"]))
+    heads = (
+        ("support + pseudo mask", INK),
+        ("query", INK),
+        ("its pseudo mask", ROLES["pseudo"]),
+        ("prediction", ROLES["prediction"]),
+        ("truth (scoring only)", ROLES["truth"]),
+    )
     for line, (axes, entry) in enumerate(zip(grid, episodes)):
         query = entry["query"]
-        pictures = (overlay(entry["support"], entry.get("support_mask"), "pseudo"), query,
-                    overlay(query, entry["pseudo"], "pseudo"), overlay(query, entry["prediction"], "prediction"),
-                    overlay(query, entry["truth"], "truth"))
+        pictures = (
+            overlay(entry["support"], entry.get("support_mask"), "pseudo"),
+            query,
+            overlay(query, entry["pseudo"], "pseudo"),
+            overlay(query, entry["prediction"], "prediction"),
+            overlay(query, entry["truth"], "truth"),
+        )
         for column, (ax, picture, (head, colour)) in enumerate(zip(axes, pictures, heads)):
             show_image(ax, picture, head if line == 0 else "", colour)
             if column == 0:
                 ax.set_ylabel(textwrap.fill(entry["label"], 14), fontsize=9, fontweight="bold")
             if column == 3:
-                ax.text(0.03, 0.97, f"IoU {entry['iou']:.0f}", transform=ax.transAxes, va="top", fontsize=8,
-                        color="white", bbox=dict(boxstyle="round,pad=0.25", facecolor=INK, alpha=0.75, edgecolor="none"))
+                ax.text(
+                    0.03,
+                    0.97,
+                    f"IoU {entry['iou']:.0f}",
+                    transform=ax.transAxes,
+                    va="top",
+                    fontsize=8,
+                    color="white",
+                    bbox=dict(boxstyle="round,pad=0.25", facecolor=INK, alpha=0.75, edgecolor="none"),
+                )
     if title:
         figure.suptitle(title, fontsize=11, fontweight="bold", x=0.01, ha="left")
     return figure
@@ -210,9 +299,17 @@ def fold_chart(names: Sequence[str], fold_of: Sequence[int], counts: Mapping[int
         members = [c for c, f in enumerate(fold_of) if f == fold]
         deepest = max(deepest, len(members))
         for line, c in enumerate(members):
-            axes.add_patch(matplotlib.patches.FancyBboxPatch(
-                (fold + 0.05, -line - 0.86), 0.88, 0.72, boxstyle="round,pad=0.0,rounding_size=0.06",
-                facecolor=colours[fold], alpha=0.18, edgecolor=colours[fold]))
+            axes.add_patch(
+                matplotlib.patches.FancyBboxPatch(
+                    (fold + 0.05, -line - 0.86),
+                    0.88,
+                    0.72,
+                    boxstyle="round,pad=0.0,rounding_size=0.06",
+                    facecolor=colours[fold],
+                    alpha=0.18,
+                    edgecolor=colours[fold],
+                )
+            )
             train, test = counts.get(c, (0, 0))
             axes.text(fold + 0.1, -line - 0.5, f"{c}  {names[c]}", va="center", fontsize=9.5)
             axes.text(fold + 0.88, -line - 0.5, f"{train} / {test}", va="center", ha="right", fontsize=8, color=GREY)
@@ -226,8 +323,12 @@ def fold_chart(names: Sequence[str], fold_of: Sequence[int], counts: Mapping[int
 
 
 @styled
-def score_dots(table: Mapping[str, Mapping[int, float]], title: str, metric: str = "mIoU, percent",
-               errors: Mapping[str, float] | None = None) -> Figure:
+def score_dots(
+    table: Mapping[str, Mapping[int, float]],
+    title: str,
+    metric: str = "mIoU, percent",
+    errors: Mapping[str, float] | None = None,
+) -> Figure:
     """Methods as lines, folds as numbered dots, the mean (of all four folds only) as a bar with its figure.
 
     table: method key -> {fold: score}; errors: method key -> half width of the mean's 95% interval over seeds.
@@ -246,9 +347,17 @@ def score_dots(table: Mapping[str, Mapping[int, float]], title: str, metric: str
                 axes.errorbar(mean, line, xerr=errors[key], color=INK, capsize=3, lw=1)
             axes.text(1.5, line, f"{mean:.1f}", va="center", fontweight="bold", fontsize=10)
         for place, (fold, score) in enumerate(scores.items()):  # one above the other, so that none is hidden
-            axes.text(score, line + 0.065 * (len(scores) - 1 - 2 * place), str(fold), va="center", ha="center", fontsize=7,
-                      fontweight="bold", color="white",
-                      bbox=dict(boxstyle="circle,pad=0.2", facecolor=colour, edgecolor="white", lw=0.6))
+            axes.text(
+                score,
+                line + 0.065 * (len(scores) - 1 - 2 * place),
+                str(fold),
+                va="center",
+                ha="center",
+                fontsize=7,
+                fontweight="bold",
+                color="white",
+                bbox=dict(boxstyle="circle,pad=0.2", facecolor=colour, edgecolor="white", lw=0.6),
+            )
     axes.set_yticks(range(len(keys)), [method_name(k) for k in reversed(keys)])
     most = max((s for v in table.values() for s in v.values()), default=1.0)
     axes.set(xlim=(0, max(10.0, min(100.0, most * 1.12))), ylim=(-0.6, len(keys) - 0.4), xlabel=metric)
@@ -269,8 +378,16 @@ def class_bars(table: Mapping[str, Mapping[str, float]], title: str) -> Figure:
         axes.plot([min(values), max(values)], [line, line], color=PALE, lw=3, zorder=1, solid_capstyle="round")
     for marker, key in zip("osD^vP", keys):
         places = [(table[key][n], i) for i, n in enumerate(names) if n in table[key]]
-        axes.scatter(*zip(*places), color=method_colour(key), marker=marker, s=46, label=method_name(key), zorder=3,
-                     edgecolor="white", lw=0.6)
+        axes.scatter(
+            *zip(*places),
+            color=method_colour(key),
+            marker=marker,
+            s=46,
+            label=method_name(key),
+            zorder=3,
+            edgecolor="white",
+            lw=0.6,
+        )
     axes.set_yticks(range(len(names)), names)
     axes.set(xlim=(0, 100), ylim=(-0.7, len(names) - 0.3), xlabel="IoU, percent")
     axes.set_title(title)
@@ -285,8 +402,13 @@ def shot_lines(table: Mapping[str, Mapping[int, float]], title: str) -> Figure:
     axes = figure.subplots()
     shots = sorted({s for scores in table.values() for s in scores})
     for marker, (key, scores) in zip("osD^vPX*", table.items()):
-        axes.plot([shots.index(s) for s in sorted(scores)], [scores[s] for s in sorted(scores)], marker=marker,
-                  color=method_colour(key), label=method_name(key))
+        axes.plot(
+            [shots.index(s) for s in sorted(scores)],
+            [scores[s] for s in sorted(scores)],
+            marker=marker,
+            color=method_colour(key),
+            label=method_name(key),
+        )
     axes.set_xticks(range(len(shots)), [f"{s}-shot" for s in shots])
     axes.set(ylabel="mIoU, percent", xlim=(-0.3, len(shots) - 0.7))
     axes.set_title(title)
@@ -308,7 +430,9 @@ def training_curves(histories: Mapping[str, Mapping[str, Sequence[float]]], titl
         name = method_name(key) if key not in named else None
         named.add(key)
         loss.plot(history["step"], history["loss"], color=method_colour(key), alpha=0.8, lw=1.3, label=name)
-        score.plot(history["score_step"], history["miou"], color=method_colour(key), alpha=0.8, lw=1.3, marker="o", ms=3)
+        score.plot(
+            history["score_step"], history["miou"], color=method_colour(key), alpha=0.8, lw=1.3, marker="o", ms=3
+        )
     loss.set(xlabel="step", ylabel="training loss")
     loss.set_title("loss")
     score.set(xlabel="step", ylabel="mIoU on hidden classes")
@@ -320,8 +444,9 @@ def training_curves(histories: Mapping[str, Mapping[str, Sequence[float]]], titl
 
 
 @styled
-def threshold_curve(curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], chosen: Mapping[str, float],
-                    title: str) -> Figure:
+def threshold_curve(
+    curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], chosen: Mapping[str, float], title: str
+) -> Figure:
     """mIoU over the probability threshold. curves: method key -> (thresholds, mIoU); chosen: key -> threshold."""
     figure = Figure(figsize=(6.8, 3.6), layout="constrained")
     axes = figure.subplots()
@@ -330,8 +455,14 @@ def threshold_curve(curves: Mapping[str, tuple[Sequence[float], Sequence[float]]
     for marker, (key, (thresholds, scores)) in zip("osD^vP", curves.items()):
         axes.plot(thresholds, scores, color=method_colour(key), label=method_name(key))
         if key in chosen:
-            axes.plot(chosen[key], np.interp(chosen[key], thresholds, scores), marker, color=method_colour(key), ms=9,
-                      markeredgecolor="white")
+            axes.plot(
+                chosen[key],
+                np.interp(chosen[key], thresholds, scores),
+                marker,
+                color=method_colour(key),
+                ms=9,
+                markeredgecolor="white",
+            )
     axes.set(xlabel="foreground from this probability on", ylabel="mIoU, percent", xlim=(0, 1))
     axes.set_title(title)
     figure.legend(loc="outside lower center", ncols=2)
@@ -339,8 +470,9 @@ def threshold_curve(curves: Mapping[str, tuple[Sequence[float], Sequence[float]]
 
 
 @styled
-def dumbbells(pairs: Mapping[str, tuple[float, float]], names: tuple[str, str], title: str,
-              metric: str = "mIoU, percent") -> Figure:
+def dumbbells(
+    pairs: Mapping[str, tuple[float, float]], names: tuple[str, str], title: str, metric: str = "mIoU, percent"
+) -> Figure:
     """Two figures per line joined by a bar, with their difference. pairs: label -> (first, second)."""
     figure = Figure(figsize=(8.2, 0.44 * len(pairs) + 1.5), layout="constrained")
     axes = figure.subplots()
@@ -350,12 +482,24 @@ def dumbbells(pairs: Mapping[str, tuple[float, float]], names: tuple[str, str], 
         axes.plot([first, second], [line, line], color=PALE, lw=5, solid_capstyle="round", zorder=1)
         axes.text(max(first, second), line, f"   {second - first:+.1f}", va="center", fontsize=9, color=INK)
     for index, (colour, marker) in enumerate(((BLUE, "o"), (ORANGE, "D"))):
-        axes.scatter([pairs[l][index] for l in labels], range(len(labels)), color=colour, marker=marker, s=60, zorder=3,
-                     label=names[index], edgecolor="white", lw=0.6)
+        axes.scatter(
+            [pairs[name][index] for name in labels],
+            range(len(labels)),
+            color=colour,
+            marker=marker,
+            s=60,
+            zorder=3,
+            label=names[index],
+            edgecolor="white",
+            lw=0.6,
+        )
     values = [v for pair in pairs.values() for v in pair]
     spread = max(2.0, max(values) - min(values))
-    axes.set(xlim=(max(0, min(values) - 0.15 * spread), max(values) + 0.3 * spread), ylim=(-0.6, len(labels) - 0.4),
-             xlabel=metric)
+    axes.set(
+        xlim=(max(0, min(values) - 0.15 * spread), max(values) + 0.3 * spread),
+        ylim=(-0.6, len(labels) - 0.4),
+        xlabel=metric,
+    )
     axes.set_yticks(range(len(labels)), labels)
     axes.set_title(title)
     figure.legend(loc="outside lower center", ncols=2)
@@ -369,8 +513,13 @@ def agreement_scatter(with_mask: np.ndarray, with_truth: np.ndarray, title: str)
     axes = figure.subplots()
     axes.plot([0, 100], [0, 100], color=GREY, lw=1, ls="--")
     axes.scatter(with_mask, with_truth, s=9, color=BLUE, alpha=0.35, lw=0)
-    axes.set(xlim=(0, 100), ylim=(0, 100), xlabel="IoU of prediction and pseudo mask", aspect="equal",
-             ylabel="IoU of prediction and truth")
+    axes.set(
+        xlim=(0, 100),
+        ylim=(0, 100),
+        xlabel="IoU of prediction and pseudo mask",
+        aspect="equal",
+        ylabel="IoU of prediction and truth",
+    )
     axes.set_title(title, fontsize=10)
     return figure
 
@@ -396,9 +545,15 @@ def paper_dots(published: Mapping[str, Mapping], ours: Mapping[str, float], titl
     axes.set_yticks(range(len(names)), names)
     axes.set(xlabel="mean mIoU of the four folds, percent", ylim=(-0.6, len(names) + 0.1))
     axes.set_title(title)
-    handles = [matplotlib.lines.Line2D([], [], ls="", marker=m, color=c, markerfacecolor=f, label=l) for m, c, f, l in (
-        ("o", BLUE, BLUE, "pixel labels, 1-shot"), ("D", BLUE, "none", "pixel labels, 5-shot"),
-        ("o", ORANGE, ORANGE, "image labels, 1-shot"), ("D", ORANGE, "none", "image labels, 5-shot"))]
+    handles = [
+        matplotlib.lines.Line2D([], [], ls="", marker=m, color=c, markerfacecolor=f, label=name)
+        for m, c, f, name in (
+            ("o", BLUE, BLUE, "pixel labels, 1-shot"),
+            ("D", BLUE, "none", "pixel labels, 5-shot"),
+            ("o", ORANGE, ORANGE, "image labels, 1-shot"),
+            ("D", ORANGE, "none", "image labels, 5-shot"),
+        )
+    ]
     figure.legend(handles=handles, loc="outside lower center", ncols=4)
     return figure
 
@@ -412,8 +567,18 @@ def heat_map(table, label: str) -> Figure:
     figure = Figure(figsize=(max(9.2, 2.4 + 0.82 * len(table.columns)), 0.3 * len(table) + 1.9), layout="constrained")
     axes = figure.subplots()
     named = table.rename(columns=lambda name: textwrap.fill(name, 13))
-    seaborn.heatmap(named, ax=axes, cmap="cividis", vmin=0, vmax=100, annot=True, fmt=".0f", linewidths=0.5,
-                    annot_kws={"size": 8}, cbar_kws={"label": label, "shrink": 0.6})
+    seaborn.heatmap(
+        named,
+        ax=axes,
+        cmap="cividis",
+        vmin=0,
+        vmax=100,
+        annot=True,
+        fmt=".0f",
+        linewidths=0.5,
+        annot_kws={"size": 8},
+        cbar_kws={"label": label, "shrink": 0.6},
+    )
     axes.grid(False)
     axes.set(xlabel="", ylabel="")
     axes.tick_params(axis="x", labelsize=8, rotation=0, length=0)
@@ -431,10 +596,38 @@ def strip_plot(frame, title: str) -> Figure:
     figure = Figure(figsize=(8.2, 0.42 * len(keys) + 1.1), layout="constrained")
     axes = figure.subplots()
     colours = {key: method_colour(key) for key in keys}
-    seaborn.pointplot(frame, x="miou", y="key", hue="key", order=keys, hue_order=keys, palette=colours, ax=axes,
-                      errorbar=None, linestyle="none", marker="|", markersize=22, markeredgewidth=3, legend=False)
-    seaborn.stripplot(frame, x="miou", y="key", hue="key", order=keys, hue_order=keys, palette=colours, ax=axes,
-                      jitter=False, size=6, alpha=0.75, linewidth=0.5, edgecolor="white", legend=False)
+    seaborn.pointplot(
+        frame,
+        x="miou",
+        y="key",
+        hue="key",
+        order=keys,
+        hue_order=keys,
+        palette=colours,
+        ax=axes,
+        errorbar=None,
+        linestyle="none",
+        marker="|",
+        markersize=22,
+        markeredgewidth=3,
+        legend=False,
+    )
+    seaborn.stripplot(
+        frame,
+        x="miou",
+        y="key",
+        hue="key",
+        order=keys,
+        hue_order=keys,
+        palette=colours,
+        ax=axes,
+        jitter=False,
+        size=6,
+        alpha=0.75,
+        linewidth=0.5,
+        edgecolor="white",
+        legend=False,
+    )
     axes.set_yticks(range(len(keys)), [method_name(key) for key in keys])
     axes.set(xlabel="mIoU, percent", ylabel="")
     axes.set_title(title)

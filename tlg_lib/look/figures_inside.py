@@ -43,8 +43,9 @@ def heat(values: np.ndarray, low: float | None = None, high: float | None = None
     return _colours(HEAT)[(255 * share).round().astype(np.uint8)]
 
 
-def heat_over(image: np.ndarray, values: np.ndarray, low: float | None = None, high: float | None = None,
-              strength: float = 0.65) -> np.ndarray:
+def heat_over(
+    image: np.ndarray, values: np.ndarray, low: float | None = None, high: float | None = None, strength: float = 0.65
+) -> np.ndarray:
     """A heat map [h, w] enlarged and laid over the greyed image uint8 [H, W, 3]. Returns uint8 [H, W, 3]."""
     colours = resized(heat(values, low, high), image.shape[:2]).astype(np.float32)
     grey = image.mean(-1, keepdims=True)
@@ -87,8 +88,14 @@ def _bar(figure: Figure, axes, low: float, high: float, label: str) -> None:
 
 
 @styled
-def correlation_figure(query: np.ndarray, support: np.ndarray, cell: tuple[int, int], maps: Sequence[np.ndarray],
-                       strides: Sequence[int], title: str = "") -> Figure:
+def correlation_figure(
+    query: np.ndarray,
+    support: np.ndarray,
+    cell: tuple[int, int],
+    maps: Sequence[np.ndarray],
+    strides: Sequence[int],
+    title: str = "",
+) -> Figure:
     """One query position and where it looks in the support, one panel per level.
 
     query, support uint8 [H, W, 3]; cell: (row, column) on the finest grid; maps: float [h, w] per level, fine to
@@ -99,7 +106,11 @@ def correlation_figure(query: np.ndarray, support: np.ndarray, cell: tuple[int, 
     show_image(axes[0], mark_cell(query, *cell, maps[0].shape), "query: the position asked", VERMILLION)
     low, high = 0.0, max(float(m.max()) for m in maps)
     for ax, values, stride in zip(axes[1:], maps, strides):
-        show_image(ax, heat_over(support, values, low, high), f"support, stride {stride} ({values.shape[0]} x {values.shape[1]})")
+        show_image(
+            ax,
+            heat_over(support, values, low, high),
+            f"support, stride {stride} ({values.shape[0]} x {values.shape[1]})",
+        )
     _bar(figure, list(axes[1:]), low, high, "cosine similarity")
     if title:
         figure.suptitle(title, fontsize=11, fontweight="bold", x=0.01, ha="left")
@@ -138,8 +149,14 @@ def plan_figure(plans: Mapping[str, np.ndarray], title: str = "") -> Figure:
 
 
 @styled
-def token_figure(asking: np.ndarray, answering: np.ndarray, token: int, grids: tuple[tuple[int, int], tuple[int, int]],
-                 shares: Mapping[str, np.ndarray], title: str = "") -> Figure:
+def token_figure(
+    asking: np.ndarray,
+    answering: np.ndarray,
+    token: int,
+    grids: tuple[tuple[int, int], tuple[int, int]],
+    shares: Mapping[str, np.ndarray],
+    title: str = "",
+) -> Figure:
     """Where one token's mass goes. asking, answering: uint8 pictures; shares: label -> float [rows, columns]."""
     figure = Figure(figsize=(2.3 * (len(shares) + 1) + 0.9, 2.9), layout="constrained")
     axes = figure.subplots(1, len(shares) + 1)
@@ -155,8 +172,13 @@ def token_figure(asking: np.ndarray, answering: np.ndarray, token: int, grids: t
 
 
 @styled
-def spread_curve(regs: Sequence[float], curves: Mapping[str, Sequence[float]], marks: Mapping[str, float],
-                 label: str = "entropy of the plan /\nentropy of the uniform plan", title: str = "") -> Figure:
+def spread_curve(
+    regs: Sequence[float],
+    curves: Mapping[str, Sequence[float]],
+    marks: Mapping[str, float],
+    label: str = "entropy of the plan /\nentropy of the uniform plan",
+    title: str = "",
+) -> Figure:
     """Curves over the regularisation, on a logarithmic axis. marks: label -> reg, drawn as vertical lines."""
     figure = Figure(figsize=(6.6, 3.3), layout="constrained")
     axes = figure.subplots()
@@ -173,8 +195,14 @@ def spread_curve(regs: Sequence[float], curves: Mapping[str, Sequence[float]], m
 
 
 @styled
-def heat_row(maps: Mapping[str, np.ndarray], image: np.ndarray | None = None, unit: str = "", title: str = "",
-             shared: bool = True, first: tuple[str, np.ndarray] | None = None) -> Figure:
+def heat_row(
+    maps: Mapping[str, np.ndarray],
+    image: np.ndarray | None = None,
+    unit: str = "",
+    title: str = "",
+    shared: bool = True,
+    first: tuple[str, np.ndarray] | None = None,
+) -> Figure:
     """Maps side by side, over an image where one is given.
 
     maps: label -> float [h, w]; shared: one colour scale for all, with a bar; first: a picture before them.
@@ -207,11 +235,13 @@ def paired_dots(scores: Mapping[str, Sequence[float]], metric: str = "mIoU, perc
     table = np.array([scores[label] for label in labels], dtype=float)  # [settings, seeds]
     for seed in range(table.shape[1]):
         axes.plot(table[:, seed], range(len(labels)), color=PALE, lw=2, zorder=1)
-    for line, (label, colour) in enumerate(zip(labels, (GREY, BLUE, ORANGE, VERMILLION))):
+    for line, colour in zip(range(len(labels)), (GREY, BLUE, ORANGE, VERMILLION)):
         axes.scatter(table[line], [line] * table.shape[1], color=colour, s=55, zorder=3, edgecolor="white", lw=0.7)
         mean = table[line].mean()
         axes.plot([mean, mean], [line - 0.28, line + 0.28], color=colour, lw=3, zorder=2)
-        axes.text(mean, line + 0.3, f"{mean:.1f}", ha="center", va="bottom", fontsize=9, fontweight="bold", color=colour)
+        axes.text(
+            mean, line + 0.3, f"{mean:.1f}", ha="center", va="bottom", fontsize=9, fontweight="bold", color=colour
+        )
     axes.set_yticks(range(len(labels)), labels)
     axes.set(xlabel=metric, ylim=(-0.55, len(labels) - 0.25))
     axes.margins(x=0.15)
@@ -221,8 +251,9 @@ def paired_dots(scores: Mapping[str, Sequence[float]], metric: str = "mIoU, perc
 
 
 @styled
-def mask_stages_figure(image: np.ndarray, maps: Mapping[str, np.ndarray], mask: np.ndarray, truth: np.ndarray | None,
-                       title: str = "") -> Figure:
+def mask_stages_figure(
+    image: np.ndarray, maps: Mapping[str, np.ndarray], mask: np.ndarray, truth: np.ndarray | None, title: str = ""
+) -> Figure:
     """From an image to its pseudo mask: the image, each stage's map over it, the mask, and the truth where known."""
     count = 2 + len(maps) + (truth is not None)
     figure = Figure(figsize=(min(11.0, 2.0 * count), 2.75), layout="constrained")
@@ -239,9 +270,17 @@ def mask_stages_figure(image: np.ndarray, maps: Mapping[str, np.ndarray], mask: 
 
 
 @styled
-def support_sheet(images: Sequence[np.ndarray], masks: Sequence[np.ndarray], probabilities: np.ndarray,
-                  query: np.ndarray, truth: np.ndarray, voted: np.ndarray, scores: Sequence[float],
-                  total: float, title: str = "") -> Figure:
+def support_sheet(
+    images: Sequence[np.ndarray],
+    masks: Sequence[np.ndarray],
+    probabilities: np.ndarray,
+    query: np.ndarray,
+    truth: np.ndarray,
+    voted: np.ndarray,
+    scores: Sequence[float],
+    total: float,
+    title: str = "",
+) -> Figure:
     """Each support with what it says of the query, and the vote of all.
 
     images uint8 [H, W, 3] and pseudo masks per support; probabilities float [K, H, W]; scores: IoU per shot.

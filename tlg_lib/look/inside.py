@@ -65,9 +65,16 @@ def open_scene(experiment: Experiment, config: Config, model, episode: Episode) 
         return values.cpu().numpy().astype(np.uint8)
 
     return Scene(
-        experiment, config, model, episode, batch, picture(episode.query),
-        tuple(picture(s) for s in episode.support), mask(batch.query_mask[0, 0]),
-        tuple(mask(m[0]) for m in batch.support_mask[0]), mask(batch.truth[0]),
+        experiment,
+        config,
+        model,
+        episode,
+        batch,
+        picture(episode.query),
+        tuple(picture(s) for s in episode.support),
+        mask(batch.query_mask[0, 0]),
+        tuple(mask(m[0]) for m in batch.support_mask[0]),
+        mask(batch.truth[0]),
     )
 
 
@@ -106,7 +113,9 @@ def where_it_looks(scene: Scene, level: int, row: int, column: int, masked: bool
     """
     rows, columns = level_grid(scene, level)
     if not (0 <= row < rows and 0 <= column < columns):
-        raise TLGError(f"position ({row}, {column}) lies outside the {rows} x {columns} grid of stride {STRIDES[level]}")
+        raise TLGError(
+            f"position ({row}, {column}) lies outside the {rows} x {columns} grid of stride {STRIDES[level]}"
+        )
     layers = scene.experiment.backbone.levels[level]
     support = [scene.batch.support[shot][i] for i in layers]
     if masked:
@@ -183,8 +192,11 @@ class TextEffect:
 
 def class_words(prompts, class_id: int) -> dict[str, str]:
     """The words that the dataset's prompts hold for a class: {"name": ..., "attribute": ..., "background": ...}."""
-    return {"name": ",".join(prompts.names[class_id]), "attribute": prompts.attributes[class_id],
-            "background": prompts.background[class_id]}
+    return {
+        "name": ",".join(prompts.names[class_id]),
+        "attribute": prompts.attributes[class_id],
+        "background": prompts.background[class_id],
+    }
 
 
 @torch.inference_mode()
@@ -211,8 +223,9 @@ def text_effect(scene: Scene, clip, prompts, words: dict[str, str]) -> TextEffec
         probability = network_predictor(scene.model)(scene.batch)[0].mean(0)  # [H, W]
     finally:
         text.set_vectors(before)
-    return TextEffect(*(maps[b][0, 0].float().cpu().numpy() for b in ("query", "support")),
-                      probability.float().cpu().numpy())
+    return TextEffect(
+        *(maps[b][0, 0].float().cpu().numpy() for b in ("query", "support")), probability.float().cpu().numpy()
+    )
 
 
 # --- supports
@@ -237,7 +250,9 @@ def shot_votes(scene: Scene, supports: tuple[str, ...], support_class: int = -1)
 def support_picture(scene: Scene, image_id: str) -> tuple[np.ndarray, np.ndarray]:
     """A support image uint8 [H, W, 3] of the scene's class and its pseudo mask {0, 1, 255}, at the network's size."""
     data, size = scene.experiment.data, scene.config.image_size
-    return resize_image(data.image(image_id), size), resize_mask(data.pseudo_mask(image_id, scene.episode.class_id), size)
+    return resize_image(data.image(image_id), size), resize_mask(
+        data.pseudo_mask(image_id, scene.episode.class_id), size
+    )
 
 
 # --- features

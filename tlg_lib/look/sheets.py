@@ -34,14 +34,10 @@ def label_sheet(data: SegmentationFolder, ids: list[str], columns: int = 6, side
         size = tuple(max(1, round(length * scale)) for length in image.shape[:2])
         pictures.append(colour_labels(resize_image(image, size), resize_mask(label, size)))
         held = [
-            data.classes[v - 1] if v <= len(data.classes) else f"value {v}"
-            for v in np.unique(label)
-            if 0 < v < 255
+            data.classes[v - 1] if v <= len(data.classes) else f"value {v}" for v in np.unique(label) if 0 < v < 255
         ]
         titles.append(textwrap.shorten(", ".join(held) or "background only", 24, placeholder=" ..."))
-    return contact_sheet(
-        pictures, titles, columns=columns, title=f"{data.root.name}: images and their label maps"
-    )
+    return contact_sheet(pictures, titles, columns=columns, title=f"{data.root.name}: images and their label maps")
 
 
 def mask_sheet(data, rows: list[Row], side: int = 160):
@@ -63,7 +59,10 @@ def mask_sheet(data, rows: list[Row], side: int = 160):
         if truth is not None and truth.shape == mask.shape:
             inter, union = row_counts(mask == 1, truth)
             title = f"pseudo mask\nIoU {100 * inter[1] / max(1, union[1]):.0f}"
-        pictures += [small, overlay(small, None if truth is None else resize_mask(truth, size), "truth"),
-                     overlay(small, resize_mask(mask, size), "pseudo")]
+        pictures += [
+            small,
+            overlay(small, None if truth is None else resize_mask(truth, size), "truth"),
+            overlay(small, resize_mask(mask, size), "pseudo"),
+        ]
         titles += [f"{data.classes[class_id]}\n{image}", "truth" if truth is not None else "no truth kept", title]
     return contact_sheet(pictures, titles, columns=6, title=f"Pseudo masks of {Path(data.masks).name}")

@@ -100,19 +100,30 @@ class CorrelationExplorer(ipywidgets.VBox):
         rows, columns = inside.level_grid(scene, 0)
         row, column = inside.object_cell(scene.query_mask, (rows, columns))
         self.query = Picture(pickable=True, rows=rows, columns=columns, row=row, column=column)
-        self.query.show(scene.query, f"Query image with a {scene.class_name}.",
-                        "query: click a position, or focus it and use the arrow keys")
-        self.level = ipywidgets.Dropdown(description="level", style=LABELS, options=[("all levels", -1)] + [
-            (f"stride {stride}", i) for i, stride in enumerate(inside.STRIDES)])
+        self.query.show(
+            scene.query,
+            f"Query image with a {scene.class_name}.",
+            "query: click a position, or focus it and use the arrow keys",
+        )
+        self.level = ipywidgets.Dropdown(
+            description="level",
+            style=LABELS,
+            options=[("all levels", -1)] + [(f"stride {stride}", i) for i, stride in enumerate(inside.STRIDES)],
+        )
         self.masked = ipywidgets.Checkbox(description="mask the support first", style=LABELS, indent=False)
         self.maps = tuple(Picture() for _ in inside.STRIDES)
         self.message = ipywidgets.HTML()
         self.query.observe(self.update, names=["row", "column"])
         _watch(self.update, self.level, self.masked)
         self.update()
-        super().__init__([
-            _heading("Where does a query position look?", "Bright: similar to the chosen position."),
-            _row(self.level, self.masked), _row(self.query, *self.maps), self.message])
+        super().__init__(
+            [
+                _heading("Where does a query position look?", "Bright: similar to the chosen position."),
+                _row(self.level, self.masked),
+                _row(self.query, *self.maps),
+                self.message,
+            ]
+        )
 
     @reporting
     def update(self) -> None:
@@ -125,9 +136,11 @@ class CorrelationExplorer(ipywidgets.VBox):
             row, column = self.query.row * rows // self.query.rows, self.query.column * columns // self.query.columns
             seen = inside.where_it_looks(scene, level, row, column, masked=self.masked.value)
             best = divmod(int(seen.argmax()), seen.shape[1])
-            picture.show(heat_over(resized(scene.supports[0], (SHARP, SHARP)), seen, 0.0),
-                         f"Support image, similarity to query position ({row}, {column}) at stride {stride}.",
-                         f"support, stride {stride}: highest {seen.max():.2f} at {best}, mean {seen.mean():.2f}")
+            picture.show(
+                heat_over(resized(scene.supports[0], (SHARP, SHARP)), seen, 0.0),
+                f"Support image, similarity to query position ({row}, {column}) at stride {stride}.",
+                f"support, stride {stride}: highest {seen.max():.2f} at {best}, mean {seen.mean():.2f}",
+            )
 
 
 class TransportExplorer(ipywidgets.VBox):
@@ -142,8 +155,16 @@ class TransportExplorer(ipywidgets.VBox):
         self._costs: dict[str, object] = {}
         self.branch = ipywidgets.Dropdown(description="asking image", options=["query", "support"], style=LABELS)
         self.reg = ipywidgets.FloatLogSlider(
-            description="regularisation", value=scene.config.transport_reg, base=10, min=-2.5, max=1, step=0.05,
-            readout_format=".3f", continuous_update=False, **SLIDER)
+            description="regularisation",
+            value=scene.config.transport_reg,
+            base=10,
+            min=-2.5,
+            max=1,
+            step=0.05,
+            readout_format=".3f",
+            continuous_update=False,
+            **SLIDER,
+        )
         rows, columns = inside.tokens_of(scene)
         row, column = inside.object_cell(scene.query_mask, (rows, columns))
         self.tokens = Picture(pickable=True, rows=rows, columns=columns, row=row, column=column)
@@ -152,10 +173,15 @@ class TransportExplorer(ipywidgets.VBox):
         self.tokens.observe(self.update, names=["row", "column"])
         _watch(self.update, self.branch, self.reg)
         self.update()
-        super().__init__([
-            _heading("Token to token: attention and transport", "The plan must give every token the same total."),
-            _row(self.branch, self.reg), _row(self.tokens, self.attention, self.plan, self.matrix), self.figures,
-            self.message])
+        super().__init__(
+            [
+                _heading("Token to token: attention and transport", "The plan must give every token the same total."),
+                _row(self.branch, self.reg),
+                _row(self.tokens, self.attention, self.plan, self.matrix),
+                self.figures,
+                self.message,
+            ]
+        )
 
     @reporting
     def update(self) -> None:
@@ -168,22 +194,31 @@ class TransportExplorer(ipywidgets.VBox):
         across = scene.config.second_attention == "across"
         pictures = {"query": scene.query, "support": scene.supports[0]}
         other = {"query": "support", "support": "query"}[branch] if across else branch
-        self.tokens.show(pictures[branch], f"The {branch} image in {moved.asking[0]} x {moved.asking[1]} tokens.",
-                         f"{branch}: click the asking token, or use the arrow keys")
+        self.tokens.show(
+            pictures[branch],
+            f"The {branch} image in {moved.asking[0]} x {moved.asking[1]} tokens.",
+            f"{branch}: click the asking token, or use the arrow keys",
+        )
         attended, sent = moved.attention[asked], moved.plan[asked] / moved.plan[asked].sum()
         high = max(attended.max(), sent.max())
         large = resized(pictures[other], (SHARP, SHARP))
-        for picture, share, name in ((self.attention, attended, "softmax attention"), (self.plan, sent, "transport plan")):
-            picture.show(heat_over(large, share.reshape(moved.answering), 0.0, high),
-                         f"Where the {name} of token ({row}, {column}) goes in the {other} image.",
-                         f"{name} over the {other}: largest share {100 * share.max():.1f}%")
+        for picture, share, name in (
+            (self.attention, attended, "softmax attention"),
+            (self.plan, sent, "transport plan"),
+        ):
+            picture.show(
+                heat_over(large, share.reshape(moved.answering), 0.0, high),
+                f"Where the {name} of token ({row}, {column}) goes in the {other} image.",
+                f"{name} over the {other}: largest share {100 * share.max():.1f}%",
+            )
         n = moved.plan.shape[0]
         self.matrix.show(heat(moved.plan * n, 0.0), f"The whole plan, {n} x {moved.plan.shape[1]} tokens.")
         columns = moved.attention.sum(0)
         self.figures.value = (
             f"spread (1 = uniform): {inside.entropy(moved.plan):.4f} · column sums of the plan × N: "
             f"{(moved.plan.sum(0) * n).min():.3f} to {(moved.plan.sum(0) * n).max():.3f} · of the attention: "
-            f"{columns.min():.3f} to {columns.max():.3f}")
+            f"{columns.min():.3f} to {columns.max():.3f}"
+        )
 
 
 class TextPriorEditor(ipywidgets.VBox):
@@ -207,10 +242,15 @@ class TextPriorEditor(ipywidgets.VBox):
         _watch(self.update, self.name, self.attribute, self.background)
         self.reset.on_click(self._put_back)
         self.update()
-        super().__init__([
-            _heading("Other words for the class", f"They fill the template “{prompts.template}”. Enter applies."),
-            ipywidgets.VBox([self.name, self.attribute, self.background, self.reset]),
-            _row(self.query_map, self.support_map, self.prediction, self.change), self.figures, self.message])
+        super().__init__(
+            [
+                _heading("Other words for the class", f"They fill the template “{prompts.template}”. Enter applies."),
+                ipywidgets.VBox([self.name, self.attribute, self.background, self.reset]),
+                _row(self.query_map, self.support_map, self.prediction, self.change),
+                self.figures,
+                self.message,
+            ]
+        )
 
     def _put_back(self, _button) -> None:
         self.name.value, self.attribute.value, self.background.value = (self.words[k] for k in inside.TEXT_KINDS)
@@ -222,21 +262,33 @@ class TextPriorEditor(ipywidgets.VBox):
             self._before = inside.text_effect(scene, self.clip, self.prompts, self.words)
         typed = {"name": self.name.value, "attribute": self.attribute.value, "background": self.background.value}
         now = inside.text_effect(scene, self.clip, self.prompts, typed)
-        for picture, values, branch in ((self.query_map, now.query_map, "query"),
-                                        (self.support_map, now.support_map, "support")):
-            picture.show(resized(heat(values), (WIDTH, WIDTH), smooth=False), f"The text map of the {branch} branch.",
-                         f"text map, {branch}: {values.min():.2f} to {values.max():.2f}")
+        for picture, values, branch in (
+            (self.query_map, now.query_map, "query"),
+            (self.support_map, now.support_map, "support"),
+        ):
+            picture.show(
+                resized(heat(values), (WIDTH, WIDTH), smooth=False),
+                f"The text map of the {branch} branch.",
+                f"text map, {branch}: {values.min():.2f} to {values.max():.2f}",
+            )
         mask = now.probability >= scene.config.threshold
         score = inside.iou(mask, scene.truth)
-        self.prediction.show(overlay(scene.query, mask, "prediction"), "The query with the predicted mask.",
-                             f"prediction, IoU {score:.1f}")
+        self.prediction.show(
+            overlay(scene.query, mask, "prediction"),
+            "The query with the predicted mask.",
+            f"prediction, IoU {score:.1f}",
+        )
         difference = np.abs(now.probability - self._before.probability)
-        self.change.show(heat_over(scene.query, difference, 0.0, max(0.1, float(difference.max()))),
-                         "Where the foreground probability changed.",
-                         f"change of probability: largest {difference.max():.3f}, mean {difference.mean():.4f}")
+        self.change.show(
+            heat_over(scene.query, difference, 0.0, max(0.1, float(difference.max()))),
+            "Where the foreground probability changed.",
+            f"change of probability: largest {difference.max():.3f}, mean {difference.mean():.4f}",
+        )
         old = self._before.probability >= scene.config.threshold
-        self.figures.value = (f"IoU with the dataset's words {inside.iou(old, scene.truth):.1f}, with these {score:.1f}"
-                              f" · pixels that changed sides: {int((mask != old).sum())} of {mask.size}")
+        self.figures.value = (
+            f"IoU with the dataset's words {inside.iou(old, scene.truth):.1f}, with these {score:.1f}"
+            f" · pixels that changed sides: {int((mask != old).sum())} of {mask.size}"
+        )
 
 
 class ShotBuilder(ipywidgets.VBox):
@@ -250,7 +302,8 @@ class ShotBuilder(ipywidgets.VBox):
         self.scene, self.candidates = scene, tuple(candidates)
         self.choices = tuple(
             ipywidgets.Checkbox(value=i == 0, description=f"support {i + 1}", indent=False, layout={"width": "120px"})
-            for i in range(len(candidates)))
+            for i in range(len(candidates))
+        )
         self.says = tuple(Picture(width=120) for _ in candidates)
         self.result, self.figures, self.message = Picture(), ipywidgets.HTML(), ipywidgets.HTML()
         for image_id, picture in zip(candidates, self.says):
@@ -258,9 +311,15 @@ class ShotBuilder(ipywidgets.VBox):
         _watch(self.update, *self.choices)
         self.update()
         cells = [ipywidgets.VBox([c, p]) for c, p in zip(self.choices, self.says)]
-        super().__init__([
-            _heading("Which supports?", "Tick the images that the network may learn the class from."),
-            _row(*cells), _row(self.result), self.figures, self.message])
+        super().__init__(
+            [
+                _heading("Which supports?", "Tick the images that the network may learn the class from."),
+                _row(*cells),
+                _row(self.result),
+                self.figures,
+                self.message,
+            ]
+        )
 
     def _support(self, image_id: str, picture: Picture, caption: str = "not used") -> None:
         shown, mask = inside.support_picture(self.scene, image_id)
@@ -278,10 +337,15 @@ class ShotBuilder(ipywidgets.VBox):
         for i, score in zip(chosen, alone):
             self.says[i].caption = f"alone: IoU {score:.1f}"
         total = inside.iou(voted, truth)
-        self.result.show(overlay(self.scene.query, voted, "prediction"), "The query with the voted mask.",
-                         f"vote of {len(chosen)}: IoU {total:.1f}")
-        self.figures.value = (f"mean of the single supports {np.mean(alone):.1f} · their vote {total:.1f} · the query's "
-                              f"pseudo mask alone {inside.iou(self.scene.query_mask, truth):.1f}")
+        self.result.show(
+            overlay(self.scene.query, voted, "prediction"),
+            "The query with the voted mask.",
+            f"vote of {len(chosen)}: IoU {total:.1f}",
+        )
+        self.figures.value = (
+            f"mean of the single supports {np.mean(alone):.1f} · their vote {total:.1f} · the query's "
+            f"pseudo mask alone {inside.iou(self.scene.query_mask, truth):.1f}"
+        )
 
 
 class MaskExplorer(ipywidgets.VBox):
@@ -300,42 +364,69 @@ class MaskExplorer(ipywidgets.VBox):
         slow = {**SLIDER, "continuous_update": False}
         self.image = ipywidgets.Dropdown(description="image", options=list(workshops), style=LABELS)
         self.affinity = ipywidgets.Dropdown(
-            description="affinity", options=["none", "features"] + ["attention"] * vit, value=recipe.affinity, style=LABELS)
+            description="affinity",
+            options=["none", "features"] + ["attention"] * vit,
+            value=recipe.affinity,
+            style=LABELS,
+        )
         self.refine = ipywidgets.Dropdown(
-            description="refinement", options=available_refiners(), value=recipe.refine, style=LABELS)
+            description="refinement", options=available_refiners(), value=recipe.refine, style=LABELS
+        )
         self.box_threshold = ipywidgets.FloatSlider(
-            description="box threshold", value=recipe.box_threshold, min=0, max=1, step=0.05, **slow)
+            description="box threshold", value=recipe.box_threshold, min=0, max=1, step=0.05, **slow
+        )
         self.alpha = ipywidgets.FloatSlider(
-            description="background exponent", value=recipe.alpha, min=0.25, max=6, step=0.25, **slow)
+            description="background exponent", value=recipe.alpha, min=0.25, max=6, step=0.25, **slow
+        )
         self.unsure = ipywidgets.FloatSlider(
-            description="unsure margin", value=recipe.unsure, min=0, max=0.5, step=0.05, **slow)
+            description="unsure margin", value=recipe.unsure, min=0, max=0.5, step=0.05, **slow
+        )
         self.cam, self.spread, self.refined, self.mask = (Picture() for _ in range(4))
         self.figures, self.message = ipywidgets.HTML(), ipywidgets.HTML()
         controls = (self.image, self.affinity, self.refine, self.box_threshold, self.alpha, self.unsure)
         _watch(self.update, *controls)
         self.update()
-        super().__init__([
-            _heading("From a class map to a mask", "The box threshold acts through the affinity only."),
-            _row(ipywidgets.VBox(controls[:3]), ipywidgets.VBox(controls[3:])),
-            _row(self.cam, self.spread, self.refined, self.mask), self.figures, self.message])
+        super().__init__(
+            [
+                _heading("From a class map to a mask", "The box threshold acts through the affinity only."),
+                _row(ipywidgets.VBox(controls[:3]), ipywidgets.VBox(controls[3:])),
+                _row(self.cam, self.spread, self.refined, self.mask),
+                self.figures,
+                self.message,
+            ]
+        )
 
     @reporting
     def update(self) -> None:
         workshop, truth = self.workshops[self.image.value]
-        recipe = replace(self.recipe, affinity=self.affinity.value, refine=self.refine.value, alpha=self.alpha.value,
-                         box_threshold=self.box_threshold.value, unsure=self.unsure.value)
+        recipe = replace(
+            self.recipe,
+            affinity=self.affinity.value,
+            refine=self.refine.value,
+            alpha=self.alpha.value,
+            box_threshold=self.box_threshold.value,
+            unsure=self.unsure.value,
+        )
         stages = workshop.stages(recipe)
         place = stages.classes.index(workshop.class_id)
-        for picture, values, name in ((self.cam, stages.cam[place], "class map"),
-                                      (self.spread, stages.spread[place], "after the affinity"),
-                                      (self.refined, stages.confidence(workshop.class_id), "after the refinement")):
-            picture.show(heat_over(workshop.image, values, 0.0, 1.0), f"The image with its map, {name}.",
-                         f"{name}: covers {100 * (values > 0.5).mean():.0f}% above 0.5")
+        for picture, values, name in (
+            (self.cam, stages.cam[place], "class map"),
+            (self.spread, stages.spread[place], "after the affinity"),
+            (self.refined, stages.confidence(workshop.class_id), "after the refinement"),
+        ):
+            picture.show(
+                heat_over(workshop.image, values, 0.0, 1.0),
+                f"The image with its map, {name}.",
+                f"{name}: covers {100 * (values > 0.5).mean():.0f}% above 0.5",
+            )
         mask = stages.mask(workshop.class_id)
         score = inside.iou(mask == 1, truth)
-        self.mask.show(overlay(workshop.image, mask, "pseudo"), "The image with its pseudo mask.",
-                       f"pseudo mask, IoU {score:.1f}")
+        self.mask.show(
+            overlay(workshop.image, mask, "pseudo"), "The image with its pseudo mask.", f"pseudo mask, IoU {score:.1f}"
+        )
         before = inside.iou(stages.argmax == place + 1, truth)
-        self.figures.value = (f"IoU before the refinement {before:.1f}, after {score:.1f} · foreground "
-                              f"{100 * (mask == 1).mean():.0f}% of the image, truth {100 * (truth == 1).mean():.0f}% · "
-                              f"unsure {100 * (mask == 255).mean():.0f}%")
+        self.figures.value = (
+            f"IoU before the refinement {before:.1f}, after {score:.1f} · foreground "
+            f"{100 * (mask == 1).mean():.0f}% of the image, truth {100 * (truth == 1).mean():.0f}% · "
+            f"unsure {100 * (mask == 255).mean():.0f}%"
+        )

@@ -30,10 +30,7 @@ def is_archive(path: str | Path) -> bool:
 
 @contextmanager
 def unpacked(
-    archive: str | Path,
-    beside: str | Path,
-    wanted: Callable[[str], bool] = lambda name: True,
-    progress: bool = True,
+    archive: str | Path, beside: str | Path, wanted: Callable[[str], bool] = lambda name: True, progress: bool = True
 ) -> Iterator[Path]:
     """Unpack into a temporary folder below ``beside``, yield it, and remove it at the end.
 
@@ -47,9 +44,7 @@ def unpacked(
         beside.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=f".{archive.name}.", suffix=".part", dir=beside))
     except OSError as error:
-        raise TLGError(
-            f"cannot write {beside} ({error.strerror}): choose a writable folder", code=5
-        ) from None
+        raise TLGError(f"cannot write {beside} ({error.strerror}): choose a writable folder", code=5) from None
     try:
         _unpack(archive, folder, wanted, progress)
         yield folder
@@ -73,9 +68,7 @@ def _unpack(archive: Path, folder: Path, wanted: Callable[[str], bool], progress
                 code=5,
             ) from None
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise TLGError(
-                f"cannot unpack {archive} ({error.strerror}): check the permissions", code=5
-            ) from None
+            raise TLGError(f"cannot unpack {archive} ({error.strerror}): check the permissions", code=5) from None
         raise _broken(archive, error) from None
     except (
         tarfile.TarError,
@@ -93,8 +86,7 @@ def _unpack(archive: Path, folder: Path, wanted: Callable[[str], bool], progress
 
 def _broken(archive: Path, error: Exception) -> TLGError:
     return TLGError(
-        f"{archive}: broken or incomplete archive ({str(error) or type(error).__name__}): download it again",
-        code=3,
+        f"{archive}: broken or incomplete archive ({str(error) or type(error).__name__}): download it again", code=3
     )
 
 

@@ -19,7 +19,9 @@ def pick_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise TLGError(f"device '{name}' cannot be used here ({str(error).splitlines()[0]}): try --set device=cpu")
+        raise TLGError(
+            f"device '{name}' cannot be used here ({str(error).splitlines()[0]}): try --set device=cpu"
+        ) from None
     return device
 
 
@@ -34,14 +36,26 @@ def environment() -> dict[str, str | int]:
     from .. import __version__
 
     try:
-        commit = subprocess.run(["git", "-C", str(PACKAGE.parent), "rev-parse", "--short=12", "HEAD"],
-                                capture_output=True, text=True, timeout=10).stdout.strip() or "unknown"
+        commit = (
+            subprocess.run(
+                ["git", "-C", str(PACKAGE.parent), "rev-parse", "--short=12", "HEAD"],
+                capture_output=True,
+                text=True,
+                timeout=10,
+            ).stdout.strip()
+            or "unknown"
+        )
     except (OSError, subprocess.SubprocessError):
         commit = "unknown"
     cuda = torch.cuda.is_available()
     return {
-        "tlg_lib": __version__, "torch": torch.__version__, "torchvision": torchvision.__version__,
-        "timm": timm.__version__, "open_clip": open_clip.__version__, "python": platform.python_version(),
-        "device": torch.cuda.get_device_name(0) if cuda else "CPU", "cores": os.cpu_count() or 1,
+        "tlg_lib": __version__,
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "timm": timm.__version__,
+        "open_clip": open_clip.__version__,
+        "python": platform.python_version(),
+        "device": torch.cuda.get_device_name(0) if cuda else "CPU",
+        "cores": os.cpu_count() or 1,
         "commit": commit,
     }

@@ -51,9 +51,7 @@ def download(
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise TLGError(
-            f"cannot make {path.parent} ({error.strerror}): choose a writable folder", code=5
-        ) from None
+        raise TLGError(f"cannot make {path.parent} ({error.strerror}): choose a writable folder", code=5) from None
     with folder_lock(path.parent):
         if path.is_file() and _is_right(path, sha256, md5, progress):
             return path
@@ -102,11 +100,7 @@ def _hash(path: str | Path, digest, progress: bool) -> str:
     blocks = -(-Path(path).stat().st_size // BLOCK)
     with open(path, "rb") as file:
         for block in track(
-            _blocks(file),
-            total=blocks,
-            label=f"checking {Path(path).name}",
-            unit="MiB",
-            show=progress and blocks > 256,
+            _blocks(file), total=blocks, label=f"checking {Path(path).name}", unit="MiB", show=progress and blocks > 256
         ):
             digest.update(block)
     return digest.hexdigest()
@@ -139,9 +133,7 @@ def _note(path: Path) -> Path:
     return path.with_name(path.name + ".part.json")
 
 
-def _fetch(
-    url: str, path: Path, checksum: str, progress: bool, attempts: int, timeout: float, pause: float
-) -> None:
+def _fetch(url: str, path: Path, checksum: str, progress: bool, attempts: int, timeout: float, pause: float) -> None:
     """Connect until the part is whole by the length that the server states."""
     useless = 0
     while True:
@@ -193,9 +185,7 @@ def _receive(url: str, path: Path, checksum: str, progress: bool, timeout: float
         if response.status == 206:
             start, total = _content_range(response.headers.get("Content-Range", ""))
             if start != offset or total != note["total"]:
-                _note(path).unlink(
-                    missing_ok=True
-                )  # another file by now: start over with the next connection
+                _note(path).unlink(missing_ok=True)  # another file by now: start over with the next connection
                 return False
         else:
             offset = 0
@@ -243,9 +233,7 @@ def _append(response, part: Path, offset: int, total: int, progress: bool, name:
                 code=5,
             ) from None
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR):
-            raise TLGError(
-                f"cannot write {part} ({error.strerror}): choose a writable folder", code=5
-            ) from None
+            raise TLGError(f"cannot write {part} ({error.strerror}): choose a writable folder", code=5) from None
         raise
 
 

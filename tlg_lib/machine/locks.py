@@ -43,9 +43,7 @@ def folder_lock(folder: str | Path, name: str = LOCK_NAME, wait: float | bool = 
         while not _try_lock(file, path):
             if time.monotonic() >= deadline:
                 raise TLGError(
-                    f"{folder} is in use by {_owner_text(path)}: wait for it, stop it, or "
-                    "choose another folder",
-                    code=4,
+                    f"{folder} is in use by {_owner_text(path)}: wait for it, stop it, or choose another folder", code=4
                 )
             time.sleep(0.05)
         try:
@@ -63,7 +61,7 @@ def is_locked(folder: str | Path, name: str = LOCK_NAME) -> bool:
     if not path.is_file():
         return False
     try:
-        with open(path, "r", encoding="utf-8") as file:
+        with open(path, encoding="utf-8") as file:
             return not _try_lock(file, path)
     except OSError:
         return False
@@ -90,9 +88,7 @@ def _try_lock(file, path: Path) -> bool:
         if error.errno in (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES):
             return False
         raise TLGError(
-            f"cannot lock {path} ({error.strerror}): the file system has no locks, set TLG_HOME to "
-            "another disk",
-            code=5,
+            f"cannot lock {path} ({error.strerror}): the file system has no locks, set TLG_HOME to another disk", code=5
         ) from None
 
 

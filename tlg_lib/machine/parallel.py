@@ -32,20 +32,14 @@ def parallel_map(
     """
     workers = min(os.cpu_count() or 1, 16)
     if workers == 1 or len(items) < (512 if processes else 32):
-        yield from track(
-            (function(item) for item in items), total=len(items), label=label, unit=unit, show=show
-        )
+        yield from track((function(item) for item in items), total=len(items), label=label, unit=unit, show=show)
         return
     # A spawned child shares no locks with this process, which may hold torch's threads.
     pool = ProcessPoolExecutor(workers, get_context("spawn")) if processes else ThreadPoolExecutor(workers)
     with pool:
         try:
             yield from track(
-                _ahead(pool, function, items, 4 * workers),
-                total=len(items),
-                label=label,
-                unit=unit,
-                show=show,
+                _ahead(pool, function, items, 4 * workers), total=len(items), label=label, unit=unit, show=show
             )
         finally:
             pool.shutdown(wait=True, cancel_futures=True)

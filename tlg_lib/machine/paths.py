@@ -79,7 +79,13 @@ def disk_error(path: Path, error: OSError) -> Exception:
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return TLGError(f"no space left to write {path}: free some, or set TLG_HOME to another disk", code=5)
     if error.errno in (
-        errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG,
+        errno.EACCES,
+        errno.EPERM,
+        errno.EROFS,
+        errno.ENOTDIR,
+        errno.EEXIST,
+        errno.EISDIR,
+        errno.ENAMETOOLONG,
     ):
         return TLGError(f"cannot write {path} ({error.strerror}): choose a writable folder (TLG_HOME)", code=5)
     return error

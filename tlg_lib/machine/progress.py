@@ -12,8 +12,9 @@ from tqdm import tqdm
 T = TypeVar("T")
 
 
-def track(items: Iterable[T], total: int | None = None, label: str = "", unit: str = "it",
-          show: bool = True, start: int = 0) -> Iterator[T]:
+def track(
+    items: Iterable[T], total: int | None = None, label: str = "", unit: str = "it", show: bool = True, start: int = 0
+) -> Iterator[T]:
     """Yield ``items``, telling how far they are. ``start`` counts work done by an earlier, resumed run."""
     if total is None:
         total = len(items) + start if hasattr(items, "__len__") else None

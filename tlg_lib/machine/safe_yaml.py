@@ -14,9 +14,7 @@ LARGEST = 1_000_000  # bytes; a spec of 1,000 cells is a tenth of that
 class _Loader(yaml.SafeLoader):
     def compose_node(self, parent, index):
         if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError(
-                f"alias on line {self.peek_event().start_mark.line + 1}: write the value out"
-            )
+            raise yaml.YAMLError(f"alias on line {self.peek_event().start_mark.line + 1}: write the value out")
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node, deep=False):
@@ -41,13 +39,5 @@ def read_yaml(path: str | Path):
     except UnicodeDecodeError:
         raise TLGError(f"{path} is not text in UTF-8") from None
     # Constructors of numbers, dates and bytes raise plain errors on odd input; nesting can exhaust the stack.
-    except (
-        yaml.YAMLError,
-        ValueError,
-        TypeError,
-        KeyError,
-        AttributeError,
-        OverflowError,
-        RecursionError,
-    ) as error:
+    except (yaml.YAMLError, ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
         raise TLGError(f"{path} is not valid YAML: {str(error)[:300]}") from None

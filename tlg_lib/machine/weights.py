@@ -27,8 +27,9 @@ def file_state(path: Path, what: str) -> tuple[dict[str, Tensor], str]:
         state = read_tensor_file(path)
     except TensorFileError as error:
         reason = "holds more than tensors and was not opened" if error.unsafe else "is broken or no file of weights"
-        raise TLGError(f"{path} {reason} ({error}): save it as .safetensors or as a state dict of "
-                       "tensors", code=3) from None
+        raise TLGError(
+            f"{path} {reason} ({error}): save it as .safetensors or as a state dict of tensors", code=3
+        ) from None
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):

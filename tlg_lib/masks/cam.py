@@ -35,8 +35,15 @@ class ClassMaps:
     features: Tensor
 
 
-def class_maps(clip, images: Tensor, text: Tensor, present: Tensor, background: Tensor,
-               half: bool = False, blocks: int = ATTENTION_BLOCKS) -> ClassMaps:
+def class_maps(
+    clip,
+    images: Tensor,
+    text: Tensor,
+    present: Tensor,
+    background: Tensor,
+    half: bool = False,
+    blocks: int = ATTENTION_BLOCKS,
+) -> ClassMaps:
     """Class activation maps of a batch.
 
     clip: tlg_lib.masks.clips.Clip; images: uint8 RGB [B, 3, H, W] (for transformers H, W multiples of the patch);
@@ -103,8 +110,10 @@ def checked_transformer(visual) -> nn.Module:
     """The tower, if it is one that this module can read; TLGError naming its kind otherwise."""
     blocks = getattr(getattr(visual, "transformer", None), "resblocks", None)
     if not blocks or not all(isinstance(block.attn, nn.MultiheadAttention) for block in blocks):
-        raise TLGError(f"image tower {type(visual).__name__}: masks need an open_clip VisionTransformer with "
-                       "standard attention, as ViT-B-16-quickgelu, or a convolutional tower, as RN50")
+        raise TLGError(
+            f"image tower {type(visual).__name__}: masks need an open_clip VisionTransformer with "
+            "standard attention, as ViT-B-16-quickgelu, or a convolutional tower, as RN50"
+        )
     if getattr(visual, "attn_pool", None) is not None or visual.proj is None:
         raise TLGError("image tower with attention pooling or without projection: take another, as ViT-B-16")
     return visual
@@ -144,8 +153,11 @@ def recorded_attention(visual, blocks: int = ATTENTION_BLOCKS):
     handles = []
     try:
         for block in list(visual.transformer.resblocks)[-blocks:]:
-            handles.append(block.attn.register_forward_pre_hook(
-                lambda module, inputs: seen.append(attention_weights(module, inputs[0]))))
+            handles.append(
+                block.attn.register_forward_pre_hook(
+                    lambda module, inputs: seen.append(attention_weights(module, inputs[0]))
+                )
+            )
         yield seen
     finally:
         for handle in handles:

@@ -13,7 +13,7 @@ import re
 import zipfile
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -98,8 +98,7 @@ class Clip:
             needed = len(self.tokenizer.encode(text)) + 2 if hasattr(self.tokenizer, "encode") else 0
             if needed > limit:
                 raise TLGError(
-                    f"the prompt '{_short(text)}' takes {needed} tokens, {self.name} reads {limit}: "
-                    "shorten it"
+                    f"the prompt '{_short(text)}' takes {needed} tokens, {self.name} reads {limit}: shorten it"
                 )
         if not texts:
             return torch.zeros(0, self.dim, device=self.device)
@@ -151,9 +150,7 @@ def load_clip(name: str = "mini", weights: str | Path = "", device: str | torch.
     kind = "cnn" if hasattr(model.visual, "attnpool") or _is_timm_cnn(model.visual) else "vit"
     with torch.no_grad():
         dim = model.encode_text(tokenizer(["a"]).to(device)).shape[1]
-    return Clip(
-        name, kind, model, tokenizer, dim, origin, str(weights), torch.tensor(mean), torch.tensor(std)
-    )
+    return Clip(name, kind, model, tokenizer, dim, origin, str(weights), torch.tensor(mean), torch.tensor(std))
 
 
 # --- the mini CLIP
@@ -195,9 +192,7 @@ def _mini(weights: str | Path) -> tuple[nn.Module, WordTokenizer, str, list[floa
     if not weights:
         expected = (MINI / "weights.sha256").read_text(encoding="utf-8").split()[0]
         if digest != expected:
-            raise TLGError(
-                f"{path}: SHA-256 {digest[:12]}..., expected {expected[:12]}...: restore the file", code=3
-            )
+            raise TLGError(f"{path}: SHA-256 {digest[:12]}..., expected {expected[:12]}...: restore the file", code=3)
     model = build_mini()
     try:
         trained = {key: value.float() for key, value in load_file(path).items()}
@@ -208,8 +203,7 @@ def _mini(weights: str | Path) -> tuple[nn.Module, WordTokenizer, str, list[floa
     absent = [key for key in outcome.missing_keys if not key.startswith("visual.trunk.")]
     if absent or outcome.unexpected_keys:
         raise TLGError(
-            f"{path} does not fit the mini CLIP: missing {absent[:2]}, unknown {outcome.unexpected_keys[:2]}",
-            code=3,
+            f"{path} does not fit the mini CLIP: missing {absent[:2]}, unknown {outcome.unexpected_keys[:2]}", code=3
         )
     return model, mini_tokenizer(), f"sha256:{digest[:12]}", [127.0] * 3, [128.0] * 3
 
@@ -223,7 +217,7 @@ def _register_mini() -> None:
     _register(MINI / f"{MINI_MODEL}.json")
 
 
-@lru_cache(maxsize=None)
+@cache
 def _register(path: Path) -> None:
     import open_clip
 
@@ -241,9 +235,7 @@ def _official(name: str, weights: str | Path):
     if model_name not in known:
         import difflib
 
-        close = difflib.get_close_matches(
-            model_name, [m for m in known if m != MINI_MODEL] + ["mini"], n=3, cutoff=0.4
-        )
+        close = difflib.get_close_matches(model_name, [m for m in known if m != MINI_MODEL] + ["mini"], n=3, cutoff=0.4)
         raise TLGError(
             f"unknown CLIP model '{name}': {'did you mean ' + ', '.join(close) + '?' if close else ''} "
             "Names are 'mini' or open_clip's, as ViT-B-16-quickgelu/openai"

@@ -145,7 +145,7 @@ class MaskMaker:
         text, background = encode_prompts(clip, prompts)
         self.text, self.background = text.to(self.device), background.to(self.device)  # [C, D], [Bg, D]
 
-    def with_recipe(self, recipe: MaskRecipe) -> "MaskMaker":
+    def with_recipe(self, recipe: MaskRecipe) -> MaskMaker:
         """The same tower and words, which are not encoded again, under another recipe."""
         _check_affinity(self.clip, recipe)
         other = copy.copy(self)
@@ -161,12 +161,20 @@ class MaskMaker:
         small = [_at_most(image, self.recipe.max_side) for image in images]
         cams, spreads = self.coarse(small, classes)
         with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # OpenCV and NumPy work outside Python's lock
-            return list(pool.map(
-                lambda image, work, ids, cam, wide: self.finish(image, work, ids, cam[:len(ids)], wide[:len(ids)]),
-                images, small, classes, cams, spreads))
+            return list(
+                pool.map(
+                    lambda image, work, ids, cam, wide: self.finish(
+                        image, work, ids, cam[: len(ids)], wide[: len(ids)]
+                    ),
+                    images,
+                    small,
+                    classes,
+                    cams,
+                    spreads,
+                )
+            )
 
-    def coarse(self, images: list[np.ndarray],
-               classes: list[tuple[int, ...]]) -> tuple[np.ndarray, np.ndarray]:
+    def coarse(self, images: list[np.ndarray], classes: list[tuple[int, ...]]) -> tuple[np.ndarray, np.ndarray]:
         """(CAM, CAM after the affinity), 0..1 [B, P, h, w] each, on the grid of the largest scale."""
         most = max(len(ids) for ids in classes)
         padded = torch.tensor([list(ids) + [0] * (most - len(ids)) for ids in classes], device=self.device)
@@ -174,8 +182,14 @@ class MaskMaker:
         pixels = torch.from_numpy(np.stack(images)).to(self.device).permute(0, 3, 1, 2)  # [B, 3, H, W]
         total, grid, maps = 0, None, None
         for scale in sorted(self.recipe.scales, reverse=True):
-            maps_here = class_maps(self.clip, self._resized(pixels, scale), self.text[padded], present,
-                                   self.background, half=self.recipe.half)
+            maps_here = class_maps(
+                self.clip,
+                self._resized(pixels, scale),
+                self.text[padded],
+                present,
+                self.background,
+                half=self.recipe.half,
+            )
             if grid is None:  # the largest scale comes first: it sets the grid and gives the affinity
                 grid, maps = maps_here.cam.shape[-2:], maps_here
             total = total + _resize(maps_here.cam, grid)
@@ -198,8 +212,9 @@ class MaskMaker:
         resized = F.interpolate(pixels.float(), sides, mode="bilinear", align_corners=False, antialias=True)
         return resized.round().clamp(0, 255).to(torch.uint8)
 
-    def finish(self, image: np.ndarray, work: np.ndarray, classes: tuple[int, ...], cam: np.ndarray,
-               wide: np.ndarray) -> Stages:
+    def finish(
+        self, image: np.ndarray, work: np.ndarray, classes: tuple[int, ...], cam: np.ndarray, wide: np.ndarray
+    ) -> Stages:
         """From ``coarse`` maps [P, h, w] of one image to its masks; work: the image at the size worked on."""
         scores = _resize(torch.from_numpy(wide)[None], work.shape[:2])[0].numpy()  # [P, H, W]
         background = (1 - scores.max(0, keepdims=True)) ** self.recipe.alpha
@@ -218,8 +233,10 @@ class MaskMaker:
 
 def _check_affinity(clip, recipe: MaskRecipe) -> None:
     if recipe.affinity == "attention" and clip.kind != "vit":
-        raise TLGError(f"affinity=attention needs a transformer, {clip.name} is convolutional: use "
-                       "affinity=features or affinity=none")
+        raise TLGError(
+            f"affinity=attention needs a transformer, {clip.name} is convolutional: use "
+            "affinity=features or affinity=none"
+        )
 
 
 def _at_most(image: np.ndarray, side: int) -> np.ndarray:
@@ -264,8 +281,13 @@ def confidence_folder(masks: str | Path) -> Path:
 
 def recipe_digest(clip, prompts: Prompts, recipe: MaskRecipe) -> str:
     """Short hash of the tower, its weights, the words and the recipe."""
-    parts = {"version": VERSION, "clip": clip.name, "weights": clip.weights, "prompts": prompts.digest(),
-             **dataclasses.asdict(recipe)}
+    parts = {
+        "version": VERSION,
+        "clip": clip.name,
+        "weights": clip.weights,
+        "prompts": prompts.digest(),
+        **dataclasses.asdict(recipe),
+    }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -279,9 +301,20 @@ class _Job:
     digest: str  # of the image file
 
 
-def generate_masks(data, clip, rows: list[Row] | None = None, out: str | Path = "", *,
-                   prompts: Prompts | None = None, recipe: MaskRecipe | None = None, device: str = "cpu",
-                   workers: int = 0, batch: int = 16, overwrite: bool = False, progress: bool = True) -> dict:
+def generate_masks(
+    data,
+    clip,
+    rows: list[Row] | None = None,
+    out: str | Path = "",
+    *,
+    prompts: Prompts | None = None,
+    recipe: MaskRecipe | None = None,
+    device: str = "cpu",
+    workers: int = 0,
+    batch: int = 16,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> dict:
     """Write masks (and confidences) of ``rows`` (by default all) into ``out`` (by default the data's folder).
 
     data: SegmentationFolder; clip: tlg_lib.masks.clips.Clip; workers: processes, 0 = this one; batch: images of one
@@ -300,12 +333,21 @@ def generate_masks(data, clip, rows: list[Row] | None = None, out: str | Path = 
         done = set() if overwrite else _finished(out, digest)
         left = [job for job in jobs if not _is_done(job, out, done)]
         if left:
-            write_json(out / "recipe.json", {"digest": digest, "clip": clip.name, "weights": clip.weights,
-                                             "prompts": prompts.digest(), **dataclasses.asdict(recipe)})
+            write_json(
+                out / "recipe.json",
+                {
+                    "digest": digest,
+                    "clip": clip.name,
+                    "weights": clip.weights,
+                    "prompts": prompts.digest(),
+                    **dataclasses.asdict(recipe),
+                },
+            )
             batches = _batches(data, left, batch)
             results = _run(batches, data, clip, prompts, recipe, out, device, workers)
-            results = track(results, total=len(batches), label=f"pseudo masks ({clip.name})", unit="batches",
-                            show=progress)
+            results = track(
+                results, total=len(batches), label=f"pseudo masks ({clip.name})", unit="batches", show=progress
+            )
             with open(out / LOG, "a", encoding="utf-8") as log:
                 for jobs_done in results:
                     entries = ([digest, job.image, job.digest, job.named, job.written] for job in jobs_done)
@@ -361,8 +403,10 @@ def _finished(out: Path, digest: str) -> set[tuple]:
 
 def _is_done(job: _Job, out: Path, done: set[tuple]) -> bool:
     return all(
-        ((job.image, c), (job.digest, job.named)) in done and (out / f"{job.image}--{c}.png").is_file()
-        and (confidence_folder(out) / f"{job.image}--{c}.png").is_file() for c in job.written
+        ((job.image, c), (job.digest, job.named)) in done
+        and (out / f"{job.image}--{c}.png").is_file()
+        and (confidence_folder(out) / f"{job.image}--{c}.png").is_file()
+        for c in job.written
     )
 
 
@@ -400,8 +444,9 @@ def _start_worker(numbers, devices, clip_name, weights_file, prompts, recipe, da
 
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // max(1, numbers.qsize())))
     device = devices[numbers.get() % len(devices)]
-    _WORKER.update(maker=MaskMaker(load_clip(clip_name, weights_file, device), prompts, recipe, device),
-                   data=data, out=out)
+    _WORKER.update(
+        maker=MaskMaker(load_clip(clip_name, weights_file, device), prompts, recipe, device), data=data, out=out
+    )
 
 
 def _work(jobs: list[_Job]) -> list[_Job]:

@@ -57,7 +57,7 @@ class Prompts:
                 return class_id
         raise _unknown_class(name, self.classes, "the prompts")
 
-    def with_class(self, name: str) -> tuple["Prompts", int]:
+    def with_class(self, name: str) -> tuple[Prompts, int]:
         """These prompts and the class id of ``name``, which is added as a new last class when none fits."""
         try:
             return self, self.class_id(name)
@@ -65,14 +65,18 @@ class Prompts:
             pass
         words = tuple(part.strip() for part in name.split(",") if part.strip())
         if not words:
-            raise TLGError("the class name is empty: say what to look for, as --class \"coffee mug\"")
+            raise TLGError('the class name is empty: say what to look for, as --class "coffee mug"')
         usual = ",".join(self.background_list[:2])
         kept = tuple(w for w in self.background_list if _plain(w) not in map(_plain, words))
         if not kept:
             raise TLGError(f"class '{name}' leaves no background word: give other words in background_list")
         added = Prompts(
-            self.classes + (words[0],), self.names + (words,), self.attributes + (words[0],),
-            self.background + (usual,), kept, self.template,
+            self.classes + (words[0],),
+            self.names + (words,),
+            self.attributes + (words[0],),
+            self.background + (usual,),
+            kept,
+            self.template,
         )
         return added, len(self.classes)
 
@@ -111,14 +115,20 @@ def load_prompts(dataset: str, user_file: str | Path = "") -> Prompts:
         raise TLGError(f"{source}: class '{lacking[0]}' needs {', '.join(ENTRY_KEYS)}")
     entries = [merged["classes"][c] for c in range(len(classes))]
     prompts = Prompts(
-        classes, tuple(e["names"] for e in entries), tuple(e["attribute"] for e in entries),
-        tuple(e["background"] for e in entries), merged["background_list"], merged["template"],
+        classes,
+        tuple(e["names"] for e in entries),
+        tuple(e["attribute"] for e in entries),
+        tuple(e["background"] for e in entries),
+        merged["background_list"],
+        merged["template"],
     )
     own_words = {_plain(word): name for name, words in zip(classes, prompts.names) for word in (name, *words)}
     for word in prompts.background_list:
         if _plain(word) in own_words:
-            raise TLGError(f"{source}: background word '{word}' is also a name of class "
-                           f"'{own_words[_plain(word)]}': drop it from background_list")
+            raise TLGError(
+                f"{source}: background word '{word}' is also a name of class "
+                f"'{own_words[_plain(word)]}': drop it from background_list"
+            )
     return prompts
 
 
@@ -169,7 +179,7 @@ def _read(path: Path, classes: tuple[str, ...]) -> dict:
         template = content["template"]
         braces = "".join(c for c in template if c in "{}") if isinstance(template, str) else ""
         if braces != "{}" or "{}" not in template:
-            raise TLGError(f"{path}: template needs one {{}} and no other braces, as \"a photo of {{}}.\"")
+            raise TLGError(f'{path}: template needs one {{}} and no other braces, as "a photo of {{}}."')
         result["template"] = template
     if "background_list" in content:
         result["background_list"] = _words(content["background_list"], f"{path}: background_list")

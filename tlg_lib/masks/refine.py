@@ -84,8 +84,9 @@ def crf_installed() -> bool:
 
 
 def no_crf() -> TLGError:
-    return TLGError("refine=crf needs pydensecrf2: pip install 'tlg-lib[crf]' (it is compiled), or use "
-                    "refine=guided", code=3)
+    return TLGError(
+        "refine=crf needs pydensecrf2: pip install 'tlg-lib[crf]' (it is compiled), or use refine=guided", code=3
+    )
 
 
 REFINERS = {

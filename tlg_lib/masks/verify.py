@@ -58,8 +58,11 @@ def verify_masks(data, progress: bool = True) -> MaskReport:
     """Check the pseudo masks of a SegmentationFolder against its split lists, images and, where kept, truth."""
     report = MaskReport(str(data.masks))
     if not Path(data.masks).is_dir():
-        raise TLGError(f"no folder {data.masks}: make the masks with `tlg masks make --data {data.root}` or name "
-                       "their folder with --masks", code=3)
+        raise TLGError(
+            f"no folder {data.masks}: make the masks with `tlg masks make --data {data.root}` or name "
+            "their folder with --masks",
+            code=3,
+        )
     rows = {(split, fold): data.rows(split, fold) for split in SPLITS for fold in range(4)}
     everything = sorted({row for part in rows.values() for row in part})
     report.missing = data.missing_masks(everything)
@@ -92,8 +95,10 @@ def _checked_mask(data, image: str, class_id: int, report: MaskReport) -> np.nda
         report.faults.append(str(error))
         return None
     if label.shape != size:
-        report.faults.append(f"{path}: {label.shape[1]}x{label.shape[0]} pixels, its image has {size[1]}x{size[0]}: "
-                             "make it again (tlg masks make)")
+        report.faults.append(
+            f"{path}: {label.shape[1]}x{label.shape[0]} pixels, its image has {size[1]}x{size[0]}: "
+            "make it again (tlg masks make)"
+        )
         return None
     # Files of one class hold that class alone; files of a whole image may hold every class.
     own_file = path.stem.endswith(f"--{class_id}")
@@ -138,8 +143,9 @@ def _fold_scores(data, counts: np.ndarray, ids: np.ndarray) -> tuple[dict[str, f
     return {**by_fold, "all": whole.miou}, {data.classes[c]: iou for c, iou in whole.per_class.items()}
 
 
-def score_stages(data, maker, rows: list[Row], refiners: list[str] | None = None, batch: int = 16,
-                 progress: bool = True) -> dict[str, dict[str, float]]:
+def score_stages(
+    data, maker, rows: list[Row], refiners: list[str] | None = None, batch: int = 16, progress: bool = True
+) -> dict[str, dict[str, float]]:
     """mIoU of every stage of mask generation against the truth, by fold and over all classes of ``rows``.
 
     maker: generate.MaskMaker; refiners: names in refine.REFINERS, by default all that run here. "cam" and
@@ -186,5 +192,3 @@ def _stage_masks(stages, refined: dict[str, np.ndarray], class_id: int, size) ->
 def _enlarged(map_: np.ndarray, size) -> np.ndarray:
     tensor = torch.from_numpy(map_)[None, None]
     return F.interpolate(tensor, tuple(size), mode="bilinear", align_corners=False)[0, 0].numpy()
-
-

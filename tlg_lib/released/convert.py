@@ -54,7 +54,7 @@ def release_key(key: str) -> str:
         return f"conv_{match[1]}_128.{match[2]}"
     for ours, theirs in PREFIXES.items():
         if key.startswith(ours + "."):
-            return theirs + key[len(ours):]
+            return theirs + key[len(ours) :]
     raise KeyError(f"'{key}' has no counterpart in the release: only variant=released converts")
 
 
@@ -102,7 +102,8 @@ def from_release(state: dict[str, Tensor], preset: str = "pascal", **overrides) 
     if first is None or first.dim() != 4 or first.shape[1] not in (1, 3):
         raise TLGError(
             "not a checkpoint of the release: hpn_learner.encoder_layer4.0.conv1.weight is missing, or has "
-            "neither 3 inputs (ResNet-50) nor 1 (VGG-16)", code=3,
+            "neither 3 inputs (ResNet-50) nor 1 (VGG-16)",
+            code=3,
         )
     backbone = "resnet50" if first.shape[1] == 3 else "vgg16"
     config = make_config(preset, variant="released", backbone=backbone, **overrides)
@@ -111,7 +112,8 @@ def from_release(state: dict[str, Tensor], preset: str = "pascal", **overrides) 
     inside = {k.removeprefix(BACKBONE): v for k, v in state.items() if k.startswith(BACKBONE)}
     reductions = tuple(f"conv_{n}_128" for n in (512, 1024, 2048))
     unused = {
-        k: v for k, v in state.items()
+        k: v
+        for k, v in state.items()
         if k not in expected and k.split(".")[0] in (*UNUSED, *(reductions if backbone == "vgg16" else ()))
     }
     unknown = [k for k in state if k not in expected and k not in unused and not k.startswith(BACKBONE)]
@@ -127,8 +129,9 @@ def from_release(state: dict[str, Tensor], preset: str = "pascal", **overrides) 
         misshapen += [BACKBONE + k for k in own if k in inside and inside[k].shape != own[k].shape]
         inside = {k: inside.get(k, v) for k, v in own.items()}
     problems = [
-        f"{what}: {', '.join(keys)}" for what, keys in
-        (("unknown keys", unknown), ("missing keys", missing), ("keys of another shape", misshapen)) if keys
+        f"{what}: {', '.join(keys)}"
+        for what, keys in (("unknown keys", unknown), ("missing keys", missing), ("keys of another shape", misshapen))
+        if keys
     ]
     if problems:
         raise TLGError(f"the checkpoint does not fit the release with {backbone}: {'; '.join(problems)}", code=3)

@@ -126,10 +126,18 @@ def count_parameters(config) -> dict[str, int]:
     make, sampler = experiment.batches(config), experiment.sampler(config.replace(batch=8))
     for step in range(4):
         batch = make(sampler.batch(step), training=True)
-        output = model(batch.query, batch.support[0], batch.query_mask, batch.support_mask[:, 0], batch.class_ids,
-                       config.support_loss > 0)
+        output = model(
+            batch.query,
+            batch.support[0],
+            batch.query_mask,
+            batch.support_mask[:, 0],
+            batch.class_ids,
+            config.support_loss > 0,
+        )
         total_loss(output, batch, config, list(model.parameters())).backward()
     reached = [p for p in model.parameters() if p.grad is not None and bool((p.grad != 0).any())]
-    return {"total": sum(p.numel() for p in model.parameters()),
-            "learnable": sum(p.numel() for p in model.parameters() if p.requires_grad),
-            "receiving_gradient": sum(p.numel() for p in reached)}
+    return {
+        "total": sum(p.numel() for p in model.parameters()),
+        "learnable": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "receiving_gradient": sum(p.numel() for p in reached),
+    }

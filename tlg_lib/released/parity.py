@@ -29,7 +29,9 @@ from pathlib import Path
 
 if __name__ == "__main__":  # before torch is loaded: one thread, AVX2, as when the fixtures were made
     for _name, _value in (
-        ("OMP_NUM_THREADS", "1"), ("ATEN_CPU_CAPABILITY", "avx2"), ("ONEDNN_MAX_CPU_ISA", "AVX2"),
+        ("OMP_NUM_THREADS", "1"),
+        ("ATEN_CPU_CAPABILITY", "avx2"),
+        ("ONEDNN_MAX_CPU_ISA", "AVX2"),
         ("MKL_ENABLE_INSTRUCTIONS", "AVX2"),
     ):
         os.environ.setdefault(_name, _value)
@@ -219,7 +221,9 @@ def compare(fixture: Fixture) -> tuple[list[Row], int]:
         output = fixture.forward(model)
     query, support, total = fixture.loss(output)
     seen |= {
-        "loss/ce_query": query, "loss/ce_support": support, "loss/total_no_l2": total,
+        "loss/ce_query": query,
+        "loss/ce_support": support,
+        "loss/total_no_l2": total,
         "loss/l2_learnable_only": 1e-4 * sum(p.norm() for p in model.parameters()),
         "bn/running_mean_after": model.transport.norm.running_mean,
         "bn/running_var_after": model.transport.norm.running_var,
@@ -264,6 +268,7 @@ def encode_in_release_order(encoder: Encoder4d, correlations: list[Tensor]) -> T
 
     Slow, and plain enough to be read beside HSNet's description; also the tests' second opinion on Encoder4d.
     """
+
     def block(x: Tensor, layer) -> Tensor:
         batch, channels, height, width, h, w = x.shape
         stride = layer.conv.stride
@@ -286,7 +291,11 @@ def encode_in_release_order(encoder: Encoder4d, correlations: list[Tensor]) -> T
         return x.view(batch, h, w, channels, *size).permute(0, 3, 4, 5, 1, 2).contiguous()
 
     fine, middle, coarse = (c.contiguous() for c in correlations)
-    coarse, middle, fine = level(coarse, encoder.squeeze4), level(middle, encoder.squeeze3), level(fine, encoder.squeeze2)
+    coarse, middle, fine = (
+        level(coarse, encoder.squeeze4),
+        level(middle, encoder.squeeze3),
+        level(fine, encoder.squeeze2),
+    )
     middle = level(resized(coarse, middle.shape[2:4]) + middle, encoder.mix43)
     fine = level(resized(middle, fine.shape[2:4]) + fine, encoder.mix32)
     return fine.mean(dim=(4, 5))
@@ -354,9 +363,13 @@ def matched_gradients(fixture: Fixture, dtype: torch.dtype) -> tuple[dict[str, T
     model = fixture.model().train().to(dtype)
     if dtype == torch.float32:
         model._encode = lambda query, support, both: {
-            branch: encode_in_release_order(model.encoder, [
-                correlate_in_release_order([this[i] for i in level], [other[i] for i in level]) for level in model.levels
-            ])
+            branch: encode_in_release_order(
+                model.encoder,
+                [
+                    correlate_in_release_order([this[i] for i in level], [other[i] for i in level])
+                    for level in model.levels
+                ],
+            )
             for branch, this, other in (("query", query, support), ("support", support, query))
         }
     units: list[Undecided] = []
@@ -369,7 +382,11 @@ def matched_gradients(fixture: Fixture, dtype: torch.dtype) -> tuple[dict[str, T
         return hook
 
     for name, module in model.named_modules():
-        if isinstance(module, torch.nn.GroupNorm) or name in ("decoder.stage1.0", "decoder.stage1.2", "decoder.stage2.0"):
+        if isinstance(module, torch.nn.GroupNorm) or name in (
+            "decoder.stage1.0",
+            "decoder.stage1.2",
+            "decoder.stage2.0",
+        ):
             module.register_forward_hook(watch(release_key(name + ".bias")))
     _, _, total = fixture.loss(fixture.forward(model, dtype))
     names, parameters = zip(*((release_key(k), p) for k, p in model.named_parameters()))
@@ -468,7 +485,9 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return error.code
     for row in rows:
-        print(f"{'ok  ' if row.ok else 'FAIL'} {row.error:9.2e}  {row.name}{'  (' + row.note + ')' if row.note else ''}")
+        print(
+            f"{'ok  ' if row.ok else 'FAIL'} {row.error:9.2e}  {row.name}{'  (' + row.note + ')' if row.note else ''}"
+        )
     for name in sorted(set(fixture.mismatched)):
         print(f"FAIL input {name}: its checksum differs from the fixture's")
     failed = sum(not row.ok for row in rows) + len(set(fixture.mismatched))

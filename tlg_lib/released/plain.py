@@ -119,8 +119,9 @@ class Straightforward(nn.Module):
     float [classes, D]: name, attribute, background; widths_4d, width, token_count, reg, dropout as in Config.
     """
 
-    def __init__(self, channels, levels, grids, text, *, width=128, widths_4d=(16, 64, 128), token_count=50,
-                 reg=0.5, dropout=0.1):
+    def __init__(
+        self, channels, levels, grids, text, *, width=128, widths_4d=(16, 64, 128), token_count=50, reg=0.5, dropout=0.1
+    ):
         super().__init__()
         self.levels, self.grids = levels, grids
         positions = grids[0][0] * grids[0][1]
@@ -138,7 +139,8 @@ class Straightforward(nn.Module):
         self.conv_2_1 = nn.Conv2d(2, 1, 1)
         half = width // 2
         self.decoder1 = nn.Sequential(
-            nn.Conv2d(width, width, 3, padding=1), nn.ReLU(), nn.Conv2d(width, half, 3, padding=1), nn.ReLU())
+            nn.Conv2d(width, width, 3, padding=1), nn.ReLU(), nn.Conv2d(width, half, 3, padding=1), nn.ReLU()
+        )
         self.decoder2 = nn.Sequential(nn.Conv2d(half, half, 3, padding=1), nn.ReLU(), nn.Conv2d(half, 2, 3, padding=1))
         self.res = nn.Sequential(nn.Conv2d(3, 10, 1), nn.GELU(), nn.Conv2d(10, 2, 1))
         for name, vectors in zip(("name", "attribute", "background"), text):
@@ -193,7 +195,8 @@ class Straightforward(nn.Module):
         """HC: multiply on the middle grid by maps made of words, and go back (both resizes by pixel areas)."""
         name, attribute, background = (
             self.linear_512_625(vectors[class_ids]).view(-1, 1, *self.grids[1])
-            for vectors in (self.text_name, self.text_attribute, self.text_background))
+            for vectors in (self.text_name, self.text_attribute, self.text_background)
+        )
         merged = self.conv_2_1(torch.cat((name, background), dim=1))
         s, q = resize(s, self.grids[1], False) * attribute, resize(q, self.grids[1], False) * merged
         return resize(s, self.grids[0], False), resize(q, self.grids[0], False)

@@ -48,15 +48,11 @@ def open_cell(folder: str | Path) -> OpenCell:
     try:
         values = json.loads((folder / "cell.json").read_text(encoding="utf-8"))
         return OpenCell(
-            str(values["setting"]),
-            config_from_dict(values["config"]),
-            folder.resolve(),
-            bool(values["training_free"]),
+            str(values["setting"]), config_from_dict(values["config"]), folder.resolve(), bool(values["training_free"])
         )
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise TLGError(
-            f"{folder / 'cell.json'} is not a cell of a sweep ({error}): run `tlg sweep` again, it "
-            "writes the file",
+            f"{folder / 'cell.json'} is not a cell of a sweep ({error}): run `tlg sweep` again, it writes the file",
             code=3,
         ) from None
 
@@ -94,10 +90,7 @@ def run_cell(folder: Path, notebook: str | Path = "") -> int:
 
 def error_line(error: Exception) -> str:
     """One line for the status: our own errors as they are, others with their type."""
-    name, value = (
-        getattr(error, "ename", ""),
-        getattr(error, "evalue", ""),
-    )  # papermill's view of the kernel's error
+    name, value = (getattr(error, "ename", ""), getattr(error, "evalue", ""))  # papermill's view of the kernel's error
     if isinstance(error, TLGError) or name == "TLGError":
         return " ".join((value or str(error)).split())[:500]
     return " ".join(f"{name or type(error).__name__}: {value or error}".split())[:500]

@@ -10,9 +10,7 @@ from ..config import Config
 from .jobs import read_status
 from .spec import Cell, Spec
 
-MEASURED_BATCH = (
-    2  # on a CPU; larger batches are extrapolated in proportion, which is pessimistic by about a third
-)
+MEASURED_BATCH = 2  # on a CPU; larger batches are extrapolated in proportion, which is pessimistic by about a third
 # Settings that do not change the time of a step.
 TIMELESS = (
     "preset",
@@ -68,9 +66,7 @@ def measure(config: Config) -> StepTime:
     batch = config.batch if device.type == "cuda" else min(config.batch, MEASURED_BATCH)
     backbone = load_backbone(config.replace(backbone_weights="random")).to(device)
     vectors = torch.nn.functional.normalize(torch.randn(80, 512), dim=1)
-    model = build_model(
-        config, backbone, TextVectors(vectors, vectors, vectors) if config.use_hc else None
-    ).to(device)
+    model = build_model(config, backbone, TextVectors(vectors, vectors, vectors) if config.use_hc else None).to(device)
     images = torch.randint(0, 256, (batch, 3, *config.image_size), dtype=torch.uint8, device=device)
     masks = torch.ones(batch, 1, *config.image_size, device=device)
     classes = torch.zeros(batch, dtype=torch.long, device=device)

@@ -38,7 +38,8 @@ pre { background: #f6f6f6; padding: .6rem .8rem; overflow-x: auto; font-size: 13
 math[display=block] { margin: 1rem 0; overflow-x: auto; overflow-y: hidden; padding: .2rem 0; }
 math [mathvariant=bold] { font-weight: bold; } math [mathvariant=monospace] { font-family: monospace; }
 table { border-collapse: collapse; font-size: 14px; } td, th { padding: .25rem .7rem; border-bottom: 1px solid #e4e4e4;
-text-align: left; } .dataframe td, .dataframe th:not(:first-child) { text-align: right; } .anchor-link { display: none; }
+text-align: left; } .dataframe td, .dataframe th:not(:first-child) { text-align: right; }
+.anchor-link { display: none; }
 .widget { color: #767676; font-style: italic; }
 details { background: #f6f6f6; padding: .4rem .8rem; } summary { cursor: pointer; }
 """
@@ -65,7 +66,9 @@ def _page(path: Path, books: list[Path], out: Path) -> Path:
     book = nbformat.read(path, as_version=4)
     parts = [_cell(cell, path, out) for cell in book.cells]
     title = next((c.source.splitlines()[0].lstrip("# ") for c in book.cells if c.cell_type == "markdown"), path.stem)
-    links = " ".join(f'<a href="{b.stem}.html"{" aria-current=page" if b == path else ""}>{_short(b)}</a>' for b in books)
+    links = " ".join(
+        f'<a href="{b.stem}.html"{" aria-current=page" if b == path else ""}>{_short(b)}</a>' for b in books
+    )
     body = "\n".join(filter(None, parts))
     target = out / f"{path.stem}.html"
     _write(target, PAGE.format(title=html.escape(title), links=links, body=body))
@@ -82,7 +85,9 @@ def _cell(cell, path: Path, out: Path) -> str:
     outputs = "\n".join(filter(None, (_output(o, path, out) for o in _joined(cell.outputs))))
     if "injected-parameters" in cell.metadata.get("tags", []):
         return ""  # paths of the machine that ran it
-    return f"<pre><code>{html.escape(cell.source)}</code></pre>" + (f'<div class="output">{outputs}</div>' if outputs else "")
+    return f"<pre><code>{html.escape(cell.source)}</code></pre>" + (
+        f'<div class="output">{outputs}</div>' if outputs else ""
+    )
 
 
 def _joined(outputs: list) -> list:
@@ -114,7 +119,9 @@ def _mathml(found: re.Match) -> str:
     source = html.unescape(found[1] or found[2]).strip()
     drawn = convert(source, display="block" if found[1] else "inline")
     if unknown := re.search(r"\\\w+", drawn):
-        raise TLGError(f"the formula '{source}' holds {unknown[0]}, which cannot be drawn on a page: write it otherwise")
+        raise TLGError(
+            f"the formula '{source}' holds {unknown[0]}, which cannot be drawn on a page: write it otherwise"
+        )
     return drawn
 
 

@@ -119,8 +119,7 @@ def last_lines(cell: Path, count: int = 3) -> list[str]:
         return []
     # A progress bar redraws its line with carriage returns; terminal colours are of no use in a list.
     lines = [
-        re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", line.rstrip("\r").split("\r")[-1]).strip()
-        for line in text.split("\n")
+        re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", line.rstrip("\r").split("\r")[-1]).strip() for line in text.split("\n")
     ]
     return ["".join(c for c in line if c.isprintable())[:200] for line in lines if line][-count:]
 
@@ -194,12 +193,7 @@ def run_local(
 def _start(cell: Cell, slot: Slot, folder: Path, notebook: str) -> Worker:
     path = folder / cell.name
     threads = str(json.loads((path / "cell.json").read_text(encoding="utf-8"))["threads"])
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": threads,
-        "MKL_NUM_THREADS": threads,
-        "PYTHONUNBUFFERED": "1",
-    }
+    environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "PYTHONUNBUFFERED": "1"}
     if slot.gpu:
         environment["CUDA_VISIBLE_DEVICES"] = slot.gpu
     # Written before the start: a parent killed right here leaves a cell that counts as interrupted.
@@ -273,17 +267,13 @@ def stop(folder: Path) -> str:
     import socket
 
     if who.get("host") != socket.gethostname() or not isinstance(who.get("pid"), int):
-        raise TLGError(
-            f"the sweep in {folder} runs on {who.get('host', 'another machine')}: stop it there", code=4
-        )
+        raise TLGError(f"the sweep in {folder} runs on {who.get('host', 'another machine')}: stop it there", code=4)
     os.kill(who["pid"], signal.SIGTERM)
     for _ in range(200):
         if not is_locked(folder):
             return f"stopped process {who['pid']}; the same command goes on"
         time.sleep(0.1)
-    raise TLGError(
-        f"process {who['pid']} got the signal and still runs: look at it, or kill {who['pid']}", code=4
-    )
+    raise TLGError(f"process {who['pid']} got the signal and still runs: look at it, or kill {who['pid']}", code=4)
 
 
 class Lines:
@@ -310,8 +300,9 @@ def default_workers(config: Config) -> int:
     return 1 if pick_device(config.device).type != "cpu" else max(1, min(8, os.cpu_count() or 1))
 
 
-def run_jobs(jobs: list[tuple[str, Callable, tuple]], workers: int, done: str, progress: bool,
-             known: list | None = None) -> list:
+def run_jobs(
+    jobs: list[tuple[str, Callable, tuple]], workers: int, done: str, progress: bool, known: list | None = None
+) -> list:
     """Run (label, function, arguments) in processes of one thread each; results in the order of the jobs.
 
     known: results of an earlier run, None where a job is still to be done; no process starts for the others.
@@ -323,22 +314,28 @@ def run_jobs(jobs: list[tuple[str, Callable, tuple]], workers: int, done: str, p
         return results
     began = time.perf_counter()
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(max(1, workers), mp_context=context, initializer=_start_worker,
-                             initargs=(os.getpid(),)) as pool:
+    with ProcessPoolExecutor(
+        max(1, workers), mp_context=context, initializer=_start_worker, initargs=(os.getpid(),)
+    ) as pool:
         futures = {pool.submit(jobs[i][1], *jobs[i][2]): i for i in missing}
         try:
             for count, future in enumerate(as_completed(futures), 1 + len(jobs) - len(missing)):
                 index = futures[future]
                 results[index] = future.result()
                 if progress:
-                    print(f"{count}/{len(jobs)} {done}: {jobs[index][0]} ({time.perf_counter() - began:.0f} s)",
-                          flush=True)
+                    print(
+                        f"{count}/{len(jobs)} {done}: {jobs[index][0]} ({time.perf_counter() - began:.0f} s)",
+                        flush=True,
+                    )
         except TLGError as error:
             pool.shutdown(cancel_futures=True)
             raise TLGError(f"{jobs[index][0]}: {error}", code=error.code) from None
         except BrokenProcessPool:
-            raise TLGError("a worker process was killed, most likely for want of memory: take fewer (--workers), a "
-                           "smaller batch or image_size; the same command goes on with what is finished", code=1) from None
+            raise TLGError(
+                "a worker process was killed, most likely for want of memory: take fewer (--workers), a "
+                "smaller batch or image_size; the same command goes on with what is finished",
+                code=1,
+            ) from None
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise

@@ -48,10 +48,16 @@ def ladder_rows(config: Config) -> tuple[Row, ...]:
     top = config.replace(variant="corrected").to_dict()
     bottom = make_config(config.preset, variant="released").to_dict()
     fixed = {"supervision": config.supervision, "variant": "released"}
-    rungs = {name: (label, keys) for name, (label, keys) in RUNGS.items() if any(top[k] != bottom[k] for k in keys)
-             and (name != "noise" or config.supervision == "image")}
-    missing = sorted(k for k in VARIANT_SWITCHES["released"] if top[k] != bottom[k] and k != "noisy_targets"
-                     and not any(k in keys for _, keys in rungs.values()))
+    rungs = {
+        name: (label, keys)
+        for name, (label, keys) in RUNGS.items()
+        if any(top[k] != bottom[k] for k in keys) and (name != "noise" or config.supervision == "image")
+    }
+    missing = sorted(
+        k
+        for k in VARIANT_SWITCHES["released"]
+        if top[k] != bottom[k] and k != "noisy_targets" and not any(k in keys for _, keys in rungs.values())
+    )
     if missing:
         raise TLGError(f"the ladder has no rung for {', '.join(missing)}: add one to tlg_lib/ladder.py")
     rows, climbed = [Row("up-00-released", "released", _items(fixed))], dict(fixed)
@@ -69,7 +75,9 @@ def _items(values: dict) -> tuple[tuple[str, object], ...]:
     return tuple(sorted((k, tuple(v) if isinstance(v, list) else v) for k, v in values.items()))
 
 
-def run_ladder(folder: str | Path, config: Config, folds=(0, 1, 2, 3), seeds=(0, 1, 2), workers: int = 0) -> pd.DataFrame:
+def run_ladder(
+    folder: str | Path, config: Config, folds=(0, 1, 2, 3), seeds=(0, 1, 2), workers: int = 0
+) -> pd.DataFrame:
     """Train and score every rung; writes ladder.csv, ladder.json and ladder.png, returns the table."""
     from ..machine.device import environment
 
@@ -81,8 +89,16 @@ def run_ladder(folder: str | Path, config: Config, folds=(0, 1, 2, 3), seeds=(0,
     with atomic(folder / "ladder.csv", "w") as file:
         table.to_csv(file, index=False)
     rows = table.astype(object).where(table.notna(), None).to_dict("records")  # one seed has no interval: null
-    write_json(folder / "ladder.json", {"config": config.to_dict(), "folds": list(folds), "seeds": list(seeds),
-                                        "environment": environment(), "rows": rows})
+    write_json(
+        folder / "ladder.json",
+        {
+            "config": config.to_dict(),
+            "folds": list(folds),
+            "seeds": list(seeds),
+            "environment": environment(),
+            "rows": rows,
+        },
+    )
     from ..look.figures import save_figure
 
     save_figure(ladder_figure(table, config), folder / "ladder.png", "mIoU of every rung with 95% intervals")
@@ -131,12 +147,21 @@ def ladder_figure(table: pd.DataFrame, config: Config):
 
     climb, off = (table[table.row.str.startswith(prefix)] for prefix in ("up-", "off-"))
     figure, axes = plt.subplots(1, 2, figsize=(12.5, 0.34 * max(len(climb), len(off)) + 1.7), layout="constrained")
-    for axis, part, title in ((axes[0], climb, "climbing from released, each keeps those above"),
-                              (axes[1], off, "corrected, each switch alone off")):
+    for axis, part, title in (
+        (axes[0], climb, "climbing from released, each keeps those above"),
+        (axes[1], off, "corrected, each switch alone off"),
+    ):
         y = range(len(part))
         axis.errorbar(part.miou, y, xerr=part.miou_half.fillna(0), fmt="o", color="#0072B2", label="threshold 0.5")
-        axis.errorbar(part.miou_chosen, y, xerr=part.miou_chosen_half.fillna(0), fmt="s", color="#D55E00",
-                      label="threshold from base classes", alpha=0.8)
+        axis.errorbar(
+            part.miou_chosen,
+            y,
+            xerr=part.miou_chosen_half.fillna(0),
+            fmt="s",
+            color="#D55E00",
+            label="threshold from base classes",
+            alpha=0.8,
+        )
         axis.set_yticks(list(y), part.label)
         axis.invert_yaxis()
         axis.set_xlabel("mIoU of unseen classes, percent")
@@ -148,6 +173,9 @@ def ladder_figure(table: pd.DataFrame, config: Config):
     axes[1].axvline(top.miou, color="#0072B2", lw=1, ls=":")
     axes[1].axvline(top.miou_chosen, color="#D55E00", lw=1, ls=":")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=9)
-    figure.suptitle(f"{config.preset}, supervision {config.supervision}, {config.steps} steps, "
-                    f"{config.eval_episodes} episodes a fold", fontsize=11)
+    figure.suptitle(
+        f"{config.preset}, supervision {config.supervision}, {config.steps} steps, "
+        f"{config.eval_episodes} episodes a fold",
+        fontsize=11,
+    )
     return figure

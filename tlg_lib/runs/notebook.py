@@ -102,8 +102,7 @@ class Run:
 
     def job_folder(self, row: str = "", fold: int | None = None) -> Path:
         """Where one network lies: by default that of the first row on the first fold, with the first seed."""
-        return self.study().job_folder(row or self.rows[0].name, self.folds[0] if fold is None else fold,
-                                       self.seeds[0])
+        return self.study().job_folder(row or self.rows[0].name, self.folds[0] if fold is None else fold, self.seeds[0])
 
     def show(self, figure, name: str, alt: str) -> None:
         """Keep a figure as figures/<name>.png and show it with its alternative text."""
@@ -115,9 +114,19 @@ class Run:
         display(Image(data=path.read_bytes(), format="png", alt=alt))
 
 
-def setup(preset: str = "mini", fold="all", seed=0, variant: str = "all", supervision: str = "all",
-          backbone: str = "", shots: int = 5, data: str = "", settings: str = "", out: str = "",
-          quiet: bool = False) -> Run:
+def setup(
+    preset: str = "mini",
+    fold="all",
+    seed=0,
+    variant: str = "all",
+    supervision: str = "all",
+    backbone: str = "",
+    shots: int = 5,
+    data: str = "",
+    settings: str = "",
+    out: str = "",
+    quiet: bool = False,
+) -> Run:
     """Turn the parameters cell into a Run and print one line that says what will happen.
 
     Raises TLGError with one line for an unknown preset, parameter or value, before any work.
@@ -152,9 +161,14 @@ def setup(preset: str = "mini", fold="all", seed=0, variant: str = "all", superv
 
 def banner(run: Run) -> str:
     """One line: preset, device, folds, what is trained on what, and the warning of a smoke run."""
-    parts = [run.config.preset, device_words(run.config.device), f"folds {_join(run.folds)}",
-             f"seeds {_join(run.seeds)}", "trains " + ", ".join(row.name for row in run.rows),
-             f"folder {_short(run.folder)}"]
+    parts = [
+        run.config.preset,
+        device_words(run.config.device),
+        f"folds {_join(run.folds)}",
+        f"seeds {_join(run.seeds)}",
+        "trains " + ", ".join(row.name for row in run.rows),
+        f"folder {_short(run.folder)}",
+    ]
     if run.config.backbone_weights == "random":
         parts.append("RANDOM backbone weights")
     if run.smoke:
@@ -198,8 +212,10 @@ def refuse_unknown_parameters() -> None:
             declared, injected = assigned_names(before), assigned_names(cell)
             for name in sorted(injected - declared):
                 close = difflib.get_close_matches(name, sorted(declared), n=1)
-                raise TLGError(f"unknown parameter '{name}': " + (
-                    f"did you mean '{close[0]}'?" if close else f"the names are {', '.join(sorted(declared))}"))
+                raise TLGError(
+                    f"unknown parameter '{name}': "
+                    + (f"did you mean '{close[0]}'?" if close else f"the names are {', '.join(sorted(declared))}")
+                )
 
 
 def globals_of_kernel() -> dict:
@@ -239,12 +255,12 @@ def open_data(run: Run):
 
 
 def _numbers(name: str, value, everything: tuple[int, ...]) -> tuple[int, ...]:
-    """"all", 2, "2" or "0,2" to whole numbers without repeats, in order."""
+    """ "all", 2, "2" or "0,2" to whole numbers without repeats, in order."""
     if value == "all":
         return everything
     texts = [t.strip() for t in str(value).split(",")]
     if isinstance(value, bool) or not all(t.isdigit() for t in texts):
-        raise TLGError(f"{name}={value!r}: expected a whole number, several as \"0,1\", or \"all\"")
+        raise TLGError(f'{name}={value!r}: expected a whole number, several as "0,1", or "all"')
     return tuple(dict.fromkeys(int(t) for t in texts))
 
 

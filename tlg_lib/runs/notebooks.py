@@ -57,7 +57,8 @@ def declared_parameters(path: Path) -> dict:
             try:
                 return {
                     node.targets[0].id: ast.literal_eval(node.value)
-                    for node in ast.parse(cell.source).body if isinstance(node, ast.Assign)
+                    for node in ast.parse(cell.source).body
+                    if isinstance(node, ast.Assign)
                 }
             except (SyntaxError, ValueError, AttributeError):
                 raise TLGError(f"{path}: its parameters cell must hold `name = literal` lines only") from None
@@ -96,8 +97,10 @@ def merge_parameters(preset: dict, given: dict, settings: dict, known: set[str])
             extra.append(f"{name}={value}")
         else:
             close = difflib.get_close_matches(name, sorted(known | set(FIELDS)), n=1)
-            raise TLGError(f"unknown parameter '{name}'" + (
-                f": did you mean '{close[0]}'?" if close else f": the names are {', '.join(sorted(known))}"))
+            raise TLGError(
+                f"unknown parameter '{name}'"
+                + (f": did you mean '{close[0]}'?" if close else f": the names are {', '.join(sorted(known))}")
+            )
     for name in merged:
         if name not in known:
             raise TLGError(f"unknown parameter '{name}': the notebooks know {', '.join(sorted(known))}")
@@ -113,8 +116,14 @@ def _literal(text):
         return text
 
 
-def run_notebooks(preset: str, given: dict | None = None, settings: dict | None = None, out: str | Path = "",
-                  notebooks: list[Notebook] | None = None, check: bool = True) -> Path:
+def run_notebooks(
+    preset: str,
+    given: dict | None = None,
+    settings: dict | None = None,
+    out: str | Path = "",
+    notebooks: list[Notebook] | None = None,
+    check: bool = True,
+) -> Path:
     """Execute the notebooks into the run folder and return it.
 
     given: notebook parameters that replace the preset's; settings: ``--set`` pairs. All input is checked
@@ -172,7 +181,9 @@ def _execute(notebook: Notebook, copy: Path, parameters: dict, stamp: dict, head
         last = str(error.evalue).strip().splitlines()[-1:] or [""]
         raise TLGError(
             f"{notebook.path.name} stopped at cell {error.exec_count} ({heading}): {error.ename}: {last[0]} "
-            f"(see {copy}; after a remedy, the same command goes on from there)", code=CELL_FAILED) from None
+            f"(see {copy}; after a remedy, the same command goes on from there)",
+            code=CELL_FAILED,
+        ) from None
     terminal.clear()
     executed = _read(copy)
     executed.metadata["tlg"] = {**stamp, "seconds": round(time.perf_counter() - began, 1)}
@@ -180,7 +191,7 @@ def _execute(notebook: Notebook, copy: Path, parameters: dict, stamp: dict, head
     _say(f"{head}: {time.perf_counter() - began:.0f} s")
 
 
-def _papermill(notebook: Notebook, copy: Path, parameters: dict, terminal: "_Terminal") -> None:
+def _papermill(notebook: Notebook, copy: Path, parameters: dict, terminal: _Terminal) -> None:
     """Execute with our progress in place of papermill's bar."""
     import warnings
 

@@ -58,9 +58,13 @@ def not_comparable(results: dict) -> list[str]:
 def caveats(results: dict) -> list[str]:
     """What differs from the paper even in a comparable run, to be said beside the figures."""
     masks = f"the CLIP-ES recipe on {results['masks_by']}" if results["masks_by"] else "unknown means, elsewhere"
-    found = ["the paper's row is the best epoch, chosen on the test classes; compare with the best epoch here",
-             f"the authors' masks are unpublished; these were made by {masks}"]
+    found = [
+        "the paper's row is the best epoch, chosen on the test classes; compare with the best epoch here",
+        f"the authors' masks are unpublished; these were made by {masks}",
+    ]
     if results.get("supervision") == "pixel":
-        found.append("training targets are pixel labels of base classes, as in the authors' release, which the paper's "
-                     "table lists under image labels")
+        found.append(
+            "training targets are pixel labels of base classes, as in the authors' release, which the paper's "
+            "table lists under image labels"
+        )
     return found

@@ -99,14 +99,16 @@ def _key(record: dict) -> str:
     return record["row"]
 
 
-def fold_table(frame: pd.DataFrame, shots: int = 1, epoch: str = "last", threshold_from: str = "fixed",
-               score: str = "miou") -> pd.DataFrame:
+def fold_table(
+    frame: pd.DataFrame, shots: int = 1, epoch: str = "last", threshold_from: str = "fixed", score: str = "miou"
+) -> pd.DataFrame:
     """Methods by folds (mean over seeds), with ``mean`` only where all four folds are there, and ``± 95%``.
 
     epoch: "last" or "best by test classes" for trained rows; rows without training are always included.
     """
-    chosen = frame[(frame.shots == shots) & (frame.threshold_from == threshold_from)
-                   & frame.epoch.isin([epoch, "no training"])]
+    chosen = frame[
+        (frame.shots == shots) & (frame.threshold_from == threshold_from) & frame.epoch.isin([epoch, "no training"])
+    ]
     table = chosen.pivot_table(index="key", columns="fold", values=score, sort=False)
     complete = [f for f in FOLDS if f in table.columns] == list(FOLDS)
     means = table[list(FOLDS)].mean(axis=1, skipna=False) if complete else pd.Series(math.nan, table.index)
@@ -151,11 +153,16 @@ def score_of(frame: pd.DataFrame, key: str, **which) -> float | None:
     return None if math.isnan(value) else float(value)
 
 
-def per_class(frame: pd.DataFrame, key: str, shots: int = 1, epoch: str = "last",
-              threshold_from: str = "fixed") -> dict[str, float]:
+def per_class(
+    frame: pd.DataFrame, key: str, shots: int = 1, epoch: str = "last", threshold_from: str = "fixed"
+) -> dict[str, float]:
     """class name -> IoU in percent (mean over seeds), each class from the fold that holds it out."""
-    rows = frame[(frame.key == key) & (frame.shots == shots) & (frame.threshold_from == threshold_from)
-                 & frame.epoch.isin([epoch, "no training"])]
+    rows = frame[
+        (frame.key == key)
+        & (frame.shots == shots)
+        & (frame.threshold_from == threshold_from)
+        & frame.epoch.isin([epoch, "no training"])
+    ]
     found: dict[str, list[float]] = {}
     for scores in rows.per_class:
         for name, value in scores.items():

@@ -36,9 +36,11 @@ def training_histories(run, trained: list[dict]) -> dict[str, dict]:
         width = max(1, min(10, len(losses) // 4))
         means = [sum(losses[i : i + width]) / len(losses[i : i + width]) for i in range(0, len(losses), width)]
         found[f"{row.name} fold {fold}"] = {
-            "step": [min(i + width, len(losses)) for i in range(0, len(losses), width)], "loss": means,
+            "step": [min(i + width, len(losses)) for i in range(0, len(losses), width)],
+            "loss": means,
             "score_step": [epoch["step"] for epoch in summary["history"]],
-            "miou": [epoch["test"] for epoch in summary["history"]]}
+            "miou": [epoch["test"] for epoch in summary["history"]],
+        }
     return found
 
 
@@ -50,10 +52,20 @@ def gather(folder: str | Path) -> pd.DataFrame:
             r = load_results(path)
         except TLGError:
             continue  # another program's file, or an older version's: not ours to judge
-        lines.append({"run": path.parent.name, "preset": r["preset"], "main row": r["main_row"],
-                      "folds": ",".join(map(str, r["folds"])), "seeds": ",".join(map(str, r["seeds"])),
-                      "episodes": r["episodes"], "mIoU": r["miou"], "best epoch": r["best_epoch"]["miou"],
-                      "commit": r["commit"], "digest": r["figures_sha256"][:8]})
+        lines.append(
+            {
+                "run": path.parent.name,
+                "preset": r["preset"],
+                "main row": r["main_row"],
+                "folds": ",".join(map(str, r["folds"])),
+                "seeds": ",".join(map(str, r["seeds"])),
+                "episodes": r["episodes"],
+                "mIoU": r["miou"],
+                "best epoch": r["best_epoch"]["miou"],
+                "commit": r["commit"],
+                "digest": r["figures_sha256"][:8],
+            }
+        )
     return pd.DataFrame(lines).set_index("run").round({"mIoU": 1, "best epoch": 1})
 
 
@@ -76,18 +88,38 @@ def collect(run, records: list[dict], trained: list[dict], parameters: dict[str,
     last = score_of(frame, main)
     best = score_of(frame, main, epoch="best by test classes")
     results = {
-        "schema": SCHEMA, "preset": config.preset, "dataset": config.dataset, "backbone": config.backbone,
-        "backbone_weights": config.backbone_weights, "image_size": list(config.image_size), "clip": config.clip,
-        "folds": list(run.folds), "seeds": list(run.seeds), "shots": list(run.shots),
-        "episodes": config.eval_episodes, "steps": config.steps, "batch": config.batch, "threshold": config.threshold,
+        "schema": SCHEMA,
+        "preset": config.preset,
+        "dataset": config.dataset,
+        "backbone": config.backbone,
+        "backbone_weights": config.backbone_weights,
+        "image_size": list(config.image_size),
+        "clip": config.clip,
+        "folds": list(run.folds),
+        "seeds": list(run.seeds),
+        "shots": list(run.shots),
+        "episodes": config.eval_episodes,
+        "steps": config.steps,
+        "batch": config.batch,
+        "threshold": config.threshold,
         "test_rows": min(len(experiment.data.test_rows(f, both(config.replace(fold=f)))) for f in run.folds),
-        "main_row": main, "variant": config.variant, "supervision": config.supervision,
-        "miou": last, "fb_iou": score_of(frame, main, score="fb_iou"),
-        "per_class": per_class(frame, main), "last_epoch": {"miou": last},
-        "best_epoch": {"miou": best, "chosen_on": "test classes, as is usual in this field: too good by the difference"},
-        "baselines": {key: {f"{k}_shot": score_of(frame, key, shots=k) for k in run.shots}
-                      for key in (MASK, PROTOTYPE, FUSION, "base-fusion", "hsnet-pixel", "released-pixel")},
-        "rows": rows, "parameters": parameters,
+        "main_row": main,
+        "variant": config.variant,
+        "supervision": config.supervision,
+        "miou": last,
+        "fb_iou": score_of(frame, main, score="fb_iou"),
+        "per_class": per_class(frame, main),
+        "last_epoch": {"miou": last},
+        "best_epoch": {
+            "miou": best,
+            "chosen_on": "test classes, as is usual in this field: too good by the difference",
+        },
+        "baselines": {
+            key: {f"{k}_shot": score_of(frame, key, shots=k) for k in run.shots}
+            for key in (MASK, PROTOTYPE, FUSION, "base-fusion", "hsnet-pixel", "released-pixel")
+        },
+        "rows": rows,
+        "parameters": parameters,
         "training": [_training(summary) for summary in trained],
         "smoke": run.smoke,
     }
@@ -105,31 +137,47 @@ def _rows(frame: pd.DataFrame) -> list[dict]:
     """One entry per method, shots, epoch and way of choosing the threshold; folds as means over seeds."""
     found = []
     for (key, shots, epoch, threshold_from), group in frame.groupby(
-            ["key", "shots", "epoch", "threshold_from"], sort=False):
+        ["key", "shots", "epoch", "threshold_from"], sort=False
+    ):
         folds = group.groupby("fold").miou.mean()
         complete = set(folds.index) == set(FOLDS)
         half = half_width(group, "miou")
         agreement = group.agreement.dropna()
-        found.append({
-            "key": key, "label": group.label.iloc[0] if key != FUSION else "best training-free fusion",
-            "variant": group.variant.iloc[0], "supervision": group.supervision.iloc[0],
-            "query_mask": group.query_mask.iloc[0], "control": group.control.iloc[0], "shots": int(shots),
-            "epoch": epoch, "threshold_from": threshold_from, "seeds": sorted(int(s) for s in set(group.seed)),
-            "folds": {str(f): float(v) for f, v in folds.items()},
-            "miou": float(folds.mean()) if complete else None,
-            "fb_iou": float(group.groupby("fold").fb_iou.mean().mean()) if complete else None,
-            "half_width_95": None if math.isnan(half) else half,
-            "agreement_with_mask": float(agreement.mean()) if len(agreement) else None,
-        })
+        found.append(
+            {
+                "key": key,
+                "label": group.label.iloc[0] if key != FUSION else "best training-free fusion",
+                "variant": group.variant.iloc[0],
+                "supervision": group.supervision.iloc[0],
+                "query_mask": group.query_mask.iloc[0],
+                "control": group.control.iloc[0],
+                "shots": int(shots),
+                "epoch": epoch,
+                "threshold_from": threshold_from,
+                "seeds": sorted(int(s) for s in set(group.seed)),
+                "folds": {str(f): float(v) for f, v in folds.items()},
+                "miou": float(folds.mean()) if complete else None,
+                "fb_iou": float(group.groupby("fold").fb_iou.mean().mean()) if complete else None,
+                "half_width_95": None if math.isnan(half) else half,
+                "agreement_with_mask": float(agreement.mean()) if len(agreement) else None,
+            }
+        )
     return found
 
 
 def _training(summary: dict) -> dict:
     """What is worth keeping of one training: no times."""
     config = summary["config"]
-    return {"variant": config["variant"], "supervision": config["supervision"], "query_mask": config["query_mask"],
-            "fold": config["fold"], "seed": config["seed"], "steps": summary["step"],
-            "history": summary["history"], "best": summary["best"]}
+    return {
+        "variant": config["variant"],
+        "supervision": config["supervision"],
+        "query_mask": config["query_mask"],
+        "fold": config["fold"],
+        "seed": config["seed"],
+        "steps": summary["step"],
+        "history": summary["history"],
+        "best": summary["best"],
+    }
 
 
 def load_results(path: str | Path) -> dict:
@@ -138,8 +186,9 @@ def load_results(path: str | Path) -> dict:
     try:
         results = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise TLGError(f"cannot read {path} ({error}): make it again with `tlg run`, it keeps what is finished",
-                       code=3) from None
+        raise TLGError(
+            f"cannot read {path} ({error}): make it again with `tlg run`, it keeps what is finished", code=3
+        ) from None
     if not isinstance(results, dict) or results.get("schema") != SCHEMA:
         raise TLGError(f"{path} is not a results.json of this version (schema {SCHEMA})", code=3)
     wrong = _misfit(results)
@@ -148,8 +197,20 @@ def load_results(path: str | Path) -> dict:
     return results
 
 
-_TEXT = ("preset", "dataset", "backbone", "backbone_weights", "clip", "main_row", "variant", "supervision", "device",
-         "commit", "figures_sha256", "masks_by")
+_TEXT = (
+    "preset",
+    "dataset",
+    "backbone",
+    "backbone_weights",
+    "clip",
+    "main_row",
+    "variant",
+    "supervision",
+    "device",
+    "commit",
+    "figures_sha256",
+    "masks_by",
+)
 _NUMBERS = ("episodes", "steps", "batch", "threshold", "test_rows")
 _LISTS = ("folds", "seeds", "shots", "image_size")
 _ROW_TEXT = ("key", "label", "variant", "supervision", "query_mask", "control", "epoch", "threshold_from")
@@ -158,19 +219,28 @@ _ROW_SCORES = ("miou", "fb_iou", "half_width_95", "agreement_with_mask")
 
 def _misfit(results: dict) -> str:
     """Name of the first entry that is not as ``collect`` writes it, "" when all is: the file may be anybody's."""
+
     def number(value, none: bool = False) -> bool:
         return (none and value is None) or (
-            isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e15)
+            isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e15
+        )
 
     def row(value) -> bool:
-        return (isinstance(value, dict) and all(isinstance(value.get(k), str) for k in _ROW_TEXT)
-                and all(k in value and number(value[k], none=True) for k in _ROW_SCORES) and number(value.get("shots"))
-                and isinstance(value.get("folds"), dict) and all(number(v) for v in value["folds"].values()))
+        return (
+            isinstance(value, dict)
+            and all(isinstance(value.get(k), str) for k in _ROW_TEXT)
+            and all(k in value and number(value[k], none=True) for k in _ROW_SCORES)
+            and number(value.get("shots"))
+            and isinstance(value.get("folds"), dict)
+            and all(number(v) for v in value["folds"].values())
+        )
 
     fits = {k: isinstance(results.get(k), str) for k in _TEXT}
     fits |= {k: number(results.get(k)) for k in _NUMBERS}
-    fits |= {k: isinstance(results.get(k), list) and all(isinstance(v, int) and number(v) for v in results[k])
-             for k in _LISTS}
+    fits |= {
+        k: isinstance(results.get(k), list) and all(isinstance(v, int) and number(v) for v in results[k])
+        for k in _LISTS
+    }
     fits["rows"] = isinstance(results.get("rows"), list) and all(row(r) for r in results["rows"])
     for name, keys in (("parameters", ("total", "learnable", "receiving_gradient")), ("seconds", ("training",))):
         fits[name] = isinstance(results.get(name), dict) and all(number(results[name].get(k)) for k in keys)

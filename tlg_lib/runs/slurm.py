@@ -51,9 +51,7 @@ class CellJob:
         if self.notebook:
             command += ["--notebook", self.notebook]
         with open(folder / "log.txt", "ab") as log:
-            self.process = subprocess.Popen(
-                command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
-            )
+            self.process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
             while (code := self.process.poll()) is None:  # not wait(): see checkpoint
                 time.sleep(0.2)
         if read_status(folder)["state"] not in ("done", "failed"):
@@ -74,15 +72,11 @@ class CellJob:
                 time.sleep(0.1)
         job = os.environ.get("SLURM_ARRAY_JOB_ID") or os.environ.get("SLURM_JOB_ID", "")
         task = os.environ.get("SLURM_ARRAY_TASK_ID")
-        write_status(
-            Path(cell), "queued", job=f"{job}_{task}" if task else job, note="requeued after preemption"
-        )
+        write_status(Path(cell), "queued", job=f"{job}_{task}" if task else job, note="requeued after preemption")
         return DelayedSubmission(CellJob(self.notebook), cell)
 
 
-def submit(
-    spec: Spec, folder: Path, *, retry: bool = False, notebook: str = "", options: dict | None = None
-) -> int:
+def submit(spec: Spec, folder: Path, *, retry: bool = False, notebook: str = "", options: dict | None = None) -> int:
     """Submit what is left as one job array; returns the number of cells.
 
     options: replace those of the spec's ``slurm`` entry. Raises TLGError, code 3, when the cluster's commands
@@ -93,8 +87,7 @@ def submit(
     missing = [name for name in ("sbatch", "srun", "squeue", "scontrol") if shutil.which(name) is None]
     if missing:
         raise TLGError(
-            f"no `{missing[0]}` here: --slurm works on a SLURM login node; leave it out to run locally",
-            code=3,
+            f"no `{missing[0]}` here: --slurm works on a SLURM login node; leave it out to run locally", code=3
         )
     with folder_lock(folder):
         refresh(spec, folder)
@@ -104,25 +97,20 @@ def submit(
         if not cells:
             return 0
         given = {**spec.slurm, **(options or {})}
-        executor = submitit.SlurmExecutor(
-            folder / "slurm", max_num_timeout=int(given.get("max_requeues", 20))
-        )
+        executor = submitit.SlurmExecutor(folder / "slurm", max_num_timeout=int(given.get("max_requeues", 20)))
         named = {OWN.get(k, k): v for k, v in given.items() if k != "max_requeues"}
         if "mem" in named:
             named["mem"] = f"{named['mem']}GB"
         try:
             executor.update_parameters(
-                **{**DEFAULTS, "job_name": f"tlg-{spec.name}"[:60], **named},
-                additional_parameters={"requeue": True},
+                **{**DEFAULTS, "job_name": f"tlg-{spec.name}"[:60], **named}, additional_parameters={"requeue": True}
             )
         except (ValueError, TypeError) as error:
             raise TLGError(f"slurm: {str(error).splitlines()[0]}: see `tlg sweep --help`") from None
         executor.update_parameters(setup=[f"export OMP_NUM_THREADS={threads}"])
         try:
             with executor.batch():
-                jobs = [
-                    executor.submit(CellJob(notebook), str((folder / cell.name).resolve())) for cell in cells
-                ]
+                jobs = [executor.submit(CellJob(notebook), str((folder / cell.name).resolve())) for cell in cells]
         except (
             submitit.core.utils.FailedJobError,
             submitit.core.utils.FailedSubmissionError,
@@ -145,21 +133,12 @@ def refresh(spec: Spec, folder: Path) -> None:
     alive = _known_jobs({str(s.get("job", "")).split("_")[0] for s in queued.values()})
     for name, status in queued.items():
         if str(status.get("job", "")) not in alive and read_status(folder / name)["state"] == "queued":
-            write_status(
-                folder / name, "interrupted", error=f"job {status.get('job')} is gone from the queue"
-            )
+            write_status(folder / name, "interrupted", error=f"job {status.get('job')} is gone from the queue")
 
 
 def _known_jobs(numbers: set[str]) -> set[str]:
     """Ids of array tasks ("12_3") and jobs ("12") that squeue lists; --array writes one task per line."""
-    command = [
-        "squeue",
-        "--noheader",
-        "--array",
-        "--format=%i",
-        "--jobs",
-        ",".join(sorted(n for n in numbers if n)),
-    ]
+    command = ["squeue", "--noheader", "--array", "--format=%i", "--jobs", ",".join(sorted(n for n in numbers if n))]
     try:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=60)
     except (OSError, subprocess.SubprocessError) as error:
@@ -170,11 +149,7 @@ def _known_jobs(numbers: set[str]) -> set[str]:
 def cancel(spec: Spec, folder: Path) -> int:
     """scancel every queued or running job of the sweep; returns how many."""
     jobs = sorted(
-        {
-            str(s["job"])
-            for s in states(spec, folder).values()
-            if s["state"] in ("queued", "running") and s.get("job")
-        }
+        {str(s["job"]) for s in states(spec, folder).values() if s["state"] in ("queued", "running") and s.get("job")}
     )
     if jobs and shutil.which("scancel"):
         subprocess.run(["scancel", *jobs], check=False, timeout=60)

@@ -70,9 +70,7 @@ def load_spec(source: str | Path, overrides: dict | None = None) -> Spec:
     return spec_from_dict(read_yaml(path), default_name=path.stem, where=str(source), overrides=overrides)
 
 
-def spec_from_dict(
-    values, default_name: str = "sweep", where: str = "the spec", overrides: dict | None = None
-) -> Spec:
+def spec_from_dict(values, default_name: str = "sweep", where: str = "the spec", overrides: dict | None = None) -> Spec:
     """Check a spec given as a dictionary (the YAML's value). Raises TLGError naming the entry."""
     values = _mapping(values, where)
     unknown = sorted(set(values) - _KEYS)
@@ -97,9 +95,7 @@ def spec_from_dict(
                 point = dict(zip(grid, combination))
                 twice = sorted(set(point) & set(bundle))
                 if twice:
-                    raise TLGError(
-                        f"{where}: '{twice[0]}' stands in grid and in setting '{setting}': keep one"
-                    )
+                    raise TLGError(f"{where}: '{twice[0]}' stands in grid and in setting '{setting}': keep one")
                 combined.append((setting, {**bundle, **point}))
     extra = values.get("cells") or []
     if not isinstance(extra, list):
@@ -203,9 +199,7 @@ def _pairs(value, settings: tuple[str, ...], where: str) -> tuple[tuple[str, str
             raise TLGError(f"{where}: compare: expected pairs of settings, as [a, b]")
         missing = [p for p in pair if p not in settings]
         if missing:
-            raise TLGError(
-                f"{where}: compare: no setting '{missing[0]}': the settings are {', '.join(settings)}"[:600]
-            )
+            raise TLGError(f"{where}: compare: no setting '{missing[0]}': the settings are {', '.join(settings)}"[:600])
         pairs.append((pair[0], pair[1]))
     return tuple(pairs)
 
@@ -253,5 +247,3 @@ def sweep_folder(spec: Spec, out: str | Path = "") -> Path:
 
 
 # --- telling what goes on
-
-

@@ -73,18 +73,10 @@ def paired_bootstrap(
     arrays = [np.asarray(v, dtype=np.float64) for v in (intersections_a, unions_a, intersections_b, unions_b)]
     class_ids = np.asarray(class_ids)
     count = len(class_ids)
-    if (
-        count == 0
-        or any(a.shape != (count,) for a in arrays)
-        or (groups is not None and len(groups) != count)
-    ):
+    if count == 0 or any(a.shape != (count,) for a in arrays) or (groups is not None and len(groups) != count):
         raise TLGError("a paired comparison needs the same episodes for both settings: the lengths differ")
     for inter, union in (arrays[:2], arrays[2:]):
-        if (
-            not (np.isfinite(inter).all() and np.isfinite(union).all())
-            or (inter < 0).any()
-            or (inter > union).any()
-        ):
+        if not (np.isfinite(inter).all() and np.isfinite(union).all()) or (inter < 0).any() or (inter > union).any():
             raise TLGError("a paired comparison needs 0 <= intersection <= union in every episode")
     generator = np.random.default_rng(seed)
     classes = np.unique(class_ids)
@@ -110,10 +102,7 @@ def paired_bootstrap(
     differences = 100 * (ratio_a - ratio_b) / len(classes)
     low, high = np.quantile(differences, [(1 - confidence) / 2, (1 + confidence) / 2])
     tail = min((differences <= 0).sum(), (differences >= 0).sum())
-    score_a, score_b = (
-        class_miou(arrays[0], arrays[1], class_ids),
-        class_miou(arrays[2], arrays[3], class_ids),
-    )
+    score_a, score_b = (class_miou(arrays[0], arrays[1], class_ids), class_miou(arrays[2], arrays[3], class_ids))
     return Comparison(
         difference=score_a - score_b,
         low=float(low),

@@ -47,7 +47,7 @@ def _items(values: dict) -> tuple[tuple[str, object], ...]:
 
 
 def row_config(config: Config, row: Row, fold: int, seed: int) -> Config:
-    """The row's config: the study's, the switches of the row's variant and supervision, its overrides, fold and seed."""
+    """The row's config: the study's, the switches of the row's variant and supervision, its overrides."""
     kind = {"variant": config.variant, "supervision": config.supervision}
     overrides = {**dict(row.overrides), "fold": fold, "seed": seed}
     if any(overrides.get(k, v) != v for k, v in kind.items()):
@@ -60,8 +60,15 @@ def row_config(config: Config, row: Row, fold: int, seed: int) -> Config:
 class Study:
     """Train and score ``rows`` (by default the table's) on ``folds`` and ``seeds`` below ``folder``."""
 
-    def __init__(self, folder: str | Path, config: Config, folds=(0, 1, 2, 3), seeds=(0,),
-                 rows: tuple[Row, ...] | None = None, shots=(1, 5)):
+    def __init__(
+        self,
+        folder: str | Path,
+        config: Config,
+        folds=(0, 1, 2, 3),
+        seeds=(0,),
+        rows: tuple[Row, ...] | None = None,
+        shots=(1, 5),
+    ):
         self.folder, self.config = Path(folder), config
         self.folds, self.seeds, self.shots = tuple(folds), tuple(seeds), tuple(shots)
         self.rows = tuple(rows) if rows is not None else table_rows(config)
@@ -75,8 +82,11 @@ class Study:
     def train(self, workers: int = 0, progress: bool = True) -> list[dict]:
         """Train every row that is not finished; returns one summary per job, in order."""
         jobs = [
-            (f"{row.label}, fold {fold}, seed {seed}", train_job,
-             (row_config(self.config, row, fold, seed).to_dict(), str(self.job_folder(row.name, fold, seed))))
+            (
+                f"{row.label}, fold {fold}, seed {seed}",
+                train_job,
+                (row_config(self.config, row, fold, seed).to_dict(), str(self.job_folder(row.name, fold, seed))),
+            )
             for row, fold, seed in self._cells()
         ]
         self._prepare(progress)
@@ -90,13 +100,29 @@ class Study:
             for fold in self.folds:
                 config = self.config.replace(fold=fold, seed=seed)
                 folder = self.job_folder(TRAINING_FREE, fold, seed)
-                jobs.append((f"training-free rows, fold {fold}, seed {seed}", evaluate_training_free,
-                             (config.to_dict(), str(folder), self.shots)))
+                jobs.append(
+                    (
+                        f"training-free rows, fold {fold}, seed {seed}",
+                        evaluate_training_free,
+                        (config.to_dict(), str(folder), self.shots),
+                    )
+                )
         for row, fold, seed in self._cells():
             config = row_config(self.config, row, fold, seed)
-            jobs.append((f"{row.label}, fold {fold}, seed {seed}", evaluate_trained,
-                         (config.to_dict(), str(self.job_folder(row.name, fold, seed)), row.name, row.label,
-                          self.shots if row.full else (self.shots[0],), row.full)))
+            jobs.append(
+                (
+                    f"{row.label}, fold {fold}, seed {seed}",
+                    evaluate_trained,
+                    (
+                        config.to_dict(),
+                        str(self.job_folder(row.name, fold, seed)),
+                        row.name,
+                        row.label,
+                        self.shots if row.full else (self.shots[0],),
+                        row.full,
+                    ),
+                )
+            )
         self._prepare(progress)
         known = [_FINISHED[function](*arguments) for _, function, arguments in jobs]
         results = run_jobs(jobs, workers or default_workers(self.config), "scored", progress, known)
@@ -116,7 +142,9 @@ def train_job(config: dict, folder: str) -> dict:
     return train(config_from_dict(config), folder, progress=False)
 
 
-def evaluate_trained(config: dict, folder: str, name: str, label: str, shots: tuple[int, ...], full: bool) -> list[dict]:
+def evaluate_trained(
+    config: dict, folder: str, name: str, label: str, shots: tuple[int, ...], full: bool
+) -> list[dict]:
     """Records of one trained network: last epoch, threshold 0.5 and the one chosen on base classes; when
     ``full`` also the best epoch by the test classes and the wrong-support control."""
     from ..evaluate import network_predictor
@@ -152,11 +180,12 @@ def _finished_trained(config: dict, folder: str, name: str, label: str, shots: t
     return _Scorer(config_from_dict(config), folder, name, label).finished
 
 
-def _free_scorers(config: Config, folder: str) -> list["_Scorer"]:
+def _free_scorers(config: Config, folder: str) -> list[_Scorer]:
     from ..baselines import FREE_ROWS
 
-    return [_Scorer(config, f"{folder}/{label.replace(' ', '_').replace('+', 'and')}", label, label)
-            for label in FREE_ROWS]
+    return [
+        _Scorer(config, f"{folder}/{label.replace(' ', '_').replace('+', 'and')}", label, label) for label in FREE_ROWS
+    ]
 
 
 def _finished_free(config: dict, folder: str, shots: tuple[int, ...]) -> list[dict] | None:
@@ -219,8 +248,9 @@ class _Scorer:
         config = self.config.replace(shots=shots)
         if 1 not in self.thresholds:
             base = self.experiment.base_episodes(config.replace(shots=1), min(BASE_EPISODES, config.eval_episodes))
-            self.thresholds[1] = count_episodes(predictor, base, self.make, THRESHOLDS,
-                                                config.eval_batch).best_threshold()
+            self.thresholds[1] = count_episodes(
+                predictor, base, self.make, THRESHOLDS, config.eval_batch
+            ).best_threshold()
         chosen = self.thresholds[1]
         episodes = self.experiment.scored_episodes(config, control)
         batch = max(1, config.eval_batch // shots)
@@ -231,13 +261,24 @@ class _Scorer:
         for position, threshold_from in enumerate(("fixed", "base classes")):
             figures = asdict(counts.scores(position))
             figures["per_class"] = {names[c]: v for c, v in figures["per_class"].items()}
-            self.records.append({
-                "row": self.name, "label": self.label, "fold": config.fold, "seed": config.seed, "shots": shots,
-                "variant": config.variant, "supervision": config.supervision, "query_mask": config.query_mask,
-                "control": control, "epoch": epoch, "threshold": counts.thresholds[position],
-                "threshold_from": threshold_from, "agreement": counts.mask_agreement() if position == 0 else None,
-                **figures,
-            })
+            self.records.append(
+                {
+                    "row": self.name,
+                    "label": self.label,
+                    "fold": config.fold,
+                    "seed": config.seed,
+                    "shots": shots,
+                    "variant": config.variant,
+                    "supervision": config.supervision,
+                    "query_mask": config.query_mask,
+                    "control": control,
+                    "epoch": epoch,
+                    "threshold": counts.thresholds[position],
+                    "threshold_from": threshold_from,
+                    "agreement": counts.mask_agreement() if position == 0 else None,
+                    **figures,
+                }
+            )
 
     def repeat(self, *, shots: int, epoch: str) -> None:
         """The records of the last epoch once more under another name: it was the best one."""

@@ -95,10 +95,7 @@ def collect(spec: Spec, folder: Path) -> list[dict]:
                 "supervision": "" if free else config.supervision,
                 "query_mask": "" if free else config.query_mask,
                 "steps": 0 if free else config.steps,
-                **{
-                    k: record[k]
-                    for k in ("fold", "seed", "shots", "control", "epoch", "threshold", "threshold_from")
-                },
+                **{k: record[k] for k in ("fold", "seed", "shots", "control", "epoch", "threshold", "threshold_from")},
             }
             figures = [("miou", "", record["miou"]), ("fb_iou", "", record["fb_iou"])]
             figures += [("iou", name, value) for name, value in sorted(record["per_class"].items())]
@@ -125,10 +122,7 @@ def _records(cell: Path) -> list[dict]:
             records = json.loads(path.read_text(encoding="utf-8"))["records"]
             for record in records:
                 float(record["miou"]), float(record["fb_iou"]), dict(record["per_class"]), record["label"]
-                [
-                    record[k]
-                    for k in ("fold", "seed", "shots", "control", "epoch", "threshold", "threshold_from")
-                ]
+                [record[k] for k in ("fold", "seed", "shots", "control", "epoch", "threshold", "threshold_from")]
             found += records
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise TLGError(
@@ -137,9 +131,7 @@ def _records(cell: Path) -> list[dict]:
                 code=3,
             ) from None
     if not found:
-        raise TLGError(
-            f"{cell} is marked done and holds no scores: delete the folder and run the sweep again", code=3
-        )
+        raise TLGError(f"{cell} is marked done and holds no scores: delete the folder and run the sweep again", code=3)
     return found
 
 
@@ -157,9 +149,7 @@ def summarise(rows: list[dict]) -> list[dict]:
     table = []
     for group, seeds in groups.items():
         for fold in FOLDS:
-            table += _line(
-                keys, group, str(fold), {s: v[fold] for s, v in sorted(seeds.items()) if fold in v}
-            )
+            table += _line(keys, group, str(fold), {s: v[fold] for s, v in sorted(seeds.items()) if fold in v})
         whole = {s: mean_over_folds(v) for s, v in sorted(seeds.items()) if set(v) == set(FOLDS)}
         table += _line(keys, group, "0,1,2,3", whole)
     return table
@@ -272,10 +262,7 @@ def write_results(spec: Spec, folder: Path) -> list[Path]:
     if not rows:
         return []
     summary, compared = summarise(rows), compare(spec, folder)
-    files = [
-        write_csv(folder / "results.csv", LONG, rows),
-        write_csv(folder / "summary.csv", SUMMARY, summary),
-    ]
+    files = [write_csv(folder / "results.csv", LONG, rows), write_csv(folder / "summary.csv", SUMMARY, summary)]
     if spec.compare:
         files.append(write_csv(folder / "comparisons.csv", COMPARED, compared))
     return files + _draw(spec, folder, rows, summary, compared)
@@ -332,8 +319,12 @@ def gather_sweeps(folder: str | Path):
 
 def _is_main(row: dict) -> bool:
     """Whether a line of the summary is a main figure: mIoU, last epoch, fixed threshold, no control."""
-    return (row["metric"] == "miou" and row["threshold_from"] == "fixed" and not row["control"]
-            and row["epoch"] in ("last", "no training"))
+    return (
+        row["metric"] == "miou"
+        and row["threshold_from"] == "fixed"
+        and not row["control"]
+        and row["epoch"] in ("last", "no training")
+    )
 
 
 def _inert(value):
@@ -341,9 +332,7 @@ def _inert(value):
     return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t") else value
 
 
-def _draw(
-    spec: Spec, folder: Path, rows: list[dict], summary: list[dict], compared: list[dict]
-) -> list[Path]:
+def _draw(spec: Spec, folder: Path, rows: list[dict], summary: list[dict], compared: list[dict]) -> list[Path]:
     from ..look.figures import save_figure, score_dots
 
     files = []
@@ -354,28 +343,17 @@ def _draw(
         for line in chosen:
             if line["folds"] in map(str, FOLDS):
                 table.setdefault(line["method"], {})[int(line["folds"])] = line["mean"]
-        errors = {
-            s["method"]: (s["high"] - s["low"]) / 2
-            for s in chosen
-            if s["folds"] == "0,1,2,3" and s["count"] > 1
-        }
+        errors = {s["method"]: (s["high"] - s["low"]) / 2 for s in chosen if s["folds"] == "0,1,2,3" and s["count"] > 1}
         title = f"{spec.name}: {shots}-shot mIoU, last epoch"
-        alt = "; ".join(
-            f"{m}: " + ", ".join(f"fold {f} {v:.1f}" for f, v in t.items()) for m, t in table.items()
-        )
-        files.append(
-            save_figure(score_dots(table, title, errors=errors), folder / f"scores-{shots}shot.png", alt)
-        )
+        alt = "; ".join(f"{m}: " + ", ".join(f"fold {f} {v:.1f}" for f, v in t.items()) for m, t in table.items())
+        files.append(save_figure(score_dots(table, title, errors=errors), folder / f"scores-{shots}shot.png", alt))
     if compared:
         alt = "; ".join(
-            f"{c['a']} minus {c['b']}, fold {c['folds']}: {c['difference']:+.1f} "
-            f"({c['low']:+.1f} to {c['high']:+.1f})"
+            f"{c['a']} minus {c['b']}, fold {c['folds']}: {c['difference']:+.1f} ({c['low']:+.1f} to {c['high']:+.1f})"
             for c in compared
         )
         files.append(
-            save_figure(
-                difference_plot(compared, f"{spec.name}: paired differences"), folder / "comparisons.png", alt
-            )
+            save_figure(difference_plot(compared, f"{spec.name}: paired differences"), folder / "comparisons.png", alt)
         )
     return files
 
@@ -392,9 +370,7 @@ def difference_plot(compared: list[dict], title: str):
         axes = figure.subplots()
         for line, row in enumerate(reversed(compared)):
             whole = "," in row["folds"]
-            axes.plot(
-                [row["low"], row["high"]], [line, line], color=BLUE if whole else GREY, lw=4 if whole else 2
-            )
+            axes.plot([row["low"], row["high"]], [line, line], color=BLUE if whole else GREY, lw=4 if whole else 2)
             axes.plot(row["difference"], line, "o", color=INK)
         axes.axvline(0, color=INK, lw=1)
         axes.set_yticks(
@@ -418,8 +394,7 @@ def summary_table(summary: list[dict]):
     from rich.markup import escape
 
     table = rich.table.Table(
-        title="mIoU, last epoch, threshold fixed (mean over folds only where all four are there)",
-        title_justify="left",
+        title="mIoU, last epoch, threshold fixed (mean over folds only where all four are there)", title_justify="left"
     )
     for column in ("method", "shots", "folds", "seeds", "mIoU", "95% interval over seeds"):
         table.add_column(column)
@@ -427,11 +402,6 @@ def summary_table(summary: list[dict]):
         if _is_main(row):
             interval = f"{row['low']:.2f} .. {row['high']:.2f}" if row["count"] > 1 else "one seed"
             table.add_row(
-                escape(row["method"]),
-                str(row["shots"]),
-                row["folds"],
-                row["seeds"],
-                f"{row['mean']:.2f}",
-                interval,
+                escape(row["method"]), str(row["shots"]), row["folds"], row["seeds"], f"{row['mean']:.2f}", interval
             )
     return table

@@ -45,14 +45,19 @@ def brief_trials(run, settings: dict[str, dict], seeds: tuple[int, ...] = (0, 1,
     configs = {label: [_brief(run, **changes, seed=seed) for seed in seeds] for label, changes in settings.items()}
     places = {c: _folder(run, c) for group in configs.values() for c in group}
     with folder_lock(run.folder, name=".brief.lock", wait=True):  # notebooks 03 to 05 share some of these
-        left = [(label, c) for label, group in configs.items() for c in group
-                if not (places[c] / "trained.json").is_file()]
+        left = [
+            (label, c) for label, group in configs.items() for c in group if not (places[c] / "trained.json").is_file()
+        ]
         if run.smoke:  # starting a process would take longer than these trainings
             for _, config in left:
                 train(config, places[config], progress=False)
         elif left:
-            run_jobs([(f"{label}, seed {c.seed}", train_job, (c.to_dict(), str(places[c]))) for label, c in left],
-                     default_workers(run.config), "trained", True)
+            run_jobs(
+                [(f"{label}, seed {c.seed}", train_job, (c.to_dict(), str(places[c]))) for label, c in left],
+                default_workers(run.config),
+                "trained",
+                True,
+            )
     trials = {}
     for label, group in configs.items():
         models = tuple(load_trained(places[c], progress=False)[0] for c in group)
@@ -73,7 +78,9 @@ def _score(model, config: Config, smoke: bool) -> float:
 
     experiment = open_experiment(config, progress=False)
     episodes = experiment.test_episodes(config, config.eval_episodes if smoke else EPISODES)
-    counts = count_episodes(network_predictor(model), episodes, experiment.batches(config), batch_size=config.eval_batch)
+    counts = count_episodes(
+        network_predictor(model), episodes, experiment.batches(config), batch_size=config.eval_batch
+    )
     return counts.scores().miou
 
 
@@ -83,8 +90,10 @@ def verdict(trials: dict[str, Trial], smoke: bool = False) -> str:
     first, last = trials[labels[0]], trials[labels[-1]]
     gains = np.subtract(last.miou, first.miou)
     spread = max(np.ptp(first.miou), np.ptp(last.miou))
-    line = (f"{labels[-1]} minus {labels[0]}: {gains.mean():+.1f} points (by seed "
-            f"{', '.join(f'{g:+.1f}' for g in gains)}; seeds alone move a score by up to {spread:.1f})")
+    line = (
+        f"{labels[-1]} minus {labels[0]}: {gains.mean():+.1f} points (by seed "
+        f"{', '.join(f'{g:+.1f}' for g in gains)}; seeds alone move a score by up to {spread:.1f})"
+    )
     if smoke:
         return f"{line} - smoke: figures mean nothing"
     if abs(gains.mean()) <= spread:

@@ -14,7 +14,7 @@ import importlib.util
 import logging
 import math
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -77,14 +77,10 @@ GLYPHS: dict[str, tuple[str, str]] = {
     "sheep": ("mdi:sheep own:sheep-walking own:sheep-lying", "own:sheep-standing own:sheep-grazing"),
     "sofa": ("mdi:sofa fa:couch own:sofa-corner", "mdi:sofa-single own:sofa-long own:sofa-round"),
     "train": (
-        "mdi:train mdi:subway-variant mdi:train-variant fa:train-tram mdi:train-car-passenger "
-        "own:train-steam",
+        "mdi:train mdi:subway-variant mdi:train-variant fa:train-tram mdi:train-car-passenger own:train-steam",
         "fa:train-subway fa:train own:train-engine",
     ),
-    "tvmonitor": (
-        "mdi:television-classic mdi:monitor mdi:desktop-classic",
-        "fa:tv mdi:television fa:desktop",
-    ),
+    "tvmonitor": ("mdi:television-classic mdi:monitor mdi:desktop-classic", "fa:tv mdi:television fa:desktop"),
 }
 
 DISTRACTORS = tuple(
@@ -129,9 +125,7 @@ def font_path(font: str) -> Path:
     """The font file inside its pip package, found without importing the package (which may want Qt)."""
     package, pip_name, file = FONTS[font]
     spec = importlib.util.find_spec(package)
-    path = (
-        Path(spec.submodule_search_locations[0]) / file if spec and spec.submodule_search_locations else None
-    )
+    path = Path(spec.submodule_search_locations[0]) / file if spec and spec.submodule_search_locations else None
     if path is None or not path.is_file():
         raise TLGError(f"no icon font {file} of {pip_name}: install it with `pip install {pip_name}`", code=3)
     return path
@@ -146,7 +140,7 @@ def font_versions() -> dict[str, str]:
     return versions
 
 
-@lru_cache(maxsize=None)
+@cache
 def _font(font: str) -> tuple[ImageFont.FreeTypeFont, dict[str, int]]:
     from fontTools.ttLib import TTFont
 
@@ -161,7 +155,7 @@ def _font(font: str) -> tuple[ImageFont.FreeTypeFont, dict[str, int]]:
     return ImageFont.truetype(str(path), int(CANVAS * 0.7)), names
 
 
-@lru_cache(maxsize=None)
+@cache
 def load_glyph(name: str, open_holes: bool = False) -> Glyph:
     """Draw a glyph by name; open_holes keeps enclosed holes out of the shape. TLGError: unknown name."""
     source, _, rest = name.partition(":")
@@ -181,8 +175,7 @@ def _from_font(font: str, name: str, open_holes: bool) -> tuple[np.ndarray, np.n
     face, codes = _font(font)
     if name not in codes:
         raise TLGError(
-            f"the icon font {FONTS[font][1]} has no glyph '{name}': install the version of pyproject.toml",
-            code=3,
+            f"the icon font {FONTS[font][1]} has no glyph '{name}': install the version of pyproject.toml", code=3
         )
     image = Image.new("L", (CANVAS * 2, CANVAS * 2))
     ImageDraw.Draw(image).text((CANVAS, CANVAS), chr(codes[name]), font=face, fill=255, anchor="mm")
@@ -267,9 +260,7 @@ class _Pen:
     def box(self, x0, y0, x1, y1, radius=0.0, *, detail: bool = False, only: bool = False):
         for draw, value in self._layers(detail, only):
             draw.rounded_rectangle(
-                [x0 * self.side, y0 * self.side, x1 * self.side, y1 * self.side],
-                radius * self.side,
-                fill=value,
+                [x0 * self.side, y0 * self.side, x1 * self.side, y1 * self.side], radius * self.side, fill=value
             )
 
     def stroke(self, points, *widths, detail: bool = False, only: bool = False):
@@ -278,9 +269,7 @@ class _Pen:
         radii = np.interp(np.linspace(0, 1, len(points)), np.linspace(0, 1, len(widths)), widths)
         for (a, r0), (b, r1) in zip(zip(points, radii), zip(points[1:], radii[1:])):
             across = np.array([a[1] - b[1], b[0] - a[0]]) / max(1e-9, math.dist(a, b))
-            self.polygon(
-                [a + across * r0, b + across * r1, b - across * r1, a - across * r0], detail=detail, only=only
-            )
+            self.polygon([a + across * r0, b + across * r1, b - across * r1, a - across * r0], detail=detail, only=only)
         for p, r in zip(points, radii):
             self.ellipse(*p, r, detail=detail, only=only)
 
@@ -322,10 +311,7 @@ def _cow(pen, head, muzzle, feet, patches=((0.42, 0.40, 0.09), (0.62, 0.46, 0.10
     pen.stroke([muzzle, muzzle], 0.045, detail=True)
     hx, hy = head
     pen.stroke(
-        _curve((hx - 0.01, hy - 0.05), (hx + 0.02, hy - 0.11), (hx + 0.07, hy - 0.14)),
-        0.018,
-        0.008,
-        detail=True,
+        _curve((hx - 0.01, hy - 0.05), (hx + 0.02, hy - 0.11), (hx + 0.07, hy - 0.14)), 0.018, 0.008, detail=True
     )
     pen.stroke([(hx - 0.02, hy - 0.03), (hx - 0.10, hy - 0.06)], 0.03, 0.014)
     for x, y, r in patches:
@@ -339,9 +325,7 @@ def _horse(pen, head, muzzle, feet, tail):
     pen.stroke([head, muzzle], 0.06, 0.036)
     hx, hy = head
     pen.polygon([(hx - 0.05, hy - 0.03), (hx - 0.02, hy - 0.12), (hx + 0.03, hy - 0.04)])
-    pen.stroke(
-        _curve((hx - 0.05, hy - 0.05), (0.68, (hy + 0.36) / 2), (0.60, 0.36)), 0.03, 0.035, detail=True
-    )  # mane
+    pen.stroke(_curve((hx - 0.05, hy - 0.05), (0.68, (hy + 0.36) / 2), (0.60, 0.36)), 0.03, 0.035, detail=True)  # mane
     pen.stroke(_curve((0.15, 0.38), *tail), 0.03, 0.05, 0.018, detail=True)
     pen.ellipse(hx + 0.02, hy, 0.010, only=True)
 
@@ -363,26 +347,14 @@ def _sheep(pen, centre, head, feet, legs=True):
 
 def _dog(pen, head, muzzle, feet, tail, slim=1.0):
     pen.stroke([(0.30, 0.50), (0.48, 0.50), (0.68, 0.47)], 0.085 * slim, 0.08 * slim, 0.115 * slim)
-    _legs(
-        pen,
-        [(0.27, 0.53), (0.34, 0.54), (0.65, 0.53), (0.72, 0.52)],
-        feet,
-        0.055,
-        0.026,
-        knee=0.025,
-        hoof=False,
-    )
+    _legs(pen, [(0.27, 0.53), (0.34, 0.54), (0.65, 0.53), (0.72, 0.52)], feet, 0.055, 0.026, knee=0.025, hoof=False)
     pen.stroke([(0.70, 0.44), head], 0.085, 0.068)
     pen.ellipse(*head, 0.085, 0.075)
     pen.stroke([head, muzzle], 0.06, 0.036)
     pen.ellipse(muzzle[0] + 0.018, muzzle[1] - 0.012, 0.02, only=True)
     hx, hy = head
     pen.stroke(
-        _curve((hx - 0.03, hy - 0.05), (hx - 0.09, hy), (hx - 0.075, hy + 0.09)),
-        0.03,
-        0.045,
-        0.025,
-        detail=True,
+        _curve((hx - 0.03, hy - 0.05), (hx - 0.09, hy), (hx - 0.075, hy + 0.09)), 0.03, 0.045, 0.025, detail=True
     )
     pen.stroke(_curve((0.24, 0.46), *tail), 0.03, 0.014)
     pen.ellipse(hx + 0.03, hy - 0.02, 0.012, only=True)
@@ -409,8 +381,7 @@ def _cat_head(pen, x, y, size=1.0):
         )
         pen.ellipse(x + side * 0.05 * size, y - 0.01 * size, 0.018 * size, 0.026 * size, only=True)
     pen.polygon(
-        [(x - 0.02 * size, y + 0.035 * size), (x + 0.02 * size, y + 0.035 * size), (x, y + 0.06 * size)],
-        only=True,
+        [(x - 0.02 * size, y + 0.035 * size), (x + 0.02 * size, y + 0.035 * size), (x, y + 0.06 * size)], only=True
     )
 
 
@@ -763,9 +734,7 @@ def _train_engine(pen):
 
 
 def _leaves(pen):
-    for turn, length in zip(
-        np.linspace(-1.25, 1.25, 9), (0.34, 0.42, 0.46, 0.44, 0.50, 0.43, 0.47, 0.40, 0.35)
-    ):
+    for turn, length in zip(np.linspace(-1.25, 1.25, 9), (0.34, 0.42, 0.46, 0.44, 0.50, 0.43, 0.47, 0.40, 0.35)):
         tip = (0.5 + length * math.sin(turn), 0.86 - length * math.cos(turn) * 1.3)
         bend = (0.5 + length * 0.45 * math.sin(turn * 0.7), 0.86 - length * 0.75)
         pen.stroke(_curve((0.5, 0.90), bend, tip), 0.014, 0.05, 0.008)

@@ -65,16 +65,8 @@ def make_mini(
         if not low <= value <= high:
             raise TLGError(f"mini: {name}={value} must be between {low} and {high}")
     root = Path(root)
-    settings = {
-        "generator": GENERATOR,
-        "seed": seed,
-        "images_per_class": images_per_class,
-        "size": size,
-        **_versions(),
-    }
-    with folder_lock(
-        root.parent, f".{root.name}.lock", wait=True
-    ):  # a second process then finds everything done
+    settings = {"generator": GENERATOR, "seed": seed, "images_per_class": images_per_class, "size": size, **_versions()}
+    with folder_lock(root.parent, f".{root.name}.lock", wait=True):  # a second process then finds everything done
         _prepare(root, settings)
         if not _complete(root):
             _fill(root, settings, workers or min(8, os.cpu_count() or 1), progress)
@@ -129,10 +121,7 @@ def contents(root: str | Path) -> list[dict]:
 
 
 def _versions() -> dict:
-    return {
-        "fonts": font_versions(),
-        "libraries": {name: version(name) for name in ("numpy", "scipy", "pillow")},
-    }
+    return {"fonts": font_versions(), "libraries": {name: version(name) for name in ("numpy", "scipy", "pillow")}}
 
 
 def _prepare(root: Path, settings: dict) -> None:
@@ -181,9 +170,7 @@ def _fill(root: Path, settings: dict, workers: int, progress: bool) -> None:
             with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
                 for _ in told(pool.map(work, todo, chunksize=4), todo):
                     pass
-        except (
-            BrokenProcessPool
-        ):  # no workers can start where the main module is typed in or has no main guard
+        except BrokenProcessPool:  # no workers can start where the main module is typed in or has no main guard
             pass
     todo = missing()
     for _ in told(map(work, todo), todo):

@@ -103,14 +103,10 @@ def plan_image(seed: int, class_id: int, index: int, split: str) -> Plan:
     scene = str(rng.choice(USUAL_SCENES[name] if usual else sorted(SCENES)))
     count = int(rng.choice([0, 1, 2, 3], p=[0.3, 0.35, 0.25, 0.1]))
     distractors = tuple(str(g) for g in rng.choice(DISTRACTORS, count, replace=False))
-    return Plan(
-        image_id(class_id, index), split, scene, tuple(objects), distractors, bool(rng.random() < 0.35)
-    )
+    return Plan(image_id(class_id, index), split, scene, tuple(objects), distractors, bool(rng.random() < 0.35))
 
 
-def render(
-    seed: int, class_id: int, index: int, split: str, size: int
-) -> tuple[Plan, np.ndarray, np.ndarray]:
+def render(seed: int, class_id: int, index: int, split: str, size: int) -> tuple[Plan, np.ndarray, np.ndarray]:
     """The picture uint8 [size, size, 3] and its label map uint8 [size, size] (class + 1, 0, 255)."""
     plan = plan_image(seed, class_id, index, split)
     for attempt in range(20):
@@ -136,9 +132,7 @@ def _compose(plan: Plan, rng: np.random.Generator, size: int) -> tuple[np.ndarra
         if two:  # side by side, so that both stay visible
             share = min(max(share, 0.07), 0.22)
             across = (0.27, 0.73)[place] + rng.uniform(-0.05, 0.05)
-        _paste(
-            canvas, owner, rng, glyph, PASCAL_CLASSES[class_id], class_id + 1, share, ground, light, across
-        )
+        _paste(canvas, owner, rng, glyph, PASCAL_CLASSES[class_id], class_id + 1, share, ground, light, across)
     if plan.occluded and plan.distractors:
         _paste(canvas, owner, rng, plan.distractors[0], "", 0, rng.uniform(0.012, 0.04), ground, light)
     elif plan.occluded:
@@ -183,11 +177,7 @@ def _paste(canvas, owner, rng, glyph_name, class_name, value, share, ground, lig
     # Centre: free in the air, or standing somewhere below the horizon; one in six runs out of the frame.
     margin = -0.2 if value and rng.random() < 0.17 else 0.02
     low, high = width / 2 + margin, 1 - width / 2 - margin
-    x = (
-        across
-        if across is not None
-        else (rng.uniform(low, high) if low < high else 0.5 + rng.uniform(-0.06, 0.06))
-    )
+    x = across if across is not None else (rng.uniform(low, high) if low < high else 0.5 + rng.uniform(-0.06, 0.06))
     floating = class_name in ("aeroplane", "bird") or not value and rng.random() < 0.3
     if floating:
         bottom = rng.uniform(height + 0.02, 0.98) if height < 0.95 else 0.5 + height / 2
@@ -201,14 +191,7 @@ def _paste(canvas, owner, rng, glyph_name, class_name, value, share, ground, lig
     shear = rng.uniform(-0.14, 0.14)
     # Matrix glyph -> picture (in pixels), inverted: each picture pixel looks up its place in the glyph.
     turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
-    forward = (
-        turn
-        @ np.array([[1, shear], [0, 1]])
-        @ np.diag([mirror * stretch, 1 / stretch])
-        * scale
-        * side
-        / CANVAS
-    )
+    forward = turn @ np.array([[1, shear], [0, 1]]) @ np.diag([mirror * stretch, 1 / stretch]) * scale * side / CANVAS
     inverse = np.linalg.inv(forward)
     reach = int(math.ceil(scale * side * 0.62)) + 8
     x0, x1 = max(0, int(x * side) - reach), min(side, int(x * side) + reach)
@@ -218,18 +201,8 @@ def _paste(canvas, owner, rng, glyph_name, class_name, value, share, ground, lig
     gy, gx = np.mgrid[y0:y1, x0:x1].astype(np.float64)
     dx, dy = gx + 0.5 - x * side, gy + 0.5 - y * side
     wobble = CANVAS * rng.uniform(0.005, 0.014)  # elastic warp: slow random displacement
-    gx = (
-        inverse[0, 0] * dx
-        + inverse[0, 1] * dy
-        + CANVAS / 2
-        + wobble * (noise(rng, dx.shape, 4, 1) * 2 - 1) * 2
-    )
-    gy = (
-        inverse[1, 0] * dx
-        + inverse[1, 1] * dy
-        + CANVAS / 2
-        + wobble * (noise(rng, dx.shape, 4, 1) * 2 - 1) * 2
-    )
+    gx = inverse[0, 0] * dx + inverse[0, 1] * dy + CANVAS / 2 + wobble * (noise(rng, dx.shape, 4, 1) * 2 - 1) * 2
+    gy = inverse[1, 0] * dx + inverse[1, 1] * dy + CANVAS / 2 + wobble * (noise(rng, dx.shape, 4, 1) * 2 - 1) * 2
     shrink = CANVAS / (scale * side)
     coordinates = np.stack([gy, gx])
     shape, detail = (
@@ -283,9 +256,7 @@ def _surface(rng, shape, detail, class_name, light, extent) -> np.ndarray:
     base = base + (noise(rng, (h, w), 24, 2)[..., None] - 0.5) * rng.uniform(0.03, 0.2)
     base = base * (1 - detail[..., None]) + _detail_colour(rng, class_name, colour, y) * detail[..., None]
     # Shading: the blurred silhouette as a height map, lit from above and from one side.
-    bump = ndimage.gaussian_filter(shape, max(1.0, extent * 0.03)) + 0.6 * ndimage.gaussian_filter(
-        shape, extent * 0.07
-    )
+    bump = ndimage.gaussian_filter(shape, max(1.0, extent * 0.03)) + 0.6 * ndimage.gaussian_filter(shape, extent * 0.07)
     slope_y, slope_x = np.gradient(bump)
     shade = 1 + np.clip((slope_y + light * slope_x) * extent * rng.uniform(0.03, 0.09), -0.5, 0.35)
     rim = np.clip(1.6 * (ndimage.gaussian_filter(shape, max(0.8, extent * 0.012)) - 0.5), 0, 0.8) / 0.8
@@ -458,9 +429,7 @@ def _water(rng, side):
     waves = _stretched(rng, side, horizon, (48, 10), 2)
     ripple = np.sin(_depth(side, horizon) * rng.uniform(20, 40) + 5 * noise(rng, (side, side), 5, 2))
     sea += (
-        0.35 * (waves[..., None] - 0.5)
-        + 0.05 * ripple[..., None]
-        + 0.35 * np.clip(waves - 0.72, 0, 1)[..., None] * 4
+        0.35 * (waves[..., None] - 0.5) + 0.05 * ripple[..., None] + 0.35 * np.clip(waves - 0.72, 0, 1)[..., None] * 4
     )
     _below(canvas, np.full(side, horizon * side), sea)
     return canvas, horizon
@@ -532,12 +501,7 @@ def _houses(rng, side, canvas, horizon, tall):
             block[:] = wall * (0.85 + 0.3 * noise(rng, block.shape[:2], 14, 2)[..., None])
             glass, step = _hsv(rng.uniform(0.5, 0.65), 0.3, rng.uniform(0.2, 0.9)), int(rng.integers(9, 17))
             yy, xx = np.mgrid[0 : block.shape[0], 0 : block.shape[1]]
-            window = (
-                (yy % step > step * 0.35)
-                & (xx % (step - 1) > step * 0.4)
-                & (yy > 3)
-                & (xx < block.shape[1] - 2)
-            )
+            window = (yy % step > step * 0.35) & (xx % (step - 1) > step * 0.4) & (yy > 3) & (xx < block.shape[1] - 2)
             block[window] = (glass * (0.7 + 0.6 * noise(rng, block.shape[:2], 8, 1)[..., None]))[window]
         x += width + rng.choice([0, 0, 0.04])
 
@@ -604,9 +568,7 @@ def _sand(rng, side):
 def _beach(rng, side):
     canvas, horizon = _water(rng, side)
     shore = rng.uniform(0.55, 0.75)
-    edge = (
-        shore + rng.uniform(-0.15, 0.15) * np.linspace(-1, 1, side) + 0.05 * noise(rng, (1, side), 4, 2)[0]
-    ) * side
+    edge = (shore + rng.uniform(-0.15, 0.15) * np.linspace(-1, 1, side) + 0.05 * noise(rng, (1, side), 4, 2)[0]) * side
     _below(canvas, edge - 5, np.full(3, 0.95) * (0.85 + 0.15 * noise(rng, (side, side), 30, 1)[..., None]))
     _below(canvas, edge, _dunes(rng, side, horizon))
     return canvas, min(shore, 0.6)
@@ -624,9 +586,7 @@ def _snow(rng, side):
     )
     _trees(rng, side, canvas, horizon, int(rng.integers(0, 9)))
     drift = _stretched(rng, side, horizon, 8)
-    _below(
-        canvas, np.full(side, horizon * side), np.array([0.88, 0.92, 0.99]) * (0.78 + 0.3 * drift[..., None])
-    )
+    _below(canvas, np.full(side, horizon * side), np.array([0.88, 0.92, 0.99]) * (0.78 + 0.3 * drift[..., None]))
     return canvas, horizon
 
 
@@ -655,10 +615,7 @@ def _tracks(rng, side):
         _houses(rng, side, canvas, horizon, 0.0)
     _trees(rng, side, canvas, horizon, int(rng.integers(2, 9)))
     tone = _hsv(rng.uniform(0.05, 0.12), rng.uniform(0.05, 0.3), rng.uniform(0.35, 0.6))
-    gravel = (
-        tone
-        * (0.55 + 0.9 * noise(rng, (side, side), 90, 1) * _stretched(rng, side, horizon, 40, 1))[..., None]
-    )
+    gravel = tone * (0.55 + 0.9 * noise(rng, (side, side), 90, 1) * _stretched(rng, side, horizon, 40, 1))[..., None]
     _below(canvas, np.full(side, horizon * side), gravel)
     depth = _depth(side, horizon)
     below = np.arange(side)[:, None] > horizon * side
@@ -666,9 +623,7 @@ def _tracks(rng, side):
     for offset in (0.0, rng.choice([-1.9, 1.9])):
         x = (np.arange(side)[None, :] / side - start) * depth - offset
         sleepers = (np.abs(x) < 0.75) & (np.sin(depth * 7) > 0.1) & below
-        canvas[sleepers] = (
-            _hsv(0.07, 0.35, 0.33) * (0.7 + 0.6 * noise(rng, (side, side), 30, 1)[..., None])
-        )[sleepers]
+        canvas[sleepers] = (_hsv(0.07, 0.35, 0.33) * (0.7 + 0.6 * noise(rng, (side, side), 30, 1)[..., None]))[sleepers]
         rails = (np.abs(np.abs(x) - 0.5) < 0.05) & below
         canvas[rails] = rng.uniform(0.55, 0.85)
     return canvas, horizon
