@@ -11,7 +11,7 @@ from . import options as o
 
 
 def command(
-    spec: Annotated[str, typer.Argument(help="a YAML file, or paper-table-1, paper-table-2, ladder, seeds")],
+    spec: Annotated[str, typer.Argument(help="a YAML file, or paper-table-1, paper-table-2, seeds")],
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="list the cells and what they will cost; run nothing")
     ] = False,
@@ -26,52 +26,60 @@ def command(
 ) -> None:
     """Run what is left of a sweep. The same command starts it, goes on after any interruption and runs
     cells that were added to the spec. Exit code 8: some cells failed; they are listed, --retry runs them."""
+    from ..runs.spec import load_spec, sweep_folder
+
+    plan = load_spec(spec, o.parse_settings(settings))
+    folder = sweep_folder(plan, out or "")
+    if stop:
+        from ..runs import jobs, slurm
+
+        cancelled = slurm.cancel(plan, folder)
+        print(f"cancelled {cancelled} jobs" if cancelled else jobs.stop(folder))
+    elif dry_run:
+        _dry_run(plan, folder, workers)
+    else:
+        _work(plan, folder, spec, status, slurm, {"retry": retry, "notebook": notebook}, workers)
+        _tell(plan, folder, spec)
+
+
+def _work(plan, folder: Path, spec: str, status: bool, cluster: bool, how: dict, workers: int) -> None:
+    """Show every cell, hand what is left to SLURM, or run it here."""
     import sys
 
     from rich.console import Console
 
-    from ..errors import TLGError
-    from ..runs import spec as s
-    from ..runs.tables import summarise, summary_table, write_results
+    from ..runs import board, jobs, slurm
 
-    plan = s.load_spec(spec, o.parse_settings(settings))
-    folder = s.sweep_folder(plan, out or "")
-    console = Console()
-    if stop:
-        from ..runs.slurm import cancel
-
-        cancelled = cancel(plan, folder)
-        print(f"cancelled {cancelled} jobs" if cancelled else s.stop(folder))
-        return
-    if dry_run:
-        _dry_run(plan, folder, workers)
-        return
-    if slurm and not status:
-        from ..runs.slurm import submit
-
-        count = submit(plan, folder, retry=retry, notebook=notebook)
+    if status:
+        slurm.refresh(plan, folder)
+        Console().print(board.status_table(plan, folder, every=True))
+    elif cluster:
+        count = slurm.submit(plan, folder, **how)
         print(f"submitted {count} cells; `tlg sweep {spec} --status` shows them" if count else "nothing to submit")
-    elif not status:
-        board = s.Table() if sys.stdout.isatty() else s.Lines()
-        s.run_local(plan, folder, workers=workers, retry=retry, notebook=notebook, board=board)
     else:
-        from ..runs.slurm import refresh
+        shown = board.Table() if sys.stdout.isatty() else jobs.Lines()
+        jobs.run_local(plan, folder, workers=workers, board=shown, **how)
 
-        refresh(plan, folder)
-        console.print(s.status_table(plan, folder, every=True))
-    files = write_results(plan, folder)
-    if files:
-        from ..runs.tables import collect
 
-        console.print(summary_table(summarise(collect(plan, folder))))
+def _tell(plan, folder: Path, spec: str) -> None:
+    """Write the tables of what is done and list what failed (TLGError with code 8)."""
+    from rich.console import Console
+
+    from ..errors import TLGError
+    from ..runs.board import failures
+    from ..runs.jobs import states
+    from ..runs.spec import FAILED_CODE
+    from ..runs.tables import collect, summarise, summary_table, write_results
+
+    if files := write_results(plan, folder):
+        Console().print(summary_table(summarise(collect(plan, folder))))
         print("\n".join(f"wrote {path}" for path in files))
-    failed = s.failures(plan, folder)
-    if failed:
+    if failed := failures(plan, folder):
         print("\n".join(failed))
-        count = sum(state["state"] == "failed" for state in s.states(plan, folder).values())
+        count = sum(state["state"] == "failed" for state in states(plan, folder).values())
         raise TLGError(
             f"{count} of {len(plan.cells)} cells failed (listed above): after a remedy, `tlg sweep {spec} --retry`",
-            code=s.FAILED_CODE,
+            code=FAILED_CODE,
         )
 
 

@@ -241,9 +241,3 @@ def _short(value) -> str:
 
 def sweep_folder(spec: Spec, out: str | Path = "") -> Path:
     return Path(out).expanduser() if out else runs_home() / "sweeps" / spec.name
-
-
-# --- running on this machine
-
-
-# --- telling what goes on
