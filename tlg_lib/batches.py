@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -112,3 +113,40 @@ class BatchMaker:
             true.long(),
             torch.tensor([e.class_id for e in episodes], device=device),
         )
+
+
+class EpisodeDataset(torch.utils.data.Dataset):
+    """Episodes as tensors for a ``torch.utils.data.DataLoader``, with or without workers; no backbone involved.
+
+    Args: data -- of ``data.folder.open_folder``; episodes -- of ``test_episodes`` or of ``TrainingSampler.batch``, all
+    with the same number of supports; image_size -- (height, width) to which everything is resized, pixels.
+    Item i is a dictionary, which the default collation stacks: ``query`` uint8 [3, H, W] and ``support`` uint8
+    [K, 3, H, W], RGB (what ``load_backbone(config)`` takes); ``query_mask`` [1, H, W] and ``support_mask``
+    [K, 1, H, W], pseudo masks, float {0, 1}; ``truth`` long {0, 1, 255} [H, W]; ``class_id`` long.
+    """
+
+    def __init__(self, data: SegmentationFolder, episodes: Sequence[Episode], image_size: tuple[int, int]):
+        self.data, self.episodes, self.image_size = data, list(episodes), tuple(image_size)
+
+    def __len__(self) -> int:
+        return len(self.episodes)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        episode, supports = self.episodes[index], self.episodes[index].support
+        return {
+            "query": self._image(episode.query),
+            "support": torch.stack([self._image(s) for s in supports]),
+            "query_mask": self._pseudo(episode.query, episode.class_id),
+            "support_mask": torch.stack([self._pseudo(s, episode.support_class) for s in supports]),
+            "truth": torch.from_numpy(
+                resize_mask(self.data.mask(episode.query, episode.class_id), self.image_size)
+            ).long(),
+            "class_id": torch.tensor(episode.class_id),
+        }
+
+    def _image(self, image: str) -> Tensor:
+        return torch.from_numpy(resize_image(self.data.image(image), self.image_size)).permute(2, 0, 1)  # [3, H, W]
+
+    def _pseudo(self, image: str, class_id: int) -> Tensor:
+        mask = resize_mask(self.data.pseudo_mask(image, class_id), self.image_size)
+        return torch.from_numpy(mask == 1).float()[None]  # [1, H, W]

@@ -22,6 +22,8 @@ from .errors import TLGError
 from .machine.paths import atomic
 
 VERSION = 1
+PRETRAINED = "model.safetensors"
+TEXT = "text-vectors/"
 
 
 @dataclass
@@ -120,3 +122,21 @@ def load_weights(model, weights: dict) -> None:
             "in a new folder",
             code=3,
         ) from None
+
+
+def save_pretrained(model, folder: str | Path) -> Path:
+    """Write a TLG and the text vectors that it was used with to ``folder``/model.safetensors; returns the file.
+
+    Raises TLGError (code 5) when it cannot be written. ``TLG.from_pretrained`` reads it.
+    """
+    path = Path(folder).expanduser() / PRETRAINED
+    words = {f"{TEXT}{name}": vectors for name, vectors in model.text_buffers().items()}
+    save_checkpoint(path, Checkpoint(model.config, {**model.state_dict(), **words}, {}, {}))
+    return path
+
+
+def read_pretrained(folder: str | Path) -> tuple[Config, dict[str, Tensor], dict[str, Tensor]]:
+    """(config, weights, text vectors by kind) of a folder that save_pretrained wrote. Raises TLGError (code 3)."""
+    saved = load_checkpoint(Path(folder).expanduser() / PRETRAINED)
+    words = {k.removeprefix(TEXT): v for k, v in saved.weights.items() if k.startswith(TEXT)}
+    return saved.config, {k: v for k, v in saved.weights.items() if not k.startswith(TEXT)}, words

@@ -7,6 +7,7 @@ of the config say which. The backbone stays outside; it is frozen, and its maps 
 from __future__ import annotations
 
 import zlib
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from . import backbones
 from .aggregation import HeterogeneousAggregation, branch_layers, resize
 from .capture import record
+from .checkpoints import load_weights, read_pretrained, save_pretrained
 from .conv4d import Encoder4d
 from .correlation import correlate, mask_features, pool_levels
 from .decoder import Decoder
@@ -176,6 +178,22 @@ class TLG(nn.Module):
         prior = torch.cat(maps, dim=1)
         record(f"prior/{branch}", prior)
         return prior
+
+    def text_buffers(self) -> dict[str, Tensor]:
+        """The text vectors in use, by kind, [classes, D] each; empty without HC."""
+        return {kind: getattr(self.text, kind) for kind in TextVectors.KINDS} if self.config.use_hc else {}
+
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Write weights, config and text vectors to ``folder``; returns the file. Raises TLGError (code 5)."""
+        return save_pretrained(self, folder)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> TLG:
+        """The network that ``save_pretrained`` wrote to a local folder, in eval mode. Raises TLGError (code 3)."""
+        config, weights, words = read_pretrained(folder)
+        model = build_model(config, backbones.LAYOUTS[config.backbone], TextVectors(**words) if words else None)
+        load_weights(model, weights)
+        return model.eval()
 
     def tensor_names(self) -> list[str]:
         """Names that tlg_lib.capture can keep from a forward pass of this model."""

@@ -24,6 +24,8 @@ class TextVectors:
     surroundings ("road,park").
     """
 
+    KINDS = ("name", "attribute", "background")
+
     name: Tensor
     attribute: Tensor
     background: Tensor
@@ -89,7 +91,7 @@ class HeterogeneousText(nn.Module):
         if vectors.dim != self.project.in_features:
             raise TLGError(f"text vectors have {vectors.dim} numbers, this model expects {self.project.in_features}")
         device = self.project.weight.device
-        for kind in ("name", "attribute", "background"):
+        for kind in TextVectors.KINDS:
             self.register_buffer(kind, getattr(vectors, kind).detach().float().to(device), persistent=False)
 
     def maps(self, class_ids: Tensor) -> dict[str, Tensor]:
