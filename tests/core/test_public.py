@@ -71,3 +71,19 @@ def test_a_network_comes_back_from_its_folder(tmp_path):
     path.write_bytes(path.read_bytes()[:-7])
     with pytest.raises(TLGError, match="not a whole checkpoint"):
         TLG.from_pretrained(tmp_path / "kept")
+
+
+def test_the_api_page_is_made_from_the_docstrings_as_they_are():
+    import importlib.util
+    from pathlib import Path
+
+    script = Path(__file__).resolve().parents[2] / "data_scripts" / "make_api.py"
+    spec = importlib.util.spec_from_file_location("make_api", script)
+    made = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(made)
+    found = made.PAGE.read_text(encoding="utf-8")
+    assert all(f"## {name}\n" in found for name in tlg_lib.__all__)
+    assert found.count("### ") > 15
+    texts = [made.inspect.getdoc(getattr(tlg_lib, name)).splitlines()[0] for name in tlg_lib.__all__]
+    stale = [text for text in texts if text not in found]
+    assert not stale, "docs/api.md is out of date: run `python data_scripts/make_api.py`\n" + "\n".join(stale)
