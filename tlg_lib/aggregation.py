@@ -30,11 +30,11 @@ def resize(x: Tensor, size) -> Tensor:
 class HeterogeneousAggregation(nn.Module):
     """Reduce three layers per branch to one map, and merge that with a correlation map.
 
-    Args: channels and levels of the backbone; width -- channels of the result; reductions -- "shared": one
-    1x1 convolution per input width, as released (VGG-16 then has one for all levels), or "per_level".
+    Args: channels and levels of the backbone; width -- channels of the result; shared -- one 1x1
+    convolution per input width, as released (VGG-16 then has one for all levels), instead of one per level.
     """
 
-    def __init__(self, channels, levels, width: int = 128, reductions: str = "per_level"):
+    def __init__(self, channels, levels, width: int = 128, shared: bool = False):
         super().__init__()
         self.layers = branch_layers(levels)
         self.keys: dict[str, list[str]] = {}
@@ -42,7 +42,7 @@ class HeterogeneousAggregation(nn.Module):
         for branch in BRANCHES:
             self.keys[branch] = []
             for level, layer in zip(("low", "mid", "high"), self.layers[branch]):
-                key = f"{channels[layer]}" if reductions == "shared" else f"{level}_{channels[layer]}"
+                key = f"{channels[layer]}" if shared else f"{level}_{channels[layer]}"
                 self.keys[branch].append(key)
                 if key not in self.reduce:
                     self.reduce[key] = nn.Conv2d(channels[layer], width, 1)

@@ -1,147 +1,267 @@
-"""One frozen configuration for everything: what to run, the network's switches, training, evaluation.
+"""One frozen configuration for everything, in four sections: what to run, the network, training, evaluation.
 
-``make_config("mini", fold=1, variant="released")`` merges, later wins: field defaults, the preset, the
-supervision's and the variant's switches (DESIGN 3.1 and 3.2), the caller's overrides. Unknown names, wrong types
-and values out of range raise TLGError with one line. Nothing is ``None``: a Config always says what will happen.
+``make_config("mini", fold=1, variant="released")`` merges, later wins: field defaults, the preset, the supervision's
+and the variant's switches (docs/design.md, 3), the caller's overrides. Unknown names, wrong types and values out of
+range raise TLGError with one line. Nothing is ``None``: a Config always says what will happen. A Config is each of
+its sections, so names are flat (``config.lr``), and code that reads one section only says so by its type.
 """
 
 from __future__ import annotations
 
-import dataclasses
+import difflib
 import hashlib
 import json
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+import textwrap
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from .errors import TLGError
 
-VARIANTS = ("corrected", "released", "hsnet")
+Variant = Literal["corrected", "released", "hsnet"]
+Supervision = Literal["pixel", "image"]
+VARIANTS: tuple[str, ...] = get_args(Variant)
+SUPERVISIONS: tuple[str, ...] = get_args(Supervision)
+
+# What a network may do as the authors' release does it (docs/design.md, 3.2), each usable alone: the switch's name,
+# its value as released, its value here. Files and --set name them one by one (tokens=rows) or as a set
+# (as_released=tokens,key_value); code asks for ``"tokens" in config.as_released``.
+SWITCHES: dict[str, tuple[Any, Any]] = {
+    "train_hetero": (False, True),  # released: HA, HT and HC under no_grad
+    "transport": ("released", "differentiable"),
+    "tokens": ("rows", "grid"),  # runs of the flattened map, or a grid with its proportions
+    "key_value": ("adjacent", "separate"),
+    "second_attention": ("within", "across"),
+    "query_residual": ("support", "own"),
+    "correlation_grid": ("other", "own"),
+    "mask_support": (False, True),
+    "text_maps": ("frozen", "learned"),
+    "ignore_255": (False, True),
+    "reductions": ("shared", "per_level"),
+}
 
 
-def _choice(*values):
-    return {"choices": values}
+def _numbers(value: Any) -> Any:
+    """Sizes from a shell, "128x128" or "16,64,128"."""
+    return value.lower().replace("x", ",").strip("()[] ").split(",") if isinstance(value, str) else value
 
 
-@dataclass(frozen=True)
-class Config:
-    """All settings of one run. Sizes are (height, width) in pixels; rates per optimizer step."""
+def _square(value: Any) -> Any:
+    """One number is both sides of a square."""
+    value = _numbers(value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return (value, value)
+    return list(value) * 2 if isinstance(value, (list, tuple)) and len(value) == 1 else value
 
-    # --- what
+
+def _names(value: Any) -> frozenset[str]:
+    """The switches named by a list, by text with commas, or by "all" and "none"."""
+    if value in ("all", "none", ""):
+        return frozenset(SWITCHES if value == "all" else ())
+    names = value.split(",") if isinstance(value, str) else value
+    if not isinstance(names, Iterable) or not all(isinstance(name, str) for name in names):
+        raise TLGError(f"as_released={value!r}: expected names of switches with commas between, all or none")
+    found = frozenset(name.strip() for name in names)
+    for name in sorted(found - set(SWITCHES)):
+        raise TLGError(f"as_released: no switch '{name}': choose some of {', '.join(SWITCHES)}")
+    return found
+
+
+def _sides(value: tuple[int, int]) -> tuple[int, int]:
+    if min(value) < 64 or max(value) > 2048:
+        raise ValueError("each side must be between 64 and 2048 pixels")
+    return value
+
+
+def _by_fours(value: tuple[int, int, int]) -> tuple[int, int, int]:
+    if min(value) < 4 or any(width % 4 for width in value):
+        raise ValueError("each must be a multiple of 4 (GroupNorm has 4 groups)")
+    return value
+
+
+def _whole(value: Any) -> Any:
+    return int(value) if isinstance(value, str) and value.isdecimal() else value
+
+
+ImageSize = Annotated[tuple[int, int], BeforeValidator(_square), AfterValidator(_sides)]
+Widths = Annotated[tuple[int, int, int], BeforeValidator(_numbers), AfterValidator(_by_fours)]
+
+
+class Section(BaseModel):
+    """What the sections share: frozen, nothing unknown, no infinities, and true is not 1."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _truth_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        truth = cls.model_fields[str(info.field_name)].annotation is bool
+        if isinstance(value, bool) != truth and isinstance(value, (bool, int, float)):
+            raise ValueError  # told as a value of the wrong type
+        return value
+
+
+class What(Section):
+    """Which data, which part of them, and the names of what is done with them."""
+
     preset: str = "mini"
     data: str = ""  # dataset folder in VOC layout; "" = where `tlg data <name>` puts it
-    dataset: str = field(default="mini", metadata=_choice("mini", "pascal", "coco"))  # class names and folds
+    dataset: Literal["mini", "pascal", "coco"] = "mini"  # class names and folds
     masks: str = ""  # folder of pseudo masks; "" = the dataset's PseudoMasks
-    fold: int = 0
-    seed: int = 0
-    shots: int = 1
-    variant: str = field(default="corrected", metadata=_choice(*VARIANTS))
-    supervision: str = field(default="pixel", metadata=_choice("pixel", "image"))
-    query_mask: str = field(default="pseudo", metadata=_choice("pseudo", "none"))
-    backbone: str = field(default="efficientnet_lite0", metadata=_choice("efficientnet_lite0", "resnet50", "vgg16"))
+    fold: int = Field(0, ge=0, le=3)
+    seed: int = Field(0, ge=0, le=2**31 - 1)
+    shots: int = Field(1, ge=1, le=50)
+    variant: Variant = "corrected"
+    supervision: Supervision = "pixel"
+
+
+class Network(Section):
+    """What is built and how it answers; sizes are (height, width) in pixels. Switches are usable alone (3.2)."""
+
+    backbone: Literal["efficientnet_lite0", "resnet50", "vgg16"] = "efficientnet_lite0"
     backbone_weights: str = "imagenet"  # "imagenet", "random" (named in every output) or a file
     clip: str = "mini"  # "mini", or an open_clip name "ViT-B-32/openai"
     clip_weights: str = ""  # a file in place of the download
-    image_size: tuple[int, int] = (128, 128)
-
-    # --- the network's switches (DESIGN 3.2), each usable alone
+    image_size: ImageSize = (128, 128)
+    query_mask: Literal["pseudo", "none"] = "pseudo"
     use_ha: bool = True
     use_ht: bool = True
     use_hc: bool = True
-    train_hetero: bool = True  # False: HA, HT, HC under no_grad, as released
-    transport: str = field(default="differentiable", metadata=_choice("released", "differentiable"))
-    transport_reg: float = 0.5  # entropic regularisation of Sinkhorn
-    tokens: str = field(default="grid", metadata=_choice("rows", "grid"))
-    token_count: int = 50  # rows: count; grid: the nearest square with the map's proportions
+    as_released: frozenset[str] = frozenset()  # which SWITCHES stand as in the release
+    transport_reg: float = Field(0.5, ge=1e-3, le=100)  # entropic regularisation of Sinkhorn
+    token_count: int = Field(50, ge=1, le=4096)  # rows: count; grid: the nearest square with the map's proportions
+    width: int = Field(128, ge=8, le=2048, multiple_of=8)
+    widths_4d: Widths = (16, 64, 128)
+    dropout: float = Field(0.1, ge=0, le=0.95)
+    # ours:
     token_skip: bool = True  # h + gain * HT(h) instead of HT(h), the gain learned per channel
-    key_value: str = field(default="separate", metadata=_choice("adjacent", "separate"))
-    second_attention: str = field(default="across", metadata=_choice("within", "across"))
-    query_residual: str = field(default="own", metadata=_choice("support", "own"))
-    correlation_grid: str = field(default="own", metadata=_choice("other", "own"))
-    # ours: the other image's maps are averaged, those at stride 8 over so many positions a side
-    correlation_pool: int = field(default=4, metadata=_choice(1, 2, 4))
-    mask_support: bool = True
-    text_maps: str = field(default="learned", metadata=_choice("frozen", "learned"))
-    ignore_255: bool = True
-    dice: float = 1.0  # weight of a soft Dice term beside cross-entropy, which alone under-segments
-    l2_all: float = 0.0  # released adds 1e-4 on one GPU only; off by default
-    reductions: str = field(default="per_level", metadata=_choice("shared", "per_level"))
-    prototype_prior: bool = True  # ours: cosine maps of support and query-self prototypes enter the decoder
-    # ours: the share of what needs no training in the prediction (baselines.py); pascal-lite and image: 0.6
-    late_fusion: float = 0.5
-    width: int = 128
-    widths_4d: tuple[int, int, int] = (16, 64, 128)
-    dropout: float = 0.1
+    # the other image's maps are averaged, those at stride 8 over so many positions a side
+    correlation_pool: Annotated[Literal[1, 2, 4], BeforeValidator(_whole)] = 4
+    prototype_prior: bool = True  # cosine maps of support and query-self prototypes enter the decoder
+    # the share of what needs no training in the prediction (baselines.py); pascal-lite and image: 0.6
+    late_fusion: float = Field(0.5, ge=0, le=1)
 
-    # --- training
-    steps: int = 200
-    batch: int = 8
-    lr: float = 4e-4
-    weight_decay: float = 1e-4
-    schedule: str = field(default="cosine", metadata=_choice("constant", "cosine"))
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Network:
+        if self.use_ht and not self.use_ha:
+            raise ValueError("use_ht=true needs use_ha=true: transport works on the aggregated features")
+        return self
+
+
+class Training(Section):
+    """How the weights come about; rates are per optimizer step."""
+
+    steps: int = Field(200, ge=0, le=10**8)
+    batch: int = Field(8, ge=1, le=4096)
+    lr: float = Field(4e-4, ge=0, le=10)
+    weight_decay: float = Field(1e-4, ge=0, le=10)
+    schedule: Literal["constant", "cosine"] = "cosine"
     flip: bool = False
-    query_loss: float = 1.4
-    support_loss: float = 0.6
-    noisy_targets: str = field(
-        default="consensus",
-        metadata=_choice("none", "confidence", "bootstrap", "soft", "size", "prototype", "consensus"),
-    )  # how training with supervision="image" copes with noisy masks (losses.py); of no effect with "pixel"
+    query_loss: float = Field(1.4, ge=0, le=100)
+    support_loss: float = Field(0.6, ge=0, le=100)
+    dice: float = Field(1.0, ge=0, le=100)  # weight of a soft Dice beside cross-entropy, which alone under-segments
+    l2_all: float = Field(0.0, ge=0, le=1)  # released adds 1e-4 on one GPU only; off by default
+    # how training with supervision="image" copes with noisy masks (losses.py); of no effect with "pixel"
+    noisy_targets: Literal["none", "confidence", "bootstrap", "soft", "size", "prototype", "consensus"] = "consensus"
     # share of training queries whose pseudo mask is hidden (0.5 everywhere); pascal-lite: 0.5, image: 0.97
-    mask_dropout: float = 0.0
-    negatives: float = 0.0  # share of training episodes with a support of another class, target empty
-    accumulate: int = 1
-    checkpoint_every: int = 50  # steps
-    epoch_steps: int = 50  # an "epoch": evaluated on base and test classes, last and best reported
-    precision: str = field(default="32-true", metadata=_choice("32-true", "bf16-mixed", "16-mixed"))
+    mask_dropout: float = Field(0.0, ge=0, le=1)
+    negatives: float = Field(0.0, ge=0, le=0.9)  # share of episodes with a support of another class, target empty
+    accumulate: int = Field(1, ge=1, le=1024)
+    checkpoint_every: int = Field(50, ge=1, le=10**8)  # steps
+    epoch_steps: int = Field(50, ge=1, le=10**8)  # an "epoch": evaluated on base and test classes, last and best kept
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     device: str = "auto"
-    devices: int = 1
+    devices: int = Field(1, ge=1, le=1024)
     compile: bool = False
     channels_last: bool = False
     activation_checkpointing: bool = False
-    cache_features: str = field(default="auto", metadata=_choice("auto", "on", "off"))
-    workers: int = 0
+    cache_features: Literal["auto", "on", "off"] = "auto"
+    workers: int = Field(0, ge=0, le=256)
 
-    # --- evaluation
-    eval_episodes: int = 1000
-    extra_episodes: int = 10**6  # at most this many of them for several shots and for the wrong-support control
-    epoch_episodes: int = 100  # per-epoch curve; the final figures use eval_episodes
-    eval_batch: int = 16
-    threshold: float = 0.5
 
-    def replace(self, **overrides) -> Config:
-        """A copy with some fields changed, checked again."""
-        return _checked({**self.to_dict(), **overrides})
+class Evaluation(Section):
+    """What is scored, and on how much."""
+
+    eval_episodes: int = Field(1000, ge=1, le=10**6)
+    # at most this many of them for several shots and for the wrong-support control
+    extra_episodes: int = Field(10**6, ge=1, le=10**6)
+    epoch_episodes: int = Field(100, ge=0, le=10**6)  # per-epoch curve; the final figures use eval_episodes
+    eval_batch: int = Field(16, ge=1, le=4096)
+    threshold: float = Field(0.5, ge=0, le=1)
+
+
+SECTIONS: tuple[type[Section], ...] = (What, Network, Training, Evaluation)
+
+
+class Config(Evaluation, Training, Network, What):  # pydantic lists the fields of the last base first
+    """All settings of one run: the four sections in one, with flat names."""
+
+    def replace(self, **overrides: Any) -> Config:
+        """A copy with some settings changed, checked again.
+
+        Another preset, variant or supervision brings its own values to every setting that stood as the old one's
+        have it; what the caller had set to something else stays.
+        """
+        given, here = _by_name(overrides), self.to_dict()
+        kind = {name: given.get(name, here[name]) for name in KIND}
+        if any(kind[name] != here[name] for name in KIND):
+            usual = make_config(**{name: here[name] for name in KIND}).to_dict()
+            own = {name: value for name, value in here.items() if value != usual[name]}
+            return make_config(**{**own, **given, **kind})
+        return config_from_dict({**here, **given})
 
     def to_dict(self) -> dict[str, Any]:
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
+        """Plain values, each switch by its own name, so that files of all versions compare."""
+        values = {name: getattr(self, name) for name in FIELDS if name != "as_released"}
+        values |= {name: here if name not in self.as_released else there for name, (there, here) in SWITCHES.items()}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
     def digest(self, *, without: tuple[str, ...] = ()) -> str:
         """Short hash of the settings, used to refuse a checkpoint of another config."""
         items = {k: v for k, v in self.to_dict().items() if k not in without}
         return hashlib.sha256(json.dumps(items, sort_keys=True).encode()).hexdigest()[:16]
 
+    def __str__(self) -> str:
+        """A paragraph per section, for one screen."""
+        paragraphs = []
+        for section in SECTIONS:
+            items = [f"{name}={_shown(getattr(self, name))}" for name in section.model_fields]
+            text = f"{section.__name__.lower()}: {'  '.join(items)}"
+            paragraphs.append(textwrap.fill(text, 118, subsequent_indent="  ", break_on_hyphens=False))
+        return "\n".join(paragraphs)
 
-FIELDS = {f.name: f for f in dataclasses.fields(Config)}
+
+FIELDS = Config.model_fields
+NAMES = (*FIELDS, *SWITCHES)  # what a setting may be called
+KIND = ("preset", "variant", "supervision")  # the names of bundles of settings
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, frozenset):
+        return "all" if value == set(SWITCHES) else ",".join(n for n in SWITCHES if n in value) or "none"
+    return "x".join(map(str, value)) if isinstance(value, tuple) else str(value) if value != "" else '""'
+
 
 # What each variant means; `corrected` is the field defaults above.
 VARIANT_SWITCHES: dict[str, dict[str, Any]] = {
     "corrected": {},
     "released": dict(
-        train_hetero=False,
-        transport="released",
+        as_released="all",
         transport_reg=0.5,
-        tokens="rows",
         token_count=50,
         token_skip=False,
-        key_value="adjacent",
-        second_attention="within",
-        query_residual="support",
-        correlation_grid="other",
         correlation_pool=1,
-        mask_support=False,
-        text_maps="frozen",
-        ignore_255=False,
-        reductions="shared",
         prototype_prior=False,
         late_fusion=0.0,
         dice=0.0,
@@ -150,7 +270,7 @@ VARIANT_SWITCHES: dict[str, dict[str, Any]] = {
         negatives=0.0,
         mask_dropout=0.0,
     ),
-    # The plain 4D encoder and decoder, without HA, HT, HC and without the mask input (DESIGN 3.3, baseline 3).
+    # The plain 4D encoder and decoder, without HA, HT, HC and without the mask input (docs/design.md, 3.3).
     "hsnet": dict(
         use_ha=False,
         use_ht=False,
@@ -205,7 +325,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-def make_config(preset: str = "mini", **overrides) -> Config:
+def make_config(preset: str = "mini", **overrides: Any) -> Config:
     """Config of a preset with overrides; strings such as "3", "true", "128x128" are read by field type."""
     if not isinstance(preset, str) or preset not in PRESETS:
         raise TLGError(f"unknown preset '{preset}': choose one of {', '.join(PRESETS)}")
@@ -213,132 +333,81 @@ def make_config(preset: str = "mini", **overrides) -> Config:
     if not isinstance(variant, str) or variant not in VARIANT_SWITCHES:
         raise TLGError(f"unknown variant '{variant}': choose one of {', '.join(VARIANTS)}")
     supervision = SUPERVISION_SWITCHES.get(str(overrides.get("supervision", "pixel")), {})
-    values = {**PRESETS[preset], **supervision, **VARIANT_SWITCHES[variant], **overrides, "preset": preset}
-    return _checked(values)
+    layers = (PRESETS[preset], supervision, VARIANT_SWITCHES[variant], overrides, {"preset": preset})
+    return config_from_dict({name: value for layer in layers for name, value in _by_name(layer).items()})
 
 
 def config_from_dict(values: dict[str, Any]) -> Config:
     """Config from a saved dictionary (every field present or defaulted), checked."""
     if not isinstance(values, dict):
         raise TLGError(f"a config is a mapping of names to values, not {type(values).__name__}")
-    return _checked(values)
-
-
-def load_config(path: str | Path) -> Config:
-    """Config from a JSON file written by a run."""
-    try:
-        return config_from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise TLGError(f"cannot read config {path}: {error}") from None
-
-
-def _coerce(name: str, value: Any) -> Any:
-    kind = FIELDS[name].type
-    wrong = TLGError(f"{name}={value!r}: expected {_KIND_NAMES.get(kind, kind)}")
-    if kind == "bool":
-        if isinstance(value, str) and value.lower() in ("true", "false", "on", "off", "yes", "no", "1", "0"):
-            return value.lower() in ("true", "on", "yes", "1")
-        if isinstance(value, bool):
-            return value
-        raise wrong
-    if kind in ("int", "float"):
-        if isinstance(value, bool):
-            raise wrong
-        try:
-            number = float(value)
-            if number != number or number in (float("inf"), float("-inf")):
-                raise wrong
-            if kind == "float":
-                return number
-            if number != int(number):
-                raise wrong
-            return int(value) if isinstance(value, (int, str)) else int(number)
-        except (TypeError, ValueError, OverflowError):
-            raise wrong from None
-    if kind.startswith("tuple"):
-        length = kind.count("int")
-        if isinstance(value, str):
-            value = value.lower().replace("x", ",").strip("()[] ").split(",")
-        if isinstance(value, int) and not isinstance(value, bool) and name == "image_size":
-            value = (value, value)
-        if isinstance(value, (list, tuple)) and len(value) == 1 and name == "image_size":
-            value = (value[0], value[0])
-        try:
-            numbers = tuple(int(v) for v in value)
-        except (TypeError, ValueError, OverflowError):
-            raise wrong from None
-        if len(numbers) != length:
-            raise wrong
-        return numbers
-    if not isinstance(value, str):
-        raise wrong
-    return value
-
-
-_KIND_NAMES = {
-    "bool": "true or false",
-    "int": "a whole number",
-    "float": "a number",
-    "str": "text",
-    "tuple[int, int]": "two whole numbers (height, width), as 128x128",
-    "tuple[int, int, int]": "three whole numbers, as 16,64,128",
-}
-
-_RANGES = {  # name: (lowest, highest)
-    "fold": (0, 3),
-    "seed": (0, 2**31 - 1),
-    "shots": (1, 50),
-    "steps": (0, 10**8),
-    "batch": (1, 4096),
-    "lr": (0, 10),
-    "weight_decay": (0, 10),
-    "transport_reg": (1e-3, 100),
-    "token_count": (1, 4096),
-    "width": (8, 2048),
-    "dropout": (0, 0.95),
-    "mask_dropout": (0, 1),
-    "late_fusion": (0, 1),
-    "negatives": (0, 0.9),
-    "accumulate": (1, 1024),
-    "checkpoint_every": (1, 10**8),
-    "epoch_steps": (1, 10**8),
-    "devices": (1, 1024),
-    "workers": (0, 256),
-    "eval_episodes": (1, 10**6),
-    "epoch_episodes": (0, 10**6),
-    "extra_episodes": (1, 10**6),
-    "eval_batch": (1, 4096),
-    "threshold": (0, 1),
-    "l2_all": (0, 1),
-    "dice": (0, 100),
-    "query_loss": (0, 100),
-    "support_loss": (0, 100),
-}
-
-
-def _checked(values: dict[str, Any]) -> Config:
-    unknown = sorted(str(k) for k in values if k not in FIELDS)
+    unknown = sorted(str(name) for name in values if name not in NAMES)
     if unknown:
-        import difflib
-
-        close = difflib.get_close_matches(unknown[0], FIELDS, n=1)
+        close = difflib.get_close_matches(unknown[0], NAMES, n=1)
         hint = f": did you mean '{close[0]}'?" if close else f": the names are {', '.join(FIELDS)}"
         raise TLGError(f"unknown parameter '{unknown[0]}'{hint}")
-    config = Config(**{name: _coerce(name, value) for name, value in values.items()})
-    for name, (low, high) in _RANGES.items():
-        value = getattr(config, name)
-        if not low <= value <= high:
-            raise TLGError(f"{name}={value}: must be between {low} and {high}")
-    for name, f in FIELDS.items():
-        choices = f.metadata.get("choices")
-        if choices and getattr(config, name) not in choices:
-            raise TLGError(f"{name}='{getattr(config, name)}': choose one of {', '.join(map(str, choices))}")
-    if min(config.image_size) < 64 or max(config.image_size) > 2048:
-        raise TLGError(f"image_size={config.image_size}: each side must be between 64 and 2048 pixels")
-    if min(config.widths_4d) < 4 or any(w % 4 for w in config.widths_4d):
-        raise TLGError(f"widths_4d={config.widths_4d}: each must be a multiple of 4 (GroupNorm has 4 groups)")
-    if config.width % 8:
-        raise TLGError(f"width={config.width}: must be a multiple of 8 (attention has 8 heads)")
-    if not config.use_ha and config.use_ht:
-        raise TLGError("use_ht=true needs use_ha=true: transport works on the aggregated features")
-    return config
+    values = _by_name(values)
+    released = frozenset(name for name in SWITCHES if name in values and values.pop(name) == SWITCHES[name][0])
+    try:
+        return Config.model_validate({**values, "as_released": released})
+    except ValidationError as error:
+        raise TLGError(_one_line(error.errors(include_url=False)[0], values)) from None
+
+
+def _by_name(values: dict[str, Any]) -> dict[str, Any]:
+    """``as_released`` taken apart to its switches, before those that are named themselves; their values checked."""
+    values = dict(values)
+    if "as_released" in values:
+        found = _names(values.pop("as_released"))
+        values = {**{name: pair[name not in found] for name, pair in SWITCHES.items()}, **values}
+    for name in SWITCHES:
+        if name in values:
+            values[name] = _switch_value(name, values[name])
+    return values
+
+
+_TRUTH = {"true": True, "on": True, "yes": True, "1": True, "false": False, "off": False, "no": False, "0": False}
+
+
+def _switch_value(name: str, value: Any) -> Any:
+    pair = SWITCHES[name]
+    read = _TRUTH.get(value.lower(), value) if isinstance(value, str) and isinstance(pair[0], bool) else value
+    if not isinstance(read, type(pair[0])) or read not in pair:
+        known = "true or false" if isinstance(pair[0], bool) else f"one of {', '.join(pair)}"
+        raise TLGError(f"{name}={value!r}: expected {known}")
+    return read
+
+
+_KINDS: dict[Any, str] = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    tuple[int, int]: "two whole numbers (height, width), as 128x128",
+    tuple[int, int, int]: "three whole numbers, as 16,64,128",
+}
+
+
+def choices(name: str) -> tuple[Any, ...]:
+    """The values that a field may have, () where it is not a choice."""
+    annotation = FIELDS[name].annotation
+    return get_args(annotation) if get_origin(annotation) is Literal else ()
+
+
+def _one_line(error: Any, values: dict[str, Any]) -> str:
+    """What pydantic found, in our words: the setting, its value, what it may be."""
+    reason = str(error.get("ctx", {}).get("error", ""))
+    if not error["loc"]:
+        return reason
+    name, field = error["loc"][0], FIELDS[error["loc"][0]]
+    value, shown = values[name], f"{name}={values[name]}"
+    if reason:
+        return f"{shown}: {reason}"
+    if choices(name):
+        return f"{name}='{value}': choose one of {', '.join(map(str, choices(name)))}"
+    if error["type"] in ("greater_than_equal", "less_than_equal"):
+        low, high = (next(getattr(m, end) for m in field.metadata if hasattr(m, end)) for end in ("ge", "le"))
+        return f"{shown}: must be between {low} and {high}"
+    if error["type"] == "multiple_of":
+        return f"{shown}: must be a multiple of {error['ctx']['multiple_of']} (attention has 8 heads)"
+    return f"{name}={value!r}: expected {_KINDS[field.annotation]}"

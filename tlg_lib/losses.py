@@ -69,8 +69,8 @@ def _foreground(target: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def prepare_target(target: Tensor, config: Config) -> Tensor:
-    """255 counts as background in the release, and is ignored with ``ignore_255``."""
-    return target if config.ignore_255 else torch.where(target == IGNORE, torch.zeros_like(target), target)
+    """255 counts as background in the release, and is ignored here (switch ``ignore_255``)."""
+    return torch.where(target == IGNORE, 0, target) if "ignore_255" in config.as_released else target
 
 
 def query_loss(logits: Tensor, target: Tensor, confidence: Tensor, config: Config) -> Tensor:

@@ -64,11 +64,13 @@ class TLG(nn.Module):
             config.correlation_pool,
         )
         if config.use_ha:
-            self.aggregation = HeterogeneousAggregation(backbone_channels, self.levels, config.width, config.reductions)
+            self.aggregation = HeterogeneousAggregation(
+                backbone_channels, self.levels, config.width, shared="reductions" in config.as_released
+            )
         if config.use_ht:
             self.transport = HeterogeneousTransport(config, low)
         if config.use_hc:
-            self.text = HeterogeneousText(text, middle, learned=config.text_maps == "learned")
+            self.text = HeterogeneousText(text, middle, learned="text_maps" not in config.as_released)
         self.with_mask = config.query_mask == "pseudo"
         priors = 2 * PER_LEVEL + self.with_mask if config.prototype_prior else 0
         self.decoder = Decoder(config.width, mask=self.with_mask, prior=priors)
@@ -92,15 +94,16 @@ class TLG(nn.Module):
         skips all that the query's prediction does not need. For K shots of frozen features the support's maps and
         masks are [K * B, ...], shot by shot, and so are the logits; the query's own side is then computed once.
         """
-        config, batch = self.config, len(support_mask)
+        config, released, batch = self.config, self.config.as_released, len(support_mask)
         branches = ("support", "query") if need_support else ("query",)
 
         # Correlation pyramid and 4D encoder: what matches what, and the neighbourhood's consent.
-        both = need_support or (config.use_ha and config.correlation_grid == "other")
-        maps = self._encode(query, mask_features(support, support_mask) if config.mask_support else support, both)
+        both = need_support or (config.use_ha and "correlation_grid" in released)
+        masked = support if "mask_support" in released else mask_features(support, support_mask)
+        maps = self._encode(query, masked, both)
 
         # The heterogeneous path. As released it takes no part in learning.
-        with torch.set_grad_enabled(torch.is_grad_enabled() and config.train_hetero):
+        with torch.set_grad_enabled(torch.is_grad_enabled() and "train_hetero" not in released):
             hetero = dict(maps)
             if config.use_ha:
                 hetero = self._aggregate(query, support, maps, support_mask, branches)
@@ -137,9 +140,9 @@ class TLG(nn.Module):
 
     def _aggregate(self, query, support, maps, support_mask, branches) -> dict[str, Tensor]:
         """HA, and HT where it is on: one map [B, C, H8, W8] per branch."""
-        config, aggregation = self.config, self.aggregation
+        config, released, aggregation = self.config, self.config.as_released, self.aggregation
         features = {"query": query, "support": support}
-        across = config.use_ht and config.second_attention == "across"
+        across = config.use_ht and "second_attention" not in released
         reduced = {b: aggregation.reduced(features[b], b) for b in {*branches, *(("support",) if across else ())}}
         fused = {b: per_shot(aggregation(reduced[b], b), len(support_mask)) for b in reduced}
 
@@ -147,17 +150,17 @@ class TLG(nn.Module):
         for branch in branches:
             other = "support" if branch == "query" else "query"
             merged = aggregation.merged(
-                fused[branch], maps[branch if config.correlation_grid == "own" else other], branch
+                fused[branch], maps[other if "correlation_grid" in released else branch], branch
             )
             if not config.use_ht:
                 out[branch] = merged
                 continue
-            source = branch if config.query_residual == "own" else "support"
+            source = "support" if "query_residual" in released else branch
             middle = reduced[source][1] if source in reduced else aggregation.middle(features[source], source)
             context = merged
             if across:
                 context = fused[other]
-                if other == "support" and config.mask_support:
+                if other == "support" and "mask_support" not in released:
                     context = mask_features([context], support_mask)[0]
             residual = per_shot(residual_map(middle, self.grid, branch), len(merged))
             moved = self.transport(merged, context, residual, branch)
@@ -230,9 +233,9 @@ def check_switches(config) -> None:
             f"token_count={config.token_count}: the map at stride 8 has only {low[0] * low[1]} positions at "
             f"image_size={config.image_size}"
         )
-    if config.use_ht and config.key_value == "adjacent" and config.token_count < 2:
+    if config.use_ht and "key_value" in config.as_released and config.token_count < 2:
         raise TLGError("key_value=adjacent reads tokens in pairs: token_count must be at least 2")
-    if not (config.use_ha or config.use_hc) and not config.train_hetero and config.variant != "hsnet":
+    if not (config.use_ha or config.use_hc) and "train_hetero" in config.as_released and config.variant != "hsnet":
         raise TLGError("train_hetero=false has nothing to detach without HA and HC: leave it true")
 
 

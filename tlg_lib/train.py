@@ -90,7 +90,7 @@ def _fabric(config: Config):
         from lightning.fabric.strategies import DDPStrategy
 
         # As released, a third of the parameters never get a gradient: DDP has to look for them.
-        strategy = DDPStrategy(start_method="spawn", find_unused_parameters=not config.train_hetero)
+        strategy = DDPStrategy(start_method="spawn", find_unused_parameters="train_hetero" in config.as_released)
     return Fabric(accelerator=kind, devices=config.devices, precision=config.precision, strategy=strategy)
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from .aggregation import resize
 from .capture import record
+from .config import Network
 from .layers import BatchNorm
 
 HEADS = 8
@@ -96,24 +97,24 @@ def differentiable_plan(cost: Tensor, reg: float) -> Tensor:
 class SelfAttention(nn.Module):
     """Eight-head self-attention among tokens [B, N, C], output projection and dropout.
 
-    key_value "adjacent", as released: one linear map's output is read as pairs of neighbouring tokens, the even
-    ones as keys, the odd ones as values (a reshape that was meant to split channels). "separate": two maps.
+    adjacent, as released: one linear map's output is read as pairs of neighbouring tokens, the even ones as keys,
+    the odd ones as values (a reshape that was meant to split channels). Else two maps.
     """
 
-    def __init__(self, width: int, key_value: str, dropout: float):
+    def __init__(self, width: int, dropout: float, adjacent: bool = False):
         super().__init__()
         self.q = nn.Linear(width, width, bias=False)
-        if key_value == "adjacent":
+        if adjacent:
             self.kv = nn.Linear(width, width, bias=False)
         else:
             self.k = nn.Linear(width, width, bias=False)
             self.v = nn.Linear(width, width, bias=False)
-        self.key_value = key_value
+        self.adjacent = adjacent
         self.proj = nn.Linear(width, width)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        if self.key_value == "adjacent":
+        if self.adjacent:
             kv = self.kv(tokens)
             even = kv.shape[1] // 2 * 2  # a last token without a partner is neither key nor value
             k, v = kv[:, 0:even:2], kv[:, 1:even:2]  # [B, N // 2, C] each
@@ -127,17 +128,17 @@ class SelfAttention(nn.Module):
 class TransportAttention(nn.Module):
     """Single-head attention whose matrix A is replaced by the transport plan of cost 1 - A.
 
-    transport "released": the plan is detached and its rows sum to 1/N, so the output is N times smaller than
-    attention's and the query and key maps never learn. "differentiable": exact gradient, plan times N.
+    The plan has its exact gradient and is taken times N, so that its rows sum to 1. detached, as released: it has
+    none and rows of 1/N, so the output is N times smaller than attention's and query and key maps never learn.
     """
 
-    def __init__(self, width: int, transport: str, reg: float, dropout: float):
+    def __init__(self, width: int, reg: float, dropout: float, detached: bool = False):
         super().__init__()
         self.q_fc = nn.Linear(width, width, bias=False)
         self.k_fc = nn.Linear(width, width, bias=False)
         self.v_fc = nn.Linear(width, width, bias=False)
         self.proj = nn.Linear(width, width, bias=False)
-        self.transport, self.reg = transport, reg
+        self.detached, self.reg = detached, reg
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, tokens: Tensor, context: Tensor, branch: str) -> Tensor:
@@ -149,7 +150,7 @@ class TransportAttention(nn.Module):
             a = torch.softmax(q @ k.mT / math.sqrt(q.shape[-1]), dim=-1)  # [B, N, M]
             cost = 1 - a
             record(f"ot/{branch[0]}_cost", cost)
-            if self.transport == "released":
+            if self.detached:
                 plan = sinkhorn_plan(cost.detach(), self.reg)
                 weights = plan
             else:
@@ -175,29 +176,31 @@ SMALL_GAIN = 0.1
 class HeterogeneousTransport(nn.Module):
     """Pool a map to tokens, attend, spread back, add a residual that differs between the branches.
 
-    Args: size -- (H8, W8) of the map; tokens -- "rows" as released (average-pool the flattened map to
-    ``token_count`` runs, spread by a learned matrix) or "grid" (pool in two dimensions, spread bilinearly).
+    The tokens are a grid, spread bilinearly; as released (rows) runs of the flattened map, ``token_count`` of them,
+    spread by a learned matrix. Args: size -- (H8, W8) of the map.
     """
 
-    def __init__(self, config, size: tuple[int, int]):
+    def __init__(self, config: Network, size: tuple[int, int]):
         super().__init__()
-        width = config.width
-        self.size, self.kind = size, config.tokens
-        self.across = config.second_attention == "across"
-        if config.tokens == "rows":
+        width, released = config.width, config.as_released
+        self.size, self.rows = size, "tokens" in released
+        self.across = "second_attention" not in released
+        if self.rows:
             self.grid = (config.token_count,)
             self.spread = nn.Linear(config.token_count, size[0] * size[1], bias=False)
         else:
             self.grid = token_grid(config.token_count, size)
-        self.self_attention = SelfAttention(width, config.key_value, config.dropout)
-        self.cross_attention = TransportAttention(width, config.transport, config.transport_reg, config.dropout)
+        self.self_attention = SelfAttention(width, config.dropout, adjacent="key_value" in released)
+        self.cross_attention = TransportAttention(
+            width, config.transport_reg, config.dropout, detached="transport" in released
+        )
         self.norm = BatchNorm(width)
         if config.token_skip:  # the caller adds gain * HT(h) to h
             self.gain = nn.Parameter(torch.full((width, 1, 1), SMALL_GAIN))
 
     def tokens(self, x: Tensor) -> Tensor:
         """[B, C, H8, W8] -> [B, N, C]."""
-        if self.kind == "rows":
+        if self.rows:
             pooled = F.adaptive_avg_pool1d(x.flatten(2), self.grid[0])  # [B, C, N]
         else:
             pooled = F.adaptive_avg_pool2d(x, self.grid).flatten(2)  # [B, C, N]
@@ -216,7 +219,7 @@ class HeterogeneousTransport(nn.Module):
         record(f"attn/{b}_self", attended)
         crossed = self.cross_attention(attended, self.tokens(context) if self.across else tokens, branch)
         record(f"attn/{b}_cross", crossed)
-        if self.kind == "rows":
+        if self.rows:
             spread = self.spread(crossed.mT)  # [B, C, H8*W8]
         else:
             spread = crossed.mT.unflatten(2, self.grid)  # [B, C, rows, columns]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tlg_lib.config import FIELDS, PRESETS, VARIANT_SWITCHES, config_from_dict, make_config
+from tlg_lib.config import FIELDS, PRESETS, SECTIONS, SWITCHES, VARIANT_SWITCHES, config_from_dict, make_config
 from tlg_lib.errors import TLGError
 
 
@@ -33,6 +33,16 @@ def test_every_preset_and_variant_makes_a_config_that_survives_its_dictionary(pr
         ({"noisy_targets": "hope"}, "noisy_targets"),
         ({"fold": None}, "fold=None"),
         ({"data": 3}, "expected text"),
+        ({"use_ha": 1}, "use_ha=1: expected true or false"),
+        ({"lr": 20}, "lr=20: must be between 0 and 10"),
+        ({"correlation_pool": "3"}, "choose one of 1, 2, 4"),
+        ({"width": 12}, "multiple of 8"),
+        ({"image_size": [1, 2, 3]}, "two whole numbers"),
+        ({"tokens": "diagonal"}, "tokens='diagonal': expected one of rows, grid"),
+        ({"train_hetero": 3}, "train_hetero=3: expected true or false"),
+        ({"as_released": "tokns"}, "as_released: no switch 'tokns'"),
+        ({"as_released": 3}, "as_released=3"),
+        ({"use_ha": False}, "use_ht=true needs use_ha=true"),
     ],
 )
 def test_bad_values_name_the_field(overrides, words):
@@ -54,18 +64,48 @@ def test_strings_from_a_shell_become_typed_values():
 
 
 def test_every_default_has_the_type_of_its_field():
-    kinds = {"str": str, "int": int, "float": float, "bool": bool}
     config = make_config("mini")
     for name, f in FIELDS.items():
-        if f.type in kinds:
-            assert type(getattr(config, name)) is kinds[f.type], name
+        if f.annotation in (str, int, float, bool):
+            assert type(getattr(config, name)) is f.annotation, name
 
 
 def test_released_turns_every_corrected_switch_off():
     released, corrected = make_config("mini", variant="released"), make_config("mini")
-    for switch, value in VARIANT_SWITCHES["released"].items():
-        assert getattr(released, switch) == value
-    assert not released.train_hetero and corrected.train_hetero
+    for name, value in VARIANT_SWITCHES["released"].items():
+        assert name == "as_released" or getattr(released, name) == value
+    assert released.as_released == set(SWITCHES) and not corrected.as_released
+    assert (released.to_dict()["tokens"], corrected.to_dict()["tokens"]) == ("rows", "grid")
+
+
+def test_switches_of_the_release_are_named_alone_or_as_a_set():
+    alone = make_config("mini", tokens="rows", train_hetero="off")
+    assert alone == make_config("mini", as_released="tokens, train_hetero")
+    assert alone == make_config("mini", as_released=["train_hetero", "tokens"], mask_support=True)
+    assert alone.as_released == {"tokens", "train_hetero"} and alone.to_dict()["train_hetero"] is False
+    most = make_config("mini", variant="released", tokens="grid")
+    assert most.as_released == set(SWITCHES) - {"tokens"}
+    assert most.replace(as_released="none").as_released == set()
+
+
+def test_the_sections_are_the_config_and_it_reads_on_one_screen():
+    assert sorted(name for section in SECTIONS for name in section.model_fields) == sorted(FIELDS)
+    for variant in VARIANT_SWITCHES:
+        text = str(make_config("pascal", variant=variant))
+        assert len(text.splitlines()) <= 20 and all(len(line) < 120 for line in text.splitlines())
+        assert all(f"{name}=" in text for name in FIELDS)
+
+
+@pytest.mark.parametrize("preset", ["mini", "pascal-lite"])
+def test_another_variant_or_supervision_brings_its_settings_and_leaves_the_callers(preset):
+    config = make_config(preset)
+    for kind in ({"variant": "released"}, {"supervision": "image"}, {"variant": "hsnet", "supervision": "image"}):
+        assert config.replace(**kind) == make_config(preset, **kind)
+        assert config.replace(**kind).replace(variant="corrected", supervision="pixel") == config
+    own = make_config(preset, late_fusion=0.3, lr=0.01, tokens="rows", fold=2)
+    moved = own.replace(variant="released", shots=5)
+    assert moved == make_config(preset, variant="released", late_fusion=0.3, lr=0.01, fold=2, shots=5)
+    assert moved.replace(variant="corrected").late_fusion == 0.3
 
 
 def test_learning_from_pseudo_masks_hides_most_of_them_unless_told_otherwise():

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tlg_lib.config import FIELDS, make_config
+from tlg_lib.config import choices, make_config
 from tlg_lib.losses import cross_entropy, l2_of_everything, prepare_target, query_loss, soft_dice
 
 LOGITS = torch.randn(2, 2, 3, 3, generator=torch.Generator().manual_seed(0))
@@ -31,7 +31,7 @@ def image_config(kind):
     return make_config("mini", supervision="image", noisy_targets=kind, dice=0.0)
 
 
-@pytest.mark.parametrize("kind", FIELDS["noisy_targets"].metadata["choices"])
+@pytest.mark.parametrize("kind", choices("noisy_targets"))
 def test_drawn_targets_need_no_remedy(kind):
     plain, named = (make_config("mini", supervision="pixel", noisy_targets=k) for k in ("none", kind))
     assert named.dice, "Dice beside cross-entropy"

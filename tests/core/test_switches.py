@@ -5,10 +5,14 @@ import torch
 from test_model import SMALL, built, inputs, small
 
 from tlg_lib.capture import capture
+from tlg_lib.config import SWITCHES as RELEASED_SWITCHES
 from tlg_lib.config import VARIANT_SWITCHES, make_config
 from tlg_lib.errors import TLGError
 from tlg_lib.model import check_switches
 
+# what `released` sets, every switch by its own name
+RELEASED = {k: v for k, v in VARIANT_SWITCHES["released"].items() if k != "as_released"}
+RELEASED |= {name: released for name, (released, _) in RELEASED_SWITCHES.items()}
 CORR = ("corr_query/", "corr_support/", "conv4d_", "after4d_")
 FEATURES = ("ha/q_low", "ha/q_mid", "ha/q_hig", "ha/s_low", "ha/s_mid", "ha/s_hig", "ha/q_cat", "ha/s_cat")
 MERGE = ("ha/q_merge", "ha/s_merge")
@@ -73,7 +77,7 @@ def chosen(names, prefixes):
 def test_a_switch_alone_on_released(switch):
     value, moves, stays = SWITCHES[switch]
     base = small("released")
-    assert getattr(base, switch) != value
+    assert base.to_dict()[switch] != value
     before, weights = forward(base)
     after, _ = forward(base.replace(**{switch: value}), weights)
     for name in chosen(after, stays):
@@ -85,12 +89,12 @@ def test_a_switch_alone_on_released(switch):
 
 
 def test_every_network_switch_of_released_is_covered():
-    assert set(VARIANT_SWITCHES["released"]) - TRAINING - {"token_count"} <= set(SWITCHES)
+    assert set(RELEASED) - TRAINING - {"token_count"} <= set(SWITCHES)
 
 
-@pytest.mark.parametrize("switch", sorted(set(VARIANT_SWITCHES["released"]) - TRAINING))
+@pytest.mark.parametrize("switch", sorted(set(RELEASED) - TRAINING))
 def test_a_switch_alone_off_from_corrected_still_trains(switch):
-    config = small("corrected").replace(**{switch: VARIANT_SWITCHES["released"][switch]})
+    config = small("corrected").replace(**{switch: RELEASED[switch]})
     model = built(config).train()
     output = model(*inputs(config))
     (output.query_logits.sum() + output.support_logits.sum()).backward()

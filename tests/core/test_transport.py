@@ -63,7 +63,7 @@ def test_implicit_gradient_is_the_numerical_one(reg):
 
 def test_adjacent_key_value_reads_even_tokens_as_keys_and_odd_ones_as_values():
     torch.manual_seed(0)
-    attention = SelfAttention(16, "adjacent", 0.0).double()
+    attention = SelfAttention(16, 0.0, adjacent=True).double()
     tokens = torch.randn(2, 6, 16, dtype=torch.float64)
     kv, q = attention.kv(tokens), attention.q(tokens)
     expected = torch.zeros_like(tokens)
@@ -78,7 +78,7 @@ def test_adjacent_key_value_reads_even_tokens_as_keys_and_odd_ones_as_values():
 
 def test_released_plan_is_detached_and_n_times_smaller():
     torch.manual_seed(0)
-    released, trained = TransportAttention(8, "released", 0.5, 0.0), TransportAttention(8, "differentiable", 0.5, 0.0)
+    released, trained = TransportAttention(8, 0.5, 0.0, detached=True), TransportAttention(8, 0.5, 0.0)
     trained.load_state_dict(released.state_dict())
     tokens, context = torch.randn(2, 6, 8), torch.randn(2, 4, 8)
     torch.testing.assert_close(6 * released(tokens, context, "query"), trained(tokens, context, "query"))
@@ -112,7 +112,7 @@ def test_residuals_differ_between_the_branches():
 
 def test_adjacent_keys_and_values_take_an_odd_number_of_tokens():
     """The unpaired last token is asked for, but neither key nor value: changing it moves its own answer alone."""
-    attention = SelfAttention(16, "adjacent", 0.0).eval()
+    attention = SelfAttention(16, 0.0, adjacent=True).eval()
     tokens = torch.randn(1, 5, 16)
     other = tokens.clone()
     other[:, -1] += 1

@@ -166,7 +166,7 @@ def transport_at(scene: Scene, cost: Tensor, reg: float) -> Transport:
 
 def tokens_of(scene: Scene) -> tuple[int, int]:
     """(rows, columns) of the network's tokens over an image."""
-    if scene.config.tokens == "rows":
+    if "tokens" in scene.config.as_released:
         return scene.config.token_count, 1
     return token_grid(scene.config.token_count, level_grid(scene, 0))
 

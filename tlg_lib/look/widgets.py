@@ -191,7 +191,7 @@ class TransportExplorer(ipywidgets.VBox):
         moved = inside.transport_at(scene, self._costs[branch], self.reg.value)
         row, column = self.tokens.row, self.tokens.column
         asked = row * moved.asking[1] + column
-        across = scene.config.second_attention == "across"
+        across = "second_attention" not in scene.config.as_released
         pictures = {"query": scene.query, "support": scene.supports[0]}
         other = {"query": "support", "support": "query"}[branch] if across else branch
         self.tokens.show(

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ..config import VARIANT_SWITCHES, Config, make_config
+from ..config import SWITCHES, VARIANT_SWITCHES, Config, make_config
 from ..errors import TLGError
 from ..machine.paths import atomic, write_json
 from .records import mean_interval
@@ -55,8 +55,11 @@ def ladder_rows(config: Config) -> tuple[Row, ...]:
     }
     missing = sorted(
         k
-        for k in VARIANT_SWITCHES["released"]
-        if top[k] != bottom[k] and k != "noisy_targets" and not any(k in keys for _, keys in rungs.values())
+        for k in bottom
+        if top[k] != bottom[k]
+        and k in (*VARIANT_SWITCHES["released"], *SWITCHES)
+        and k != "noisy_targets"
+        and not any(k in keys for _, keys in rungs.values())
     )
     if missing:
         raise TLGError(f"the ladder has no rung for {', '.join(missing)}: add one to tlg_lib/ladder.py")

@@ -13,7 +13,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..config import FIELDS, PRESETS, VARIANTS, Config, make_config
+from ..config import NAMES, PRESETS, SUPERVISIONS, VARIANTS, Config, make_config
 from ..errors import TLGError
 from ..machine.paths import data_home, runs_home
 
@@ -30,7 +30,6 @@ PARAMETERS: dict[str, str | int] = {
     "settings": "",  # further settings of tlg_lib.config.Config, as "steps=100; batch=4"
     "out": "",  # run folder; "" = runs/<preset>
 }
-SUPERVISIONS = ("pixel", "image")
 SMOKE_NOTE = "smoke: figures mean nothing"
 SMOKE_IMAGES = 8  # images per class of the smoke data
 
@@ -195,7 +194,7 @@ def read_settings(text: str) -> dict[str, str]:
             raise TLGError(f"settings: '{part}' is not of the form name=value")
         if name in PARAMETERS or name == "preset":
             raise TLGError(f"settings: '{name}' has a parameter of its own, use that")
-        if name not in FIELDS:
+        if name not in NAMES:
             make_config("mini", **{name: value})  # raises with the closest name
         found[name] = value
     return found

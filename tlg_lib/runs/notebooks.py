@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..config import FIELDS, PRESETS
+from ..config import NAMES, PRESETS
 from ..errors import TLGError
 from ..machine.locks import folder_lock
 from ..machine.paths import PACKAGE, atomic, notebooks_home, runs_home
@@ -93,10 +93,10 @@ def merge_parameters(preset: dict, given: dict, settings: dict, known: set[str])
     for name, value in settings.items():
         if name in known:
             merged[name] = _literal(value)
-        elif name in FIELDS:
+        elif name in NAMES:
             extra.append(f"{name}={value}")
         else:
-            close = difflib.get_close_matches(name, sorted(known | set(FIELDS)), n=1)
+            close = difflib.get_close_matches(name, sorted(known | set(NAMES)), n=1)
             raise TLGError(
                 f"unknown parameter '{name}'"
                 + (f": did you mean '{close[0]}'?" if close else f": the names are {', '.join(sorted(known))}")

@@ -13,7 +13,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..config import FIELDS, PRESETS, Config, make_config
+from ..config import NAMES, PRESETS, Config, make_config
 from ..errors import TLGError
 from ..machine.paths import runs_home
 from ..machine.safe_yaml import read_yaml
@@ -158,7 +158,7 @@ def _overrides(value, where: str) -> dict:
     """Names of config fields with plain values."""
     found = _mapping(value, where)
     for key, item in found.items():
-        if key not in FIELDS:
+        if key not in NAMES:
             try:
                 make_config("mini", **{key: item})  # raises with the closest name
             except TLGError as error:

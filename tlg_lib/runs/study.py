@@ -11,7 +11,7 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ..config import Config, config_from_dict, make_config
+from ..config import Config, config_from_dict
 from ..machine.paths import write_json
 from .jobs import default_workers, run_jobs
 
@@ -48,13 +48,7 @@ def _items(values: dict) -> tuple[tuple[str, object], ...]:
 
 def row_config(config: Config, row: Row, fold: int, seed: int) -> Config:
     """The row's config: the study's, the switches of the row's variant and supervision, its overrides."""
-    kind = {"variant": config.variant, "supervision": config.supervision}
-    overrides = {**dict(row.overrides), "fold": fold, "seed": seed}
-    if any(overrides.get(k, v) != v for k, v in kind.items()):
-        reference = make_config(config.preset, **kind).to_dict()
-        changed = {k: v for k, v in config.to_dict().items() if v != reference[k]}
-        return make_config(config.preset, **{**kind, **changed, **overrides})
-    return config.replace(**overrides)
+    return config.replace(**{**dict(row.overrides), "fold": fold, "seed": seed})
 
 
 class Study:
