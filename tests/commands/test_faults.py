@@ -141,9 +141,11 @@ def _(folder):
 
 @fault("a worker process is killed (out of memory)")
 def _(folder):
-    from tlg_lib.runs.jobs import run_jobs
+    from tlg_lib.runs.jobs import run_study_jobs
 
-    return refused(run_jobs, [("row X, fold 0", os.kill, (0, 0)), ("row Y, fold 0", _die, ())], 2, "trained", False)
+    return refused(
+        run_study_jobs, [("row X, fold 0", os.kill, (0, 0)), ("row Y, fold 0", _die, ())], 2, "trained", False
+    )
 
 
 def _die():

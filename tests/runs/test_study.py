@@ -19,7 +19,7 @@ from tlg_lib.config import make_config
 from tlg_lib.errors import TLGError
 from tlg_lib.evaluate import Counts
 from tlg_lib.prototypes import prototype_probability, query_mask_alone, soft_mask
-from tlg_lib.runs.jobs import run_jobs
+from tlg_lib.runs.jobs import run_study_jobs
 from tlg_lib.runs.study import Row, Study, row_config, table_rows
 
 TINY = dict(
@@ -98,7 +98,7 @@ def _fail(name):
 
 def test_a_failing_job_is_named():
     with pytest.raises(TLGError, match="fold 2: x.png is missing") as caught:
-        run_jobs([("fold 2", _fail, ("x.png",))], workers=1, done="done", progress=False)
+        run_study_jobs([("fold 2", _fail, ("x.png",))], workers=1, done="done", progress=False)
     assert caught.value.code == 3
 
 

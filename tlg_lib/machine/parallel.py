@@ -1,18 +1,74 @@
-"""The same function over many files at once, in order, with progress."""
+"""Work for several threads or processes, with progress; worker processes end with the one that started them."""
 
 from __future__ import annotations
 
 import os
+import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
 from multiprocessing import get_context
-from typing import TypeVar
+from typing import Any, TypeVar
 
+from ..errors import TLGError
 from .progress import track
 
 In = TypeVar("In")
 Out = TypeVar("Out")
+
+
+class WorkerKilled(TLGError):
+    """A worker process is gone without an answer."""
+
+
+def run_jobs(
+    jobs: list[tuple[str, Callable, tuple]], workers: int, start: Callable | None = None, about: tuple = ()
+) -> Iterator[tuple[int, Any]]:
+    """Run (label, function, arguments) in worker processes; yield (position, result) as they finish.
+
+    start: called once in every worker, with ``about``. The first failure cancels what has not begun and is
+    raised, a TLGError with the job's label in front. Raises WorkerKilled when a worker is gone.
+    """
+    with _processes(workers, start, about) as pool:
+        futures = {pool.submit(function, *arguments): i for i, (_, function, arguments) in enumerate(jobs)}
+        try:
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        except BrokenProcessPool:
+            raise WorkerKilled(
+                "a worker process was killed, most likely for want of memory: take fewer (--workers), a "
+                "smaller batch or image_size; the same command goes on with what is finished",
+                code=1,
+            ) from None
+        except TLGError as error:
+            label = jobs[futures[future]][0]
+            raise TLGError(f"{label}: {error}" if label else str(error), code=error.code) from None
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _processes(workers: int, start: Callable | None = None, about: tuple = ()) -> ProcessPoolExecutor:
+    # "spawn": a child shares no locks with this process, which may hold torch's threads.
+    return ProcessPoolExecutor(max(1, workers), get_context("spawn"), _begin, (os.getpid(), start, about))
+
+
+def _begin(parent: int, start: Callable | None, about: tuple) -> None:
+    end_with(parent)
+    if start:
+        start(*about)
+
+
+def end_with(parent: int, code: int = 1) -> None:
+    """End this process once ``parent`` is gone: after kill -9 of that one it would wait for work for ever."""
+
+    def watch():
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(code)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def parallel_map(
@@ -34,8 +90,7 @@ def parallel_map(
     if workers == 1 or len(items) < (512 if processes else 32):
         yield from track((function(item) for item in items), total=len(items), label=label, unit=unit, show=show)
         return
-    # A spawned child shares no locks with this process, which may hold torch's threads.
-    pool = ProcessPoolExecutor(workers, get_context("spawn")) if processes else ThreadPoolExecutor(workers)
+    pool = _processes(workers) if processes else ThreadPoolExecutor(workers)
     with pool:
         try:
             yield from track(

@@ -15,6 +15,7 @@ import os
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ from torch import Tensor
 from ..data.images import image_size, resize_image, write_mask
 from ..data.splits import Row
 from ..errors import TLGError
+from ..machine.parallel import run_jobs
 from ..machine.paths import write_json
 from ..machine.progress import track
 from .affinity import feature_similarity, patch_affinity, spread
@@ -424,26 +426,23 @@ def _run(batches, data, clip, prompts, recipe, out, device, workers):
         maker = MaskMaker(clip, prompts, recipe, device)
         yield from (_write_batch(jobs, maker=maker, data=data, out=out) for jobs in batches)
         return
-    context = torch.multiprocessing.get_context("spawn")
-    devices = [device]
-    if str(device) == "cuda":
-        devices = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
-    numbers = context.Queue()
+    devices = [f"cuda:{i}" for i in range(torch.cuda.device_count())] if str(device) == "cuda" else [device]
+    places = get_context("spawn").Queue()
     for number in range(workers):
-        numbers.put(number)
-    about = (numbers, devices, clip.name, clip.weights_file, prompts, recipe, data, out)
-    with context.Pool(workers, initializer=_start_worker, initargs=about) as pool:
-        yield from pool.imap_unordered(_work, batches)
+        places.put(devices[number % len(devices)])
+    about = (places, workers, clip.name, clip.weights_file, prompts, recipe, data, out)
+    for _, done in run_jobs([("", _work, (jobs,)) for jobs in batches], workers, _start_worker, about):
+        yield done
 
 
 _WORKER: dict = {}
 
 
-def _start_worker(numbers, devices, clip_name, weights_file, prompts, recipe, data, out) -> None:
+def _start_worker(devices, workers, clip_name, weights_file, prompts, recipe, data, out) -> None:
     from .clips import load_clip
 
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // max(1, numbers.qsize())))
-    device = devices[numbers.get() % len(devices)]
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
+    device = devices.get()
     _WORKER.update(
         maker=MaskMaker(load_clip(clip_name, weights_file, device), prompts, recipe, device), data=data, out=out
     )

@@ -10,7 +10,6 @@ import argparse
 import json
 import os
 import sys
-import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from pathlib import Path
 from ..config import Config, config_from_dict
 from ..errors import TLGError
 from ..machine.locks import LOCK_NAME, folder_lock, is_locked
+from ..machine.parallel import end_with
 from .jobs import CELL_LOCK, write_status
 from .notebooks import execute_notebook
 from .spec import SPECS
@@ -113,17 +113,6 @@ def _wait_for_old_kernel(folder: Path) -> None:
         time.sleep(0.2)
 
 
-def _die_with(parent: int) -> None:
-    """End at once when the sweep that started this process is gone, so that no cell runs unseen."""
-
-    def watch():
-        while os.getppid() == parent:
-            time.sleep(0.5)
-        os._exit(143)  # the kernel in turn notices that this process is gone
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
@@ -131,7 +120,7 @@ def main() -> None:
     parser.add_argument("--notebook", default="")
     arguments = parser.parse_args()
     if arguments.parent:
-        _die_with(arguments.parent)
+        end_with(arguments.parent, 143)  # no cell runs unseen; its kernel in turn notices that this process is gone
     try:
         code = run_cell(arguments.folder, arguments.notebook)
     except TLGError as error:

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import re
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +18,7 @@ from pathlib import Path
 from ..config import Config
 from ..errors import TLGError
 from ..machine.locks import folder_lock, is_locked, owner
+from ..machine.parallel import run_jobs
 from ..machine.paths import write_json
 from .spec import Cell, Spec
 
@@ -300,7 +297,7 @@ def default_workers(config: Config) -> int:
     return 1 if pick_device(config.device).type != "cpu" else max(1, min(8, os.cpu_count() or 1))
 
 
-def run_jobs(
+def run_study_jobs(
     jobs: list[tuple[str, Callable, tuple]], workers: int, done: str, progress: bool, known: list | None = None
 ) -> list:
     """Run (label, function, arguments) in processes of one thread each; results in the order of the jobs.
@@ -310,48 +307,17 @@ def run_jobs(
     """
     results: list = list(known) if known else [None] * len(jobs)
     missing = [i for i, result in enumerate(results) if result is None]
-    if not missing:
-        return results
-    began = time.perf_counter()
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(
-        max(1, workers), mp_context=context, initializer=_start_worker, initargs=(os.getpid(),)
-    ) as pool:
-        futures = {pool.submit(jobs[i][1], *jobs[i][2]): i for i in missing}
-        try:
-            for count, future in enumerate(as_completed(futures), 1 + len(jobs) - len(missing)):
-                index = futures[future]
-                results[index] = future.result()
-                if progress:
-                    print(
-                        f"{count}/{len(jobs)} {done}: {jobs[index][0]} ({time.perf_counter() - began:.0f} s)",
-                        flush=True,
-                    )
-        except TLGError as error:
-            pool.shutdown(cancel_futures=True)
-            raise TLGError(f"{jobs[index][0]}: {error}", code=error.code) from None
-        except BrokenProcessPool:
-            raise TLGError(
-                "a worker process was killed, most likely for want of memory: take fewer (--workers), a "
-                "smaller batch or image_size; the same command goes on with what is finished",
-                code=1,
-            ) from None
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    began, count = time.perf_counter(), len(jobs) - len(missing)
+    for position, result in run_jobs([jobs[i] for i in missing], workers, _one_thread) if missing else ():
+        results[missing[position]], count = result, count + 1
+        if progress:
+            label, seconds = jobs[missing[position]][0], time.perf_counter() - began
+            print(f"{count}/{len(jobs)} {done}: {label} ({seconds:.0f} s)", flush=True)
     return results
 
 
-def _start_worker(parent: int) -> None:
-    """One thread per worker, and an end when the parent is gone: after kill -9 a worker would wait for ever."""
+def _one_thread() -> None:
     import torch
 
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     if not torch.cuda.is_available():
         torch.set_num_threads(1)
-
-
-def _end_with(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(1)
-    os._exit(1)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ..config import Config, config_from_dict
 from ..machine.paths import write_json
-from .jobs import default_workers, run_jobs
+from .jobs import default_workers, run_study_jobs
 
 TRAINING_FREE = "training-free"
 BASE_EPISODES = 200  # base-class episodes on which a threshold is chosen
@@ -85,7 +85,7 @@ class Study:
         ]
         self._prepare(progress)
         known = [_finished_training(*arguments) for _, _, arguments in jobs]
-        return run_jobs(jobs, workers or default_workers(self.config), "trained", progress, known)
+        return run_study_jobs(jobs, workers or default_workers(self.config), "trained", progress, known)
 
     def evaluate(self, workers: int = 0, progress: bool = True) -> list[dict]:
         """Score every trained row and the training-free ones; returns long-form records."""
@@ -119,7 +119,7 @@ class Study:
             )
         self._prepare(progress)
         known = [_FINISHED[function](*arguments) for _, function, arguments in jobs]
-        results = run_jobs(jobs, workers or default_workers(self.config), "scored", progress, known)
+        results = run_study_jobs(jobs, workers or default_workers(self.config), "scored", progress, known)
         return [record for records in results for record in records]
 
     def _prepare(self, progress: bool) -> None:

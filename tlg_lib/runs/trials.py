@@ -35,7 +35,7 @@ def brief_trials(run, settings: dict[str, dict], seeds: tuple[int, ...] = (0, 1,
     """
     from ..machine.locks import folder_lock
     from ..train import load_trained, train
-    from .jobs import default_workers, run_jobs
+    from .jobs import default_workers, run_study_jobs
     from .notebook import open_data
     from .study import train_job
 
@@ -52,7 +52,7 @@ def brief_trials(run, settings: dict[str, dict], seeds: tuple[int, ...] = (0, 1,
             for _, config in left:
                 train(config, places[config], progress=False)
         elif left:
-            run_jobs(
+            run_study_jobs(
                 [(f"{label}, seed {c.seed}", train_job, (c.to_dict(), str(places[c]))) for label, c in left],
                 default_workers(run.config),
                 "trained",

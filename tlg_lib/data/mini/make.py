@@ -12,11 +12,8 @@ import json
 import os
 import shutil
 from collections.abc import Iterable
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from importlib.metadata import version
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +22,7 @@ from PIL import Image
 from ...errors import TLGError
 from ...machine.downloads import sha256_of
 from ...machine.locks import folder_lock
+from ...machine.parallel import WorkerKilled, run_jobs
 from ...machine.paths import atomic, data_home, write_json
 from ...machine.progress import track
 from ..classes import PASCAL_CLASSES, fold_classes
@@ -166,11 +164,9 @@ def _fill(root: Path, settings: dict, workers: int, progress: bool) -> None:
     todo = missing()
     if workers > 1 and len(todo) > 8:
         try:
-            # "spawn": the parent may have started threads (torch), which do not survive a fork.
-            with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-                for _ in told(pool.map(work, todo, chunksize=4), todo):
-                    pass
-        except BrokenProcessPool:  # no workers can start where the main module is typed in or has no main guard
+            for _ in told(run_jobs([("", work, (job,)) for job in todo], workers), todo):
+                pass
+        except WorkerKilled:  # no workers can start where the main module is typed in or has no main guard
             pass
     todo = missing()
     for _ in told(map(work, todo), todo):
