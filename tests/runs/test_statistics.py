@@ -3,12 +3,15 @@
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.stats
 
 from tlg_lib.errors import TLGError
-from tlg_lib.runs.records import mean_interval, mean_over_folds
+from tlg_lib.runs.ladder import ladder_table
+from tlg_lib.runs.records import fold_table, mean_interval, mean_over_folds
 from tlg_lib.runs.statistics import class_miou, paired_bootstrap
+from tlg_lib.runs.tables import summarise
 
 
 def test_interval_is_students_t_as_scipy_computes_it():
@@ -48,8 +51,36 @@ def test_interval_refuses_values_that_are_not_finite(values):
 
 def test_a_mean_over_three_folds_does_not_exist():
     assert mean_over_folds({0: 1.0, 1: 2.0, 2: 3.0, 3: 6.0}) == 3.0
-    with pytest.raises(TLGError, match="fold 2 is missing"):
-        mean_over_folds({0: 1.0, 1: 2.0, 3: 6.0})
+    assert math.isnan(mean_over_folds({0: 1.0, 1: 2.0, 3: 6.0}))
+
+
+@pytest.mark.parametrize("lost", [set(), {(2, 1)}, {(0, 0), (1, 1), (3, 2)}], ids=["all", "a fold of a seed", "of all"])
+def test_study_ladder_and_sweep_take_the_same_mean_and_interval_over_seeds(lost):
+    generator = np.random.default_rng(1)
+    values = {(f, s): generator.uniform(20, 70) for s in range(3) for f in range(4) if (f, s) not in lost}
+    text = {"row": "x", "key": "x", "label": "x", "method": "x", "epoch": "last", "control": "", "metric": "miou"}
+    records = [
+        {**text, "fold": f, "seed": s, "shots": 1, "threshold_from": t, "class": "", "miou": v, "value": v}
+        for (f, s), v in values.items()
+        for t in ("fixed", "base classes")
+    ]
+    whole = [s for s in range(3) if all((f, s) in values for f in range(4))]
+    means = np.array([np.mean([values[f, s] for f in range(4)]) for s in whole])
+    frame, fixed = pd.DataFrame(records), [r for r in records if r["threshold_from"] == "fixed"]
+    table = fold_table(frame).loc["x"]
+    assert [table[f] for f in range(4)] == pytest.approx(
+        [np.mean([values[f, s] for s in range(3) if (f, s) in values]) for f in range(4)]
+    )
+    line = [r for r in summarise(fixed) if r["folds"] == "0,1,2,3"]
+    if not len(whole):
+        assert not line and math.isnan(table["± 95%"])
+        return
+    half = scipy.stats.t.ppf(0.975, len(means) - 1) * scipy.stats.sem(means)
+    rung = ladder_table([{**r, "row": "up-00-released"} for r in records]).iloc[0]
+    assert (table["± 95%"], rung.miou, rung.miou_half) == pytest.approx((half, means.mean(), half))
+    assert (line[0]["mean"], line[0]["high"], line[0]["seeds"]) == (
+        pytest.approx(means.mean(), abs=1e-4), pytest.approx(means.mean() + half, abs=1e-4), ",".join(map(str, whole))
+    )  # fmt: skip
 
 
 def test_miou_by_hand():

@@ -14,7 +14,7 @@ import pandas as pd
 from ..config import SWITCHES, VARIANT_SWITCHES, Config, make_config
 from ..errors import TLGError
 from ..machine.paths import atomic, write_json
-from .records import mean_interval
+from .records import mean_interval, seed_means
 from .study import Row, Study
 
 # Rungs in the order of DESIGN 3.2's table, what is ours last: label, and the settings that change together.
@@ -112,13 +112,13 @@ def ladder_table(records: list[dict]) -> pd.DataFrame:
     """One line per rung: mean over folds then seeds at 0.5 and at the base-class threshold, half width of the
     95% interval over seeds (NaN with one seed), and the paired difference to the rung it is compared with."""
     frame = pd.DataFrame(records)
-    lines, means = [], {}
+    lines, means, folds = [], {}, set(frame.fold)
     for row in dict.fromkeys(frame.row):
         line = {"row": row, "label": frame[frame.row == row].label.iloc[0]}
         for source, name in (("fixed", "miou"), ("base classes", "miou_chosen")):
-            by_seed = frame[(frame.row == row) & (frame.threshold_from == source)].groupby("seed").miou.mean()
-            line[name], line[f"{name}_half"] = _interval(by_seed)
-            means[row, name] = by_seed
+            chosen = frame[(frame.row == row) & (frame.threshold_from == source)]
+            means[row, name] = seed_means(chosen, folds=folds)
+            line[name], line[f"{name}_half"] = _interval(means[row, name])
         lines.append(line)
     names = [line["row"] for line in lines]
     for line in lines:
@@ -138,10 +138,8 @@ def _compared_with(row: str, names: list[str]) -> str:
 
 
 def _interval(values: pd.Series) -> tuple[float, float]:
-    if len(values) < 2:
-        return float(values.mean()), float("nan")
-    interval = mean_interval(list(values))
-    return float(values.mean()), float(interval.half_width)
+    interval = mean_interval(values)
+    return interval.mean, interval.half_width
 
 
 def ladder_figure(table: pd.DataFrame, config: Config):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,12 +61,21 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval
     return Interval(mean, mean - half, mean + half, n)
 
 
-def mean_over_folds(scores: dict[int, float]) -> float:
-    """Mean over the four folds; TLGError when one is missing, as a mean over three compares with nothing."""
-    missing = [fold for fold in FOLDS if fold not in scores]
-    if missing:
-        raise TLGError(f"a mean over folds needs all four: fold {', '.join(map(str, missing))} is missing")
-    return float(np.mean([scores[fold] for fold in FOLDS]))
+def mean_over_folds(scores: Mapping[int, float]) -> float:
+    """Mean over the four folds; NaN when one is missing, as a mean over three compares with nothing."""
+    return float(np.mean([scores.get(fold, math.nan) for fold in FOLDS]))
+
+
+def seed_means(rows: pd.DataFrame, score: str = "miou", folds: Sequence[int] = FOLDS) -> pd.Series:
+    """seed -> mean of ``score`` over ``folds``; a seed that lacks one of them is left out."""
+    rows = rows[rows.fold.isin(folds)]
+    return rows.groupby("seed").filter(lambda g: set(g.fold) == set(folds)).groupby("seed")[score].mean()
+
+
+def half_width(rows: pd.DataFrame, score: str = "miou") -> float:
+    """Half width of the 95% interval over seeds of the mean over the four folds; NaN with fewer than two seeds."""
+    values = seed_means(rows, score)
+    return mean_interval(values).half_width if len(values) else math.nan
 
 
 MASK, PROTOTYPE, FUSION, WRONG = "mask", "prototype", "fusion", "wrong-support"
@@ -110,10 +119,8 @@ def fold_table(
         (frame.shots == shots) & (frame.threshold_from == threshold_from) & frame.epoch.isin([epoch, "no training"])
     ]
     table = chosen.pivot_table(index="key", columns="fold", values=score, sort=False)
-    complete = [f for f in FOLDS if f in table.columns] == list(FOLDS)
-    means = table[list(FOLDS)].mean(axis=1, skipna=False) if complete else pd.Series(math.nan, table.index)
     halves = {key: half_width(chosen[chosen.key == key], score) for key in table.index}
-    table["mean"] = means
+    table["mean"] = [mean_over_folds(line) for _, line in table.iterrows()]
     table["± 95%"] = pd.Series(halves)
     order = {key: i for i, key in enumerate(_order())}
     return table.loc[sorted(table.index, key=lambda k: order.get(k, len(order)))]
@@ -136,14 +143,6 @@ def _order() -> list[str]:
     from ..look.figures import METHODS
 
     return list(METHODS)
-
-
-def half_width(rows: pd.DataFrame, score: str) -> float:
-    """Half width of the 95% interval over seeds of the mean over the four folds; NaN with one seed."""
-    by_seed = rows.groupby("seed").filter(lambda g: set(g.fold) == set(FOLDS)).groupby("seed")[score].mean()
-    if len(by_seed) < 2:
-        return math.nan
-    return mean_interval(list(by_seed)).half_width
 
 
 def score_of(frame: pd.DataFrame, key: str, **which) -> float | None:

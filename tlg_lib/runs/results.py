@@ -15,7 +15,7 @@ import pandas as pd
 
 from ..errors import TLGError
 from ..machine.paths import write_json
-from .records import FOLDS, FUSION, MASK, PROTOTYPE, half_width, per_class, records_frame, score_of
+from .records import FUSION, MASK, PROTOTYPE, half_width, mean_over_folds, per_class, records_frame, score_of
 
 SCHEMA = 1
 TIMES = ("seconds", "device", "versions", "commit", "figures_sha256")  # keys that may differ between equal runs
@@ -140,9 +140,6 @@ def _rows(frame: pd.DataFrame) -> list[dict]:
         ["key", "shots", "epoch", "threshold_from"], sort=False
     ):
         folds = group.groupby("fold").miou.mean()
-        complete = set(folds.index) == set(FOLDS)
-        half = half_width(group, "miou")
-        agreement = group.agreement.dropna()
         found.append(
             {
                 "key": key,
@@ -156,13 +153,18 @@ def _rows(frame: pd.DataFrame) -> list[dict]:
                 "threshold_from": threshold_from,
                 "seeds": sorted(int(s) for s in set(group.seed)),
                 "folds": {str(f): float(v) for f, v in folds.items()},
-                "miou": float(folds.mean()) if complete else None,
-                "fb_iou": float(group.groupby("fold").fb_iou.mean().mean()) if complete else None,
-                "half_width_95": None if math.isnan(half) else half,
-                "agreement_with_mask": float(agreement.mean()) if len(agreement) else None,
+                "miou": _known(mean_over_folds(folds)),
+                "fb_iou": _known(mean_over_folds(group.groupby("fold").fb_iou.mean())),
+                "half_width_95": _known(half_width(group)),
+                "agreement_with_mask": _known(group.agreement.astype(float).mean()),
             }
         )
     return found
+
+
+def _known(value: float) -> float | None:
+    """For JSON, which has no NaN."""
+    return None if math.isnan(value) else float(value)
 
 
 def _training(summary: dict) -> dict:

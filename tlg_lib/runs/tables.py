@@ -9,67 +9,28 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from ..episodes import load_episodes
 from ..errors import TLGError
 from ..machine.paths import atomic
 from .jobs import read_status
-from .records import FOLDS, mean_interval, mean_over_folds
+from .records import FOLDS, mean_interval, seed_means
 from .spec import Spec
 from .statistics import Comparison, paired_bootstrap
 
-LONG = (
-    "method",
-    "preset",
-    "dataset",
-    "backbone",
-    "variant",
-    "supervision",
-    "query_mask",
-    "steps",
-    "fold",
-    "seed",
-    "shots",
-    "control",
-    "epoch",
-    "threshold",
-    "threshold_from",
-    "metric",
-    "class",
-    "value",
+LONG = tuple(
+    "method preset dataset backbone variant supervision query_mask steps fold seed shots control epoch threshold "
+    "threshold_from metric class value".split()
 )
-SUMMARY = (
-    "method",
-    "shots",
-    "control",
-    "epoch",
-    "threshold_from",
-    "metric",
-    "folds",
-    "seeds",
-    "mean",
-    "low",
-    "high",
-    "count",
-)
-COMPARED = (
-    "a",
-    "b",
-    "shots",
-    "folds",
-    "seeds",
-    "miou_a",
-    "miou_b",
-    "difference",
-    "low",
-    "high",
-    "p_value",
-    "episodes",
-    "units",
-)
+GROUP = ("method", "shots", "control", "epoch", "threshold_from", "metric")
+SUMMARY = (*GROUP, "folds", "seeds", "mean", "low", "high", "count")
+COMPARED = tuple("a b shots folds seeds miou_a miou_b difference low high p_value episodes units".split())
+RECORD = ("fold", "seed", "shots", "control", "epoch", "threshold", "threshold_from")  # taken over as they are
 RESAMPLES = 5000
 
 
@@ -95,7 +56,7 @@ def collect(spec: Spec, folder: Path) -> list[dict]:
                 "supervision": "" if free else config.supervision,
                 "query_mask": "" if free else config.query_mask,
                 "steps": 0 if free else config.steps,
-                **{k: record[k] for k in ("fold", "seed", "shots", "control", "epoch", "threshold", "threshold_from")},
+                **{k: record[k] for k in RECORD},
             }
             figures = [("miou", "", record["miou"]), ("fb_iou", "", record["fb_iou"])]
             figures += [("iou", name, value) for name, value in sorted(record["per_class"].items())]
@@ -122,7 +83,7 @@ def _records(cell: Path) -> list[dict]:
             records = json.loads(path.read_text(encoding="utf-8"))["records"]
             for record in records:
                 float(record["miou"]), float(record["fb_iou"]), dict(record["per_class"]), record["label"]
-                [record[k] for k in ("fold", "seed", "shots", "control", "epoch", "threshold", "threshold_from")]
+                [record[k] for k in RECORD]
             found += records
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise TLGError(
@@ -140,38 +101,18 @@ def summarise(rows: list[dict]) -> list[dict]:
 
     ``folds`` names what the mean is over: one fold, or "0,1,2,3"; there is no mean over fewer.
     """
-    groups: dict[tuple, dict[int, dict[int, float]]] = {}
-    keys = ("method", "shots", "control", "epoch", "threshold_from", "metric")
-    for row in rows:
-        if row["metric"] in ("miou", "fb_iou"):
-            seeds = groups.setdefault(tuple(row[k] for k in keys), {})
-            seeds.setdefault(row["seed"], {})[row["fold"]] = row["value"]
+    frame = pd.DataFrame([row for row in rows if row["metric"] in ("miou", "fb_iou")], columns=list(LONG))
     table = []
-    for group, seeds in groups.items():
-        for fold in FOLDS:
-            table += _line(keys, group, str(fold), {s: v[fold] for s, v in sorted(seeds.items()) if fold in v})
-        whole = {s: mean_over_folds(v) for s, v in sorted(seeds.items()) if set(v) == set(FOLDS)}
-        table += _line(keys, group, "0,1,2,3", whole)
+    for group, part in frame.groupby(list(GROUP), sort=False):
+        for folds in [(f,) for f in FOLDS] + [FOLDS]:
+            values = seed_means(part, "value", folds)
+            if len(values):
+                interval = mean_interval(values)
+                low, high = ("" if math.isnan(v) else round(v, 4) for v in (interval.low, interval.high))
+                texts = [",".join(map(str, numbers)) for numbers in (folds, values.index)]
+                line = (*group, *texts, round(interval.mean, 4), low, high, interval.count)
+                table.append(dict(zip(SUMMARY, line)))
     return table
-
-
-def _line(keys, group, folds: str, values: dict[int, float]) -> list[dict]:
-    if not values:
-        return []
-    interval = mean_interval(list(values.values()))
-    bounds = {"low": "", "high": ""}
-    if interval.count > 1:
-        bounds = {"low": round(interval.low, 4), "high": round(interval.high, 4)}
-    return [
-        {
-            **dict(zip(keys, group)),
-            "folds": folds,
-            "seeds": ",".join(map(str, values)),
-            "mean": round(interval.mean, 4),
-            **bounds,
-            "count": interval.count,
-        }
-    ]
 
 
 def compare(spec: Spec, folder: Path) -> list[dict]:
@@ -202,23 +143,10 @@ def compare(spec: Spec, folder: Path) -> list[dict]:
                 if not chosen:
                     continue
                 result = _compare_cells([(sides[0][k], sides[1][k], k[0]) for k in chosen], shots)
-                table.append(
-                    {
-                        "a": a,
-                        "b": b,
-                        "shots": shots,
-                        "folds": ",".join(map(str, folds)),
-                        "seeds": ",".join(map(str, seeds)),
-                        "miou_a": round(result.score_a, 4),
-                        "miou_b": round(result.score_b, 4),
-                        "difference": round(result.difference, 4),
-                        "low": round(result.low, 4),
-                        "high": round(result.high, 4),
-                        "p_value": round(result.p_value, 6),
-                        "episodes": result.episodes,
-                        "units": result.units,
-                    }
-                )
+                names = (a, b, shots, *(",".join(map(str, numbers)) for numbers in (folds, seeds)))
+                scores = (result.score_a, result.score_b, result.difference, result.low, result.high)
+                counts = (round(result.p_value, 6), result.episodes, result.units)
+                table.append(dict(zip(COMPARED, (*names, *(round(v, 4) for v in scores), *counts))))
     return table
 
 
@@ -283,17 +211,13 @@ def read_tables(folder: str | Path) -> dict:
 
     For notebooks. Raises TLGError, code 3, when the sweep has written none yet.
     """
-    import pandas
-
     folder = Path(folder)
     names = [name for name in ("results", "summary", "comparisons") if (folder / f"{name}.csv").is_file()]
     if not names:
         raise TLGError(f"no tables in {folder}: write them with `tlg sweep SPEC --status`", code=3)
     text = {"folds": str, "seeds": str, "control": str, "class": str}
     return {
-        name: pandas.read_csv(
-            folder / f"{name}.csv", dtype=text, keep_default_na=False, na_values={"low": "", "high": ""}
-        )
+        name: pd.read_csv(folder / f"{name}.csv", dtype=text, keep_default_na=False, na_values={"low": "", "high": ""})
         for name in names
     }
 
@@ -304,8 +228,6 @@ def gather_sweeps(folder: str | Path):
     For notebooks. Columns: sweep, method, shots, folds, seeds, mean, low, high (95% interval over seeds, NaN with
     one); mIoU of the last epoch at the fixed threshold. Empty where no sweep has written its tables yet.
     """
-    import pandas
-
     frames = []
     folder = Path(folder)
     for path in sorted([*folder.glob("*/sweep.json"), *folder.glob("sweeps/*/sweep.json")]):
@@ -314,7 +236,7 @@ def gather_sweeps(folder: str | Path):
             lines = summary[[_is_main(row) for row in summary.to_dict("records")]]
             frames.append(lines.assign(sweep=path.parent.name))
     columns = ["sweep", "method", "shots", "folds", "seeds", "mean", "low", "high"]
-    return pandas.concat(frames, ignore_index=True)[columns] if frames else pandas.DataFrame(columns=columns)
+    return pd.concat(frames, ignore_index=True)[columns] if frames else pd.DataFrame(columns=columns)
 
 
 def _is_main(row: dict) -> bool:
