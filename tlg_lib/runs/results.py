@@ -10,8 +10,10 @@ import hashlib
 import json
 import math
 from pathlib import Path
+from typing import Annotated, Any
 
 import pandas as pd
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from ..errors import TLGError
 from ..machine.paths import write_json
@@ -19,6 +21,10 @@ from .records import FUSION, MASK, PROTOTYPE, half_width, mean_over_folds, per_c
 
 SCHEMA = 1
 TIMES = ("seconds", "device", "versions", "commit", "figures_sha256")  # keys that may differ between equal runs
+
+OF_CONFIG = tuple(
+    "preset dataset backbone backbone_weights clip steps batch threshold variant supervision".split()
+)  # settings that results.json tells
 
 
 def training_histories(run, trained: list[dict]) -> dict[str, dict]:
@@ -84,41 +90,26 @@ def collect(run, records: list[dict], trained: list[dict], parameters: dict[str,
     experiment = open_experiment(config, False)
     both = experiment.both_splits
     stamp = environment()
-    rows = _rows(frame)
     last = score_of(frame, main)
-    best = score_of(frame, main, epoch="best by test classes")
+    chosen_on = "test classes, as is usual in this field: too good by the difference"
     results = {
         "schema": SCHEMA,
-        "preset": config.preset,
-        "dataset": config.dataset,
-        "backbone": config.backbone,
-        "backbone_weights": config.backbone_weights,
+        **{name: getattr(config, name) for name in OF_CONFIG},
+        **{name: list(getattr(run, name)) for name in ("folds", "seeds", "shots")},
         "image_size": list(config.image_size),
-        "clip": config.clip,
-        "folds": list(run.folds),
-        "seeds": list(run.seeds),
-        "shots": list(run.shots),
         "episodes": config.eval_episodes,
-        "steps": config.steps,
-        "batch": config.batch,
-        "threshold": config.threshold,
         "test_rows": min(len(experiment.data.test_rows(f, both(config.replace(fold=f)))) for f in run.folds),
         "main_row": main,
-        "variant": config.variant,
-        "supervision": config.supervision,
         "miou": last,
         "fb_iou": score_of(frame, main, score="fb_iou"),
         "per_class": per_class(frame, main),
         "last_epoch": {"miou": last},
-        "best_epoch": {
-            "miou": best,
-            "chosen_on": "test classes, as is usual in this field: too good by the difference",
-        },
+        "best_epoch": {"miou": score_of(frame, main, epoch="best by test classes"), "chosen_on": chosen_on},
         "baselines": {
             key: {f"{k}_shot": score_of(frame, key, shots=k) for k in run.shots}
             for key in (MASK, PROTOTYPE, FUSION, "base-fusion", "hsnet-pixel", "released-pixel")
         },
-        "rows": rows,
+        "rows": _rows(frame),
         "parameters": parameters,
         "training": [_training(summary) for summary in trained],
         "smoke": run.smoke,
@@ -136,18 +127,15 @@ def collect(run, records: list[dict], trained: list[dict], parameters: dict[str,
 def _rows(frame: pd.DataFrame) -> list[dict]:
     """One entry per method, shots, epoch and way of choosing the threshold; folds as means over seeds."""
     found = []
-    for (key, shots, epoch, threshold_from), group in frame.groupby(
-        ["key", "shots", "epoch", "threshold_from"], sort=False
-    ):
+    by = ["key", "shots", "epoch", "threshold_from"]
+    for (key, shots, epoch, threshold_from), group in frame.groupby(by, sort=False):
         folds = group.groupby("fold").miou.mean()
+        first = group.iloc[0]
         found.append(
             {
                 "key": key,
-                "label": group.label.iloc[0] if key != FUSION else "best training-free fusion",
-                "variant": group.variant.iloc[0],
-                "supervision": group.supervision.iloc[0],
-                "query_mask": group.query_mask.iloc[0],
-                "control": group.control.iloc[0],
+                **{name: first[name] for name in ("label", "variant", "supervision", "query_mask", "control")},
+                **({"label": "best training-free fusion"} if key == FUSION else {}),
                 "shots": int(shots),
                 "epoch": epoch,
                 "threshold_from": threshold_from,
@@ -170,16 +158,8 @@ def _known(value: float) -> float | None:
 def _training(summary: dict) -> dict:
     """What is worth keeping of one training: no times."""
     config = summary["config"]
-    return {
-        "variant": config["variant"],
-        "supervision": config["supervision"],
-        "query_mask": config["query_mask"],
-        "fold": config["fold"],
-        "seed": config["seed"],
-        "steps": summary["step"],
-        "history": summary["history"],
-        "best": summary["best"],
-    }
+    of_config = {name: config[name] for name in ("variant", "supervision", "query_mask", "fold", "seed")}
+    return {**of_config, "steps": summary["step"], "history": summary["history"], "best": summary["best"]}
 
 
 def load_results(path: str | Path) -> dict:
@@ -193,59 +173,38 @@ def load_results(path: str | Path) -> dict:
         ) from None
     if not isinstance(results, dict) or results.get("schema") != SCHEMA:
         raise TLGError(f"{path} is not a results.json of this version (schema {SCHEMA})", code=3)
-    wrong = _misfit(results)
-    if wrong:
-        raise TLGError(f"{path}: '{wrong}' is missing or of another kind: make the file again with `tlg run`", code=3)
+    try:
+        _RESULTS.model_validate(results)
+    except ValidationError as error:
+        wrong = error.errors(include_url=False)[0]["loc"][0]
+        raise TLGError(
+            f"{path}: '{wrong}' is missing or of another kind: make the file again with `tlg run`", code=3
+        ) from None
     return results
 
 
-_TEXT = (
-    "preset",
-    "dataset",
-    "backbone",
-    "backbone_weights",
-    "clip",
-    "main_row",
-    "variant",
-    "supervision",
-    "device",
-    "commit",
-    "figures_sha256",
-    "masks_by",
+def _form(*kinds: tuple[str, Any]) -> type[BaseModel]:
+    """A model with the named fields of each kind, taken strictly: no text for a number, no bool for an int."""
+    fields = {name: (kind, ...) for names, kind in kinds for name in names.split()}
+    return create_model("Form", __config__=ConfigDict(strict=True), **fields)
+
+
+_NUMBER = Annotated[float, Field(gt=-1e15, lt=1e15)]
+_ROW = _form(
+    ("key label variant supervision query_mask control epoch threshold_from", str),
+    ("miou fb_iou half_width_95 agreement_with_mask", _NUMBER | None),
+    ("shots", _NUMBER),
+    ("folds", dict[str, _NUMBER]),
 )
-_NUMBERS = ("episodes", "steps", "batch", "threshold", "test_rows")
-_LISTS = ("folds", "seeds", "shots", "image_size")
-_ROW_TEXT = ("key", "label", "variant", "supervision", "query_mask", "control", "epoch", "threshold_from")
-_ROW_SCORES = ("miou", "fb_iou", "half_width_95", "agreement_with_mask")
-
-
-def _misfit(results: dict) -> str:
-    """Name of the first entry that is not as ``collect`` writes it, "" when all is: the file may be anybody's."""
-
-    def number(value, none: bool = False) -> bool:
-        return (none and value is None) or (
-            isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e15
-        )
-
-    def row(value) -> bool:
-        return (
-            isinstance(value, dict)
-            and all(isinstance(value.get(k), str) for k in _ROW_TEXT)
-            and all(k in value and number(value[k], none=True) for k in _ROW_SCORES)
-            and number(value.get("shots"))
-            and isinstance(value.get("folds"), dict)
-            and all(number(v) for v in value["folds"].values())
-        )
-
-    fits = {k: isinstance(results.get(k), str) for k in _TEXT}
-    fits |= {k: number(results.get(k)) for k in _NUMBERS}
-    fits |= {
-        k: isinstance(results.get(k), list) and all(isinstance(v, int) and number(v) for v in results[k])
-        for k in _LISTS
-    }
-    fits["rows"] = isinstance(results.get("rows"), list) and all(row(r) for r in results["rows"])
-    for name, keys in (("parameters", ("total", "learnable", "receiving_gradient")), ("seconds", ("training",))):
-        fits[name] = isinstance(results.get(name), dict) and all(number(results[name].get(k)) for k in keys)
-    fits["versions"] = isinstance(results.get("versions"), dict)
-    fits["smoke"] = isinstance(results.get("smoke"), bool)
-    return next((name for name, fine in fits.items() if not fine), "")
+# What a file must hold to be shown: it may be anybody's.
+_RESULTS = _form(
+    ("preset dataset backbone backbone_weights clip main_row variant supervision device commit", str),
+    ("figures_sha256 masks_by", str),
+    ("episodes steps batch threshold test_rows", _NUMBER),
+    ("folds seeds shots image_size", list[Annotated[int, Field(gt=-1e15, lt=1e15)]]),
+    ("rows", list[_ROW]),
+    ("parameters", _form(("total learnable receiving_gradient", _NUMBER))),
+    ("seconds", _form(("training", _NUMBER))),
+    ("versions", dict),
+    ("smoke", bool),
+)
