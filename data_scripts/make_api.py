@@ -40,8 +40,8 @@ def _text(thing) -> list[str]:
 def page() -> str:
     head = [
         "# The public face",
-        "What `from tlg_lib import ...` offers. Made from the docstrings by `python data_scripts/make_api.py`; shapes are "
-        "in brackets: B batch, C channels, K supports, H W image, h w a map. How the parts hang together: "
+        "What `from tlg_lib import ...` offers. Made from the docstrings by `python data_scripts/make_api.py`; shapes "
+        "are in brackets: B batch, C channels, K supports, H W image, h w a map. How the parts hang together: "
         "[design.md](design.md).",
         "",
     ]
