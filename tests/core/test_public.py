@@ -83,7 +83,7 @@ def test_the_api_page_is_made_from_the_docstrings_as_they_are():
     spec.loader.exec_module(made)
     found = made.PAGE.read_text(encoding="utf-8")
     assert all(f"## {name}\n" in found for name in tlg_lib.__all__)
-    assert found.count("### ") > 15
+    assert found.count("### ") >= 10
     texts = [made.inspect.getdoc(getattr(tlg_lib, name)).splitlines()[0] for name in tlg_lib.__all__]
     stale = [text for text in texts if text not in found]
     assert not stale, "docs/api.md is out of date: run `python data_scripts/make_api.py`\n" + "\n".join(stale)
