@@ -112,6 +112,19 @@ class Run:
         path = save_figure(figure, self.folder / "figures" / f"{name}.png", alt, note=self.note)
         display(Image(data=path.read_bytes(), format="png", alt=alt))
 
+    def show_network(self, config: Config, lit: str = "") -> None:
+        """Draw the network of a config (look/diagram.py), one part lit, and keep it as figures/network-<lit>.svg."""
+        from IPython.display import display
+
+        from ..look.diagram import network_svg
+        from ..machine.paths import atomic
+
+        drawing = network_svg(config, lit)
+        with atomic(self.folder / "figures" / f"network{'-' + lit if lit else ''}.svg", "w") as file:
+            file.write(drawing)
+        alt = f"The network as boxes and arrows with the shapes of its tensors{f'; lit: {lit}' if lit else ''}."
+        display({"image/svg+xml": drawing, "text/plain": alt}, raw=True)
+
 
 def setup(
     preset: str = "mini",
