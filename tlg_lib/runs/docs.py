@@ -54,7 +54,7 @@ def build_docs(run: str | Path, out: str | Path) -> list[Path]:
     books = sorted(run.glob("[0-9][0-9]_*.ipynb"))
     if not books:
         raise TLGError(f"no executed notebooks in {run}: make them with `tlg run mini`", code=3)
-    for old in [*out.glob("[0-9][0-9]_*.html"), *(out / "pictures").glob("*.png")]:
+    for old in [*out.glob("[0-9][0-9]_*.html"), *(out / "pictures").glob("*.*g")]:
         old.unlink()
     _write(out / "pages.css", CSS)
     return [_page(book, books, out) for book in books]
@@ -136,6 +136,12 @@ def _output(output, path: Path, out: Path) -> str:
     if "image/png" in data:
         alt = output.metadata.get("image/png", {}).get("alt") or output.metadata.get("alt", "")
         return f'<p><img src="pictures/{_picture(data["image/png"], out)}" alt="{html.escape(alt, quote=True)}"></p>'
+    if "image/svg+xml" in data:
+        drawing = "".join(data["image/svg+xml"])
+        name = f"{hashlib.sha256(drawing.encode()).hexdigest()[:12]}.svg"
+        _write(out / "pictures" / name, drawing)
+        alt = html.escape("".join(data.get("text/plain", "")), quote=True)
+        return f'<p><img src="pictures/{name}" alt="{alt}"></p>'
     if "text/html" in data:
         return re.sub(r"(?s)<style.*?</style>|<script.*?</script>", "", "".join(data["text/html"]))
     return f"<pre>{html.escape(''.join(data.get('text/plain', '')))}</pre>"
