@@ -1,37 +1,50 @@
-"""Your own photographs: segment a named class in query images, given one or more support images of it.
+"""Your own photographs: segment an object in query images, given one or more support images of it.
 
-No masks are asked for: CLIP makes pseudo masks of queries and supports from the class name, then a trained TLG
-predicts; without a trained network the training-free fusion of mask and prototypes does, and says so.
+What the object is may be said in two ways. By a class name: CLIP makes pseudo masks of supports and queries. Or by
+masks of the supports that you draw: then neither a name nor CLIP is needed. A trained TLG predicts; without one the
+training-free fusion of mask and prototypes does, and says so.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
-from .baselines import BOTH, fusions
+from .baselines import BOTH, fusions, prototype
 from .batches import EpisodeBatch
 from .config import Config, make_config
-from .data.images import image_size, read_image, resize_image, resize_mask, tint, write_mask
+from .data.images import image_size, read_image, resize_image, resize_mask, tint
+from .data.photographs import (
+    KINDS,
+    MAKER,
+    coco_annotations,
+    coco_shape,
+    images_at,
+    output_path,
+    output_stems,
+    passed_over,
+    refuse_overwriting,
+    write_picture,
+)
 from .episodes import Episode
 from .errors import TLGError
-from .machine.paths import atomic, runs_home, write_json
+from .machine.paths import PACKAGE, runs_home, write_json
 from .machine.progress import track
 from .metrics import vote
 
 OVERLAY = (0, 114, 178)  # RGB
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif")
+PHOTO = PACKAGE / "assets" / "photo" / "weights.safetensors"  # the network for photographs with drawn supports
 
 
 @dataclass
 class Prediction:
     """One segmented image. mask: bool [H, W] at the image's own size; probability: float32 0..1 [H, W], mean over
-    shots; query_mask: the pseudo mask of CLIP {0, 1} [H, W]."""
+    shots; query_mask: CLIP's pseudo mask {0, 1} [H, W], zeros where none was made."""
 
     mask: np.ndarray
     probability: np.ndarray
@@ -41,15 +54,17 @@ class Prediction:
 class FewShotPredictor:
     """Segments one class by its support images, with a checkpoint or without training.
 
-    class_name: words, synonyms separated by commas; it need not be a class of the dataset. checkpoint: file or
-    run folder, "" for the latest corrected run of `mini`, "none" for the training-free fusion. clip, clip_weights,
-    prompts_file: as for `tlg masks`; clip "" means the checkpoint's. Attributes: ``config``, ``method`` (what
-    predicts, in words), ``notes`` (what the user should know). Raises TLGError.
+    class_name: words, synonyms separated by commas; it need not be a class of the dataset; "" when the masks of all
+    support images are drawn. checkpoint: file or run folder; "photo" for the network for photographs that comes with
+    the library; "none" for the training-free fusion; "" for the latest corrected run of `mini`, or without a class
+    name for "photo" where it is installed. clip, clip_weights, prompts_file: as for `tlg masks`; clip "" means the
+    checkpoint's. Attributes: ``config``, ``method`` (what predicts, in words), ``notes`` (what the user should know).
+    Raises TLGError.
     """
 
     def __init__(
         self,
-        class_name: str,
+        class_name: str = "",
         checkpoint: str | Path = "",
         clip: str = "",
         clip_weights: str = "",
@@ -60,68 +75,87 @@ class FewShotPredictor:
         from .backbones import load_backbone
         from .evaluate import network_predictor
         from .machine.device import pick_device
-        from .masks.clips import load_clip
-        from .masks.generate import MaskMaker, default_recipe
-        from .masks.prompts import load_prompts
 
         self.notes: list[str] = []
         self.device = pick_device(device)
+        self.named = bool(class_name.strip())
         self.config, weights, self.method = self._choose(checkpoint)
-        clip = clip or self.config.clip
-        self.clip = load_clip(
-            clip, clip_weights or (self.config.clip_weights if clip == self.config.clip else ""), self.device
-        )
-        prompts, self.class_id = load_prompts(self.config.dataset, prompts_file).with_class(class_name)
-        self._check_words(prompts)
-        self.recipe = default_recipe(self.clip, self.config.dataset)
-        self.maker = MaskMaker(self.clip, prompts, self.recipe, self.device)
-        self.backbone = load_backbone(self.config).to(self.device)
-        if weights is None:
-            self.predictor = fusions(self.backbone.levels)[BOTH]
-        else:
-            self.predictor = network_predictor(self._network(weights, prompts))
         self.threshold = self.config.threshold if threshold is None else threshold
         if not 0 < self.threshold < 1:
             raise TLGError(f"threshold={self.threshold}: must be between 0 and 1")
+        self.clip, self.class_id = None, 0
+        self.reads_words = self.named and (weights is None or self.config.use_hc or self.config.query_mask == "pseudo")
+        self._words = (class_name, clip, clip_weights, prompts_file)
+        if self.reads_words:
+            self._load_words(*self._words)
+        self.backbone = load_backbone(self.config).to(self.device)
+        if weights is not None:
+            self.predictor = network_predictor(self._network(weights))
+        else:
+            levels = self.backbone.levels
+            self.predictor = fusions(levels)[BOTH] if self.named else prototype(levels)
 
     def _choose(self, checkpoint: str | Path) -> tuple[Config, dict | None, str]:
         """(config, weights or None, method in words)."""
         from .checkpoints import load_checkpoint
 
-        path = Path(checkpoint).expanduser() if checkpoint and checkpoint != "none" else None
+        path = Path(checkpoint).expanduser() if checkpoint and checkpoint not in ("none", "photo") else None
         if path is not None and path.is_dir():
             path = path / "checkpoint.safetensors"
-        if not checkpoint:
+        if checkpoint == "photo" or (not checkpoint and not self.named and PHOTO.is_file()):
+            path = PHOTO
+        elif not checkpoint and self.named:
             path = latest_checkpoint()
         if path is not None:
             saved = load_checkpoint(path)
             config = saved.config
-            method = f"TLG {config.variant}, {config.supervision} labels, {path}"
-            return config, saved.weights, method
-        if checkpoint != "none":
+            if not self.named and (config.use_hc or config.query_mask != "none"):
+                raise TLGError(
+                    f"{path} reads the class name (use_hc) or the query's mask (query_mask): give --class, or a "
+                    "network trained with use_hc=false and query_mask=none, or --checkpoint none"
+                )
+            return config, saved.weights, f"TLG {config.variant}, {config.supervision} labels, {path}"
+        if checkpoint != "none" and self.named:
             self.notes.append(
                 f"no trained network in {runs_home() / 'mini'}: this is the training-free fusion; "
                 "train one with `tlg train mini` or name one with --checkpoint"
             )
         config = make_config("pascal-lite", dataset="mini", device="cpu")
-        return config, None, f"training-free fusion ({BOTH})"
+        return config, None, f"training-free fusion ({BOTH})" if self.named else "training-free prototype"
 
-    def _check_words(self, prompts) -> None:
-        name = prompts.classes[self.class_id]
-        unknown = self.clip.unknown_words(", ".join(prompts.names[self.class_id]))
+    def _load_words(self, class_name: str, clip: str, clip_weights: str, prompts_file: str) -> None:
+        """CLIP, the prompts and the maker of pseudo masks; not loaded where every mask is drawn."""
+        from .masks.clips import load_clip
+        from .masks.generate import MaskMaker, default_recipe
+        from .masks.prompts import load_prompts
+
+        clip = clip or self.config.clip
+        weights = clip_weights or (self.config.clip_weights if clip == self.config.clip else "")
+        try:
+            self.clip = load_clip(clip, weights, self.device)
+        except TLGError as error:  # the remedy by the name that it has here
+            raise TLGError(str(error).replace("--set clip_weights=FILE", "--clip-weights FILE"), error.code) from None
+        self.prompts, self.class_id = load_prompts(self.config.dataset, prompts_file).with_class(class_name)
+        self._check_words()
+        self.maker = MaskMaker(self.clip, self.prompts, default_recipe(self.clip, self.config.dataset), self.device)
+
+    def _check_words(self) -> None:
+        name = self.prompts.classes[self.class_id]
+        unknown = self.clip.unknown_words(", ".join(self.prompts.names[self.class_id]))
         if unknown:
             self.notes.append(
                 f"the mini CLIP does not know '{' '.join(unknown)}', so the masks of '{name}' mean "
-                "little: use an official CLIP, as --clip ViT-B-16-quickgelu/openai"
+                "little: draw the supports' with --support-mask, or use an official CLIP, as "
+                "--clip ViT-B-16-quickgelu/openai"
             )
         elif self.clip.name == "mini":
             self.notes.append(
-                "masks by the mini CLIP, which was trained on generated pictures: for photographs use "
-                "an official CLIP, as --clip ViT-B-16-quickgelu/openai"
+                "masks by the mini CLIP, which was trained on generated pictures: for photographs draw the supports' "
+                "with --support-mask, or use an official CLIP, as --clip ViT-B-16-quickgelu/openai"
             )
 
-    def _network(self, weights: dict, prompts):
-        """The checkpoint's network, its text vectors replaced by those of ``prompts`` (new class included)."""
+    def _network(self, weights: dict):
+        """The checkpoint's network, its text vectors replaced by those of the prompts (new class included)."""
         from .checkpoints import load_weights
         from .masks.clips import load_clip
         from .model import build_model
@@ -131,38 +165,66 @@ class FewShotPredictor:
         if self.config.use_hc:
             same = self.clip.name == self.config.clip
             clip = self.clip if same else load_clip(self.config.clip, self.config.clip_weights)
-            text = text_vectors(clip, prompts)
+            text = text_vectors(clip, self.prompts)
         model = build_model(self.config, self.backbone, text)
         load_weights(model, weights)
         return model.to(self.device).eval()
 
-    def support(self, images: list[np.ndarray]) -> list[tuple[list[torch.Tensor], torch.Tensor, np.ndarray]]:
-        """Prepare support images uint8 [H, W, 3]: (maps, mask tensor [1, 1, h, w], pseudo mask [H, W]) each.
+    def support(
+        self, images: list, masks: list | None = None
+    ) -> list[tuple[list[torch.Tensor], torch.Tensor, np.ndarray]]:
+        """Prepare support images: (maps, mask tensor [1, 1, h, w], mask {0, 1} [H, W]) each.
 
-        Raises TLGError when CLIP finds the class in none of them.
+        images: uint8 [H, W, 3], or what ``as_photograph`` takes; masks: one each, drawn (masks/drawn.py: arrays, PNG
+        files, boxes, points) or None for CLIP's. Raises TLGError for a mask that does not fit its image, and when
+        CLIP finds the class in none of them.
         """
         if not images:
             raise TLGError("no support image: give at least one with --support")
-        prepared = [self._prepare(image) for image in images]
-        if not any(mask.any() for _, mask, _ in prepared):
+        if masks is not None and len(masks) != len(images):
+            raise TLGError(f"{len(images)} support images and {len(masks)} masks: give one mask for each image")
+        prepared = []
+        for number, image in enumerate(images):
+            image = as_photograph(image)
+            prepared.append(self._prepare(image, self._support_mask(image, masks[number] if masks else None, number)))
+        if not any(mask.any() for _, _, mask in prepared):
             raise TLGError("CLIP finds the class in none of the support images: give clearer ones, or other words")
         return prepared
 
-    def _prepare(self, image: np.ndarray) -> tuple[list[torch.Tensor], torch.Tensor, np.ndarray]:
-        mask = self.maker.one(image, (self.class_id,)).mask(self.class_id)
+    def _support_mask(self, image: np.ndarray, given, number: int) -> np.ndarray:
+        from .masks.drawn import drawn_mask
+
+        if given is not None:
+            return drawn_mask(image, given, f"the mask of support image {number + 1}")
+        if not self.named:
+            raise TLGError("say what to look for: a class name (--class) or a mask of each support (--support-mask)")
+        if self.clip is None:
+            self._load_words(*self._words)
+        return self.maker.one(image, (self.class_id,)).mask(self.class_id)
+
+    def _prepare(self, image: np.ndarray, mask: np.ndarray) -> tuple[list[torch.Tensor], torch.Tensor, np.ndarray]:
         size = self.config.image_size
         pixels = torch.from_numpy(resize_image(image, size)).permute(2, 0, 1)[None].to(self.device)  # [1, 3, h, w]
         small = torch.from_numpy(resize_mask(mask, size) == 1).float()[None, None].to(self.device)  # [1, 1, h, w]
         return [m.float() for m in self.backbone(pixels)], small, mask
 
-    def segment(self, query: np.ndarray, support: list) -> Prediction:
-        """Segment a query uint8 [H, W, 3] by what ``support`` prepared: each shot at the threshold, then votes."""
-        maps, mask, pseudo = self._prepare(query)
+    def segment(self, query, support: list) -> Prediction:
+        """Segment a query (uint8 [H, W, 3], or what ``as_photograph`` takes) by what ``support`` prepared: each shot
+        at the threshold, then votes."""
+        query = as_photograph(query)
+        pseudo = np.zeros(query.shape[:2], np.uint8)
+        if self.reads_words:
+            pseudo = self.maker.one(query, (self.class_id,)).mask(self.class_id)
+        maps, mask, _ = self._prepare(query, pseudo)
         with torch.no_grad():
             shots = self.predictor(self._batch(maps, mask, support)).float()  # [1, K, h, w]
-        shots = F.interpolate(shots, query.shape[:2], mode="bilinear", align_corners=False)  # [1, K, H, W]
-        voted = vote(shots >= self.threshold)[0]
-        return Prediction(voted.cpu().numpy(), shots.mean(1)[0].cpu().numpy(), pseudo)
+        above, total = [], torch.zeros((1, 1, *query.shape[:2]), device=self.device)
+        for k in range(shots.shape[1]):  # one at a time: K maps of a large photograph are gigabytes
+            full = F.interpolate(shots[:, k : k + 1], query.shape[:2], mode="bilinear", align_corners=False)
+            above.append(full >= self.threshold)
+            total += full
+        mean = (total / len(above))[0, 0]  # [H, W]
+        return Prediction(vote(torch.cat(above, 1))[0].cpu().numpy(), mean.cpu().numpy(), pseudo)
 
     def _batch(self, maps, mask, support) -> EpisodeBatch:
         """A batch of one episode; there is no truth, so targets are zero."""
@@ -183,6 +245,30 @@ class FewShotPredictor:
         )
 
 
+def as_photograph(image) -> np.ndarray:
+    """A photograph in memory as uint8 RGB [H, W, 3]: as it is, or from a PIL image, grey [H, W], RGBA or floats 0..1.
+
+    Transparency is laid over white. Raises TLGError naming what else it is, as a tensor [3, H, W].
+    """
+    if isinstance(image, Image.Image):
+        image = np.asarray(image.convert("RGBA" if "A" in image.getbands() or "transparency" in image.info else "RGB"))
+    if not isinstance(image, np.ndarray):
+        raise TLGError(f"an image of type {type(image).__name__}: give an array [H, W, 3] of 0..255, or a PIL image")
+    if image.dtype.kind == "f" and image.size and np.isfinite(image).all() and 0 <= image.min() <= image.max() <= 1:
+        image = (255 * image).round().astype(np.uint8)
+    if image.ndim == 2:
+        image = np.repeat(image[..., None], 3, 2)
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in (3, 4) or 0 in image.shape:
+        raise TLGError(
+            f"an image of shape {image.shape}, type {image.dtype}: give [H, W, 3] of whole numbers 0..255 (uint8), or "
+            "of floats 0..1"
+        )
+    if image.shape[2] == 4:
+        share = image[..., 3:].astype(np.float32) / 255
+        image = (share * image[..., :3] + (1 - share) * 255).round().astype(np.uint8)
+    return np.ascontiguousarray(image)
+
+
 def latest_checkpoint() -> Path | None:
     """The most recently written checkpoint of a `corrected` run below runs/mini, or None."""
     from .checkpoints import load_checkpoint
@@ -198,73 +284,109 @@ def latest_checkpoint() -> Path | None:
     return None
 
 
-def images_at(path: str | Path) -> list[Path]:
-    """The image, or all images directly in a folder, by name. Raises TLGError when there is none."""
-    path = Path(path).expanduser()
-    if not path.is_dir():
-        return [path]
-    found = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file())
-    if not found:
-        raise TLGError(f"no image in {path}: expected files ending in {', '.join(SUFFIXES)}", code=3)
-    return found
-
-
 def predict_files(
-    query: str | Path, support: list[str | Path], class_name: str, out: str | Path, progress: bool = True, **options
+    query: str | Path,
+    support: list[str | Path],
+    class_name: str,
+    out: str | Path,
+    progress: bool = True,
+    support_masks: list[str | Path] | None = None,
+    coco: str = "",
+    **options,
 ) -> dict:
     """Segment a photograph or a folder of them; write masks, overlays and summary.json into ``out``.
 
-    query: file or folder; support: files or folders; options: of FewShotPredictor. Masks are 8-bit PNG, 255 =
-    the class, at the query's own size. In a folder a broken image is reported in the summary ("error") and the
-    others are done; a single query raises TLGError. Returns the summary.
+    query: file or folder; support: files or folders; support_masks: drawn masks, one for each support image in their
+    order (masks/drawn.py), or one folder of PNGs with the supports' names; coco: "rle" or "polygons" writes
+    predictions.json too; options: of FewShotPredictor. Masks are 8-bit PNG, 255 = the class, at the query's own size.
+    In a folder a query that cannot be read or written is reported in the summary ("error") and the others are done;
+    a single query raises TLGError. Nothing that was not written by this function is written over. Returns the summary.
     """
-    queries = images_at(query)
+    if coco not in ("", "rle", "polygons"):
+        raise TLGError(f"--coco {coco}: choose rle or polygons")
+    queries, other = images_at(query), passed_over(query)
     supports = [path for item in support for path in images_at(item)]
     if not supports:
         raise TLGError("no support image: give at least one with --support")
+    drawn = _drawn(support_masks or [], supports)
+    if not drawn and not class_name.strip():
+        raise TLGError("say what to look for: a class name (--class) or a mask of each support (--support-mask)")
+    out = Path(out).expanduser()
+    stems = output_stems(queries, out)
+    summaries = [out / "summary.json"] + [out / "predictions.json"] * bool(coco)
+    targets = [output_path(stem, kind) for stem in stems for kind in KINDS]
+    inputs = [*queries, *supports, *(Path(mask) for mask in drawn)]
+    refuse_overwriting(out, Path(query).expanduser(), inputs, targets, summaries)
     for path in supports + (queries if len(queries) == 1 else []):
         image_size(path)  # raises, naming a missing or broken file, before the models are loaded
+    if drawn and not options.get("checkpoint") and PHOTO.is_file():
+        options["checkpoint"] = "photo"
     predictor = FewShotPredictor(class_name, **options)
-    prepared = predictor.support([read_image(path) for path in supports])
-    out = Path(out).expanduser()
-    stems = Counter(path.stem for path in queries)
-    results = []
-    label = f"segmenting '{class_name}'"
-    for path in track(queries, label=label, unit="images", show=progress and len(queries) > 1):
-        name = path.stem if stems[path.stem] == 1 else path.name
+    prepared = predictor.support([read_image(path) for path in supports], drawn or None)
+    results, shapes = [], []
+    label = f"segmenting '{class_name}'" if class_name else "segmenting"
+    jobs = list(zip(queries, stems, strict=True))
+    for path, stem in track(jobs, label=label, unit="images", show=progress and len(queries) > 1):
         try:
-            results.append(_predict_file(predictor, prepared, path, out / name))
+            entry, mask = _predict_file(predictor, prepared, path, stem)
+            results.append(entry)
+            shapes += [(entry, coco_shape(mask, coco))] if coco else []
         except TLGError as error:
-            if len(queries) == 1 or error.code == 5:
+            if len(queries) == 1 or (error.code == 5 and "no space" in str(error)):
                 raise
             results.append({"query": str(path), "error": str(error)})
-    summary = {
+    if coco:
+        write_json(summaries[1], coco_annotations(shapes, class_name))
+    summary = _summary(predictor, class_name, results)
+    summary["support"] = [
+        {"file": str(path), "drawn": bool(drawn), "mask_share": _share(mask == 1)}
+        for path, (_, _, mask) in zip(supports, prepared, strict=True)
+    ]
+    summary["passed_over"] = [str(path) for path in other]
+    write_json(summaries[0], summary)
+    return summary
+
+
+def _drawn(masks: list, supports: list[Path]) -> list[str]:
+    """One drawn mask for each support; a folder gives <name of the support>.png. Raises TLGError when they differ."""
+    if len(masks) == 1 and Path(masks[0]).expanduser().is_dir():
+        folder = Path(masks[0]).expanduser()
+        masks = [folder / f"{path.stem}.png" for path in supports]
+        lacking = [path for path in masks if not path.is_file()]
+        if lacking:
+            raise TLGError(
+                f"no mask {lacking[0]}: a folder of masks needs one PNG with the name of each support", code=3
+            )
+    if masks and len(masks) != len(supports):
+        raise TLGError(
+            f"{len(supports)} support images and {len(masks)} masks: give one mask for each, in their order, every one "
+            "after its own --support-mask, or one folder"
+        )
+    return [str(mask) for mask in masks]
+
+
+def _summary(predictor: FewShotPredictor, class_name: str, results: list[dict]) -> dict:
+    clip = predictor.clip
+    return {
+        "made_by": MAKER,
         "class": class_name,
         "method": predictor.method,
         "notes": predictor.notes,
         "threshold": predictor.threshold,
-        "clip": f"{predictor.clip.name} ({predictor.clip.weights})",
+        "clip": f"{clip.name} ({clip.weights})" if clip else "",
         "backbone": predictor.backbone.name,
         "backbone_weights": predictor.backbone.weights,
         "device": str(predictor.device),
-        "support": [
-            {"file": str(path), "mask_share": _share(mask == 1)} for path, (_, _, mask) in zip(supports, prepared)
-        ],
         "queries": results,
     }
-    write_json(out / "summary.json", summary)
-    return summary
 
 
-def _predict_file(predictor: FewShotPredictor, prepared: list, path: Path, stem: Path) -> dict:
-    from PIL import Image
-
+def _predict_file(predictor: FewShotPredictor, prepared: list, path: Path, stem: Path) -> tuple[dict, np.ndarray]:
     image = read_image(path)
     found = predictor.segment(image, prepared)
-    mask_path, overlay_path = (stem.with_name(f"{stem.name}_{kind}.png") for kind in ("mask", "overlay"))
-    write_mask(mask_path, found.mask.astype(np.uint8) * 255, palette=False)
-    with atomic(overlay_path) as file:
-        Image.fromarray(tint(image, found.mask, OVERLAY)).save(file, format="PNG")
+    mask_path, overlay_path = (output_path(stem, kind) for kind in KINDS)
+    write_picture(mask_path, found.mask.astype(np.uint8) * 255)
+    write_picture(overlay_path, tint(image, found.mask, OVERLAY))
     return {
         "query": str(path),
         "mask": str(mask_path),
@@ -274,7 +396,7 @@ def _predict_file(predictor: FewShotPredictor, prepared: list, path: Path, stem:
         "share": _share(found.mask),
         "mask_share": _share(found.query_mask == 1),
         "confidence": round(float(found.probability[found.mask].mean()), 4) if found.mask.any() else 0.0,
-    }
+    }, found.mask
 
 
 def _share(mask: np.ndarray) -> float:

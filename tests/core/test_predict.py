@@ -166,6 +166,10 @@ def test_the_latest_corrected_checkpoint_of_mini_is_the_default(tmp_path):
         (dict(support=[]), "--support"),
         (dict(support=["nowhere.jpg"]), "nowhere.jpg"),
         (dict(class_name=" "), "--class"),
+        (dict(support_masks=["1,1,90,90", "1,1,90,90"]), "1 support images and 2 masks"),
+        (dict(support_masks=["0,0,900,90"]), "0,0,900,90"),
+        (dict(coco="svg"), "--coco svg"),
+        (dict(clip="ViT-B-16", clip_weights=""), "--clip-weights FILE"),
         (dict(checkpoint="nowhere.safetensors"), "nowhere.safetensors"),
         (dict(threshold=1.5), "threshold"),
         (dict(clip="ViT-Q-99/openai"), "ViT-Q-99"),
@@ -178,6 +182,136 @@ def test_faults_are_named_in_one_line(tmp_path, photograph, change, named):
         predict_files(**{**values, **change})
     assert named in str(caught.value) and "\n" not in str(caught.value)
     assert not (tmp_path / "out" / "summary.json").exists()
+
+
+def textless_stub(folder):
+    """A network that reads neither a name nor the query's mask, as the one for photographs."""
+    return trained_stub(folder, query_mask="none", use_hc=False, late_fusion=0.5)
+
+
+@pytest.mark.parametrize("network", ["none", "stub"])
+def test_with_a_drawn_mask_neither_a_name_nor_clip_is_needed(tmp_path, photograph, monkeypatch, network):
+    """Another mask of the support is another question; CLIP is never asked."""
+    from tlg_lib.data.mini.render import render
+    from tlg_lib.masks import clips
+
+    monkeypatch.setattr(clips, "load_clip", lambda *a, **k: pytest.fail("CLIP was loaded"))
+    truth = render(0, 6, 0, "trn", 128)[2] == 7
+    checkpoint = "none" if network == "none" else textless_stub(tmp_path)
+    predictor = FewShotPredictor(checkpoint=checkpoint)
+    query = np.ascontiguousarray(photograph[:, ::-1])
+    found = predictor.segment(query, predictor.support([photograph], [truth]))
+    other = predictor.segment(query, predictor.support([photograph], [~truth]))
+    assert not found.query_mask.any() and np.abs(found.probability - other.probability).max() > 0.05
+    if network == "none":  # the mirrored support is its own best query
+        mirrored = truth[:, ::-1]
+        assert (found.mask & mirrored).sum() / (found.mask | mirrored).sum() > 0.5
+    with pytest.raises(TLGError, match="--class.*--support-mask"):
+        predictor.support([photograph])
+
+
+def test_a_network_that_reads_the_name_asks_for_it(tmp_path):
+    with pytest.raises(TLGError, match="give --class"):
+        FewShotPredictor(checkpoint=trained_stub(tmp_path))
+
+
+def test_the_network_for_photographs_is_the_default_with_drawn_masks(tmp_path, photograph, monkeypatch):
+    import tlg_lib.predict
+
+    monkeypatch.setattr(tlg_lib.predict, "PHOTO", textless_stub(tmp_path))
+    image = save(photograph, tmp_path / "image.png")
+    for name in ("", "car"):
+        summary = predict_files(image, [image], name, tmp_path / "out", progress=False, support_masks=["20,20,110,110"])
+        assert (
+            str(tlg_lib.predict.PHOTO) in summary["method"] and summary["clip"] == "" and summary["support"][0]["drawn"]
+        )
+    summary = predict_files(image, [image], "car", tmp_path / "out", progress=False)
+    assert "training-free" in summary["method"] and summary["clip"].startswith("mini")
+
+
+def test_drawn_masks_from_a_folder_and_coco_beside_the_masks(tmp_path, photograph):
+    from pycocotools import mask as coco_mask
+
+    for folder in ("queries", "supports", "masks"):
+        (tmp_path / folder).mkdir()
+    for name in ("one", "two"):
+        save(photograph, tmp_path / "supports" / f"{name}.jpg")
+        save(photograph, tmp_path / "queries" / f"{name}.png")
+        drawn = np.zeros((128, 128), np.uint8)
+        drawn[30:100, 30:100] = 255
+        save(drawn, tmp_path / "masks" / f"{name}.png")
+    values = dict(out=tmp_path / "out", progress=False, coco="rle", support_masks=[tmp_path / "masks"])
+    summary = predict_files(tmp_path / "queries", [tmp_path / "supports"], "", checkpoint="none", **values)
+    assert [entry["mask_share"] for entry in summary["support"]] == [pytest.approx(4900 / 128**2, abs=1e-4)] * 2
+    found = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert [image["file_name"] for image in found["images"]] == [entry["query"] for entry in summary["queries"]]
+    for annotation, entry in zip(found["annotations"], summary["queries"], strict=True):
+        decoded = coco_mask.decode(coco_mask.frPyObjects(annotation["segmentation"], 128, 128))
+        np.testing.assert_array_equal(decoded * 255, np.array(Image.open(entry["mask"])))
+    (tmp_path / "masks" / "two.png").unlink()
+    with pytest.raises(TLGError, match="no mask .*two.png"):
+        predict_files(tmp_path / "queries", [tmp_path / "supports"], "", **values)
+
+
+def test_a_second_run_replaces_its_own_results_and_nothing_else(tmp_path, photograph):
+    image = save(photograph, tmp_path / "image.png")
+    values = dict(progress=False, support_masks=["20,20,110,110"], checkpoint="none")
+    for _ in range(2):
+        predict_files(image, [image], "", tmp_path / "out", **values)
+    mine = tmp_path / "out" / "image_overlay.png"
+    save(photograph, mine)
+    before = mine.read_bytes()
+    with pytest.raises(TLGError, match="image_overlay.png was not written by"):
+        predict_files(image, [image], "", tmp_path / "out", **values)
+    assert mine.read_bytes() == before
+    with pytest.raises(TLGError, match="lies in the query folder"):
+        predict_files(tmp_path, [image], "", tmp_path / "out", **values)
+
+
+def test_one_name_too_long_to_write_does_not_end_a_batch(tmp_path, photograph, monkeypatch):
+    """Names are cut so that they fit; where a system takes fewer bytes still, the others are done."""
+    import tlg_lib.predict
+
+    queries = tmp_path / "queries"
+    queries.mkdir()
+    for name in ("a.png", "b" * 250 + ".png", "c.png"):
+        save(photograph, queries / name)
+    support = save(photograph, tmp_path / "s.png")
+    values = dict(progress=False, support_masks=["20,20,110,110"], checkpoint="none")
+    summary = predict_files(queries, [support], "", tmp_path / "out", **values)
+    assert all("mask" in entry for entry in summary["queries"])
+
+    real = tlg_lib.predict.write_picture
+    refuse = lambda path, array: real(path.parent / ("b" * 250 + path.name), array)  # noqa: E731
+    monkeypatch.setattr(tlg_lib.predict, "write_picture", lambda p, a: (refuse if "~" in p.name else real)(p, a))
+    summary = predict_files(queries, [support], "", tmp_path / "out2", **values)
+    assert ["error" in entry for entry in summary["queries"]] == [False, True, False]
+
+
+def test_photographs_in_memory_of_any_kind_mean_the_same(photograph):
+    from tlg_lib.predict import as_photograph
+
+    grey = np.array(Image.fromarray(photograph).convert("L"))
+    clear = np.dstack([photograph, np.zeros((128, 128), np.uint8)])
+    for given, expected in (
+        (photograph, photograph),
+        (Image.fromarray(photograph), photograph),
+        (photograph / 255, photograph),
+        ((photograph / 255).astype(np.float32), photograph),
+        (grey, np.dstack([grey] * 3)),
+        (clear, np.full_like(photograph, 255)),
+        (Image.fromarray(clear), np.full_like(photograph, 255)),
+    ):
+        np.testing.assert_array_equal(as_photograph(given), expected)
+    for wrong in (
+        torch.zeros(3, 8, 8),
+        np.zeros((3, 8, 8), np.uint8),
+        photograph * 1.0,
+        np.zeros((8, 8, 3), np.int64),
+        7,
+    ):
+        with pytest.raises(TLGError, match="H, W, 3"):
+            as_photograph(wrong)
 
 
 def test_a_broken_single_query_is_refused(tmp_path, photograph):

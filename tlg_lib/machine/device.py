@@ -19,9 +19,7 @@ def pick_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise TLGError(
-            f"device '{name}' cannot be used here ({str(error).splitlines()[0]}): try --set device=cpu"
-        ) from None
+        raise TLGError(f"device '{name}' cannot be used here ({str(error).splitlines()[0]}): use device cpu") from None
     return device
 
 
