@@ -122,6 +122,10 @@ class What(Section):
     fold: int = Field(0, ge=0, le=3)
     seed: int = Field(0, ge=0, le=2**31 - 1)
     shots: int = Field(1, ge=1, le=50)
+    # test queries: row after row of the list, or a class drawn evenly, then one of its images
+    test_draw: Literal["rows", "classes"] = "rows"
+    # training images that also show a hidden class: left out, or kept (its pixels are background then), as the authors
+    novel_rows: Literal["drop", "keep"] = "drop"
     variant: Variant = "corrected"
     supervision: Supervision = "pixel"
 
@@ -304,6 +308,7 @@ _PAPER = dict(
     workers=4,
     checkpoint_every=500,
     epoch_steps=1000,
+    novel_rows="keep",
 )
 PRESETS: dict[str, dict[str, Any]] = {
     "mini": dict(steps=250, epoch_episodes=60, extra_episodes=400, **_MINI),
@@ -321,7 +326,9 @@ PRESETS: dict[str, dict[str, Any]] = {
         **_LITE,
     ),
     "pascal": dict(dataset="pascal", **_PAPER),
-    "coco": dict(dataset="coco", eval_episodes=5000, **{**_PAPER, "lr": 1e-4, "batch": 20, "steps": 80000}),
+    "coco": dict(
+        dataset="coco", test_draw="classes", eval_episodes=5000, **{**_PAPER, "lr": 1e-4, "batch": 20, "steps": 80000}
+    ),
 }
 
 

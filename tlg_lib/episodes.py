@@ -72,11 +72,22 @@ def _need(by_class: dict[int, list[str]], names: tuple[str, ...] | None) -> None
 
 
 def test_episodes(
-    rows: list[Row], *, dataset: str, fold: int, shots: int, seed: int, count: int, names: tuple[str, ...] | None = None
+    rows: list[Row],
+    *,
+    dataset: str,
+    fold: int,
+    shots: int,
+    seed: int,
+    count: int,
+    names: tuple[str, ...] | None = None,
+    draw: str = "rows",
 ) -> list[Episode]:
-    """Test list of DESIGN section 2: query i is row i (wrapping round), supports never the query.
+    """The test list (docs/design.md, 2): ``count`` episodes, their supports never the query.
 
-    Raises TLGError when there are no rows, or naming the class that has a single image.
+    draw: "rows" -- query i is row i, wrapping round (Pascal-5i); "classes" -- a class drawn evenly from those of the
+    rows, then one of its images, as HSNet and the authors do on COCO-20i, where the order of the rows would give one
+    class ten episodes and another thousands. Raises TLGError when there are no rows, or naming the class that has a
+    single image.
     """
     if not rows:
         raise TLGError(f"fold {fold} of {dataset} has no test rows: check the split lists (tlg data verify)", code=3)
@@ -84,9 +95,14 @@ def test_episodes(
     _need(by_class, names)
     episodes = []
     for i in range(count):
-        image, class_id = rows[i % len(rows)]
+        key = f"{dataset}/{fold}/{seed}/{i}"
+        if draw == "classes":
+            class_id = sorted(by_class)[_draw(f"{key}/class", len(by_class))]
+            image = by_class[class_id][_draw(f"{key}/query", len(by_class[class_id]))]
+        else:
+            image, class_id = rows[i % len(rows)]
         others = [other for other in by_class[class_id] if other != image]
-        episodes.append(Episode(image, _choose(f"{dataset}/{fold}/{seed}/{i}", others, shots), class_id))
+        episodes.append(Episode(image, _choose(key, others, shots), class_id))
     return episodes
 
 

@@ -19,7 +19,7 @@ from .data.digest import data_digest
 from .data.features import FeatureStore
 from .data.folder import SegmentationFolder, open_folder
 from .data.images import image_size, mask_size
-from .episodes import Episode, TrainingSampler, test_episodes, wrong_support
+from .episodes import Episode, Row, TrainingSampler, test_episodes, wrong_support
 from .errors import TLGError
 from .machine.device import pick_device
 from .machine.paths import data_home
@@ -45,8 +45,11 @@ class Experiment:
         """Small subsets of Pascal use both lists of each fold, so that no class is starved (said in results)."""
         return config.dataset == "pascal" and len(self.data.rows("val", config.fold)) < SMALL_TEST_LIST
 
+    def training_rows(self, config: Config) -> list[Row]:
+        return self.data.training_rows(config.fold, self.both_splits(config), config.novel_rows == "keep")
+
     def sampler(self, config: Config) -> TrainingSampler:
-        rows = self.data.training_rows(config.fold, self.both_splits(config))
+        rows = self.training_rows(config)
         return TrainingSampler(
             rows, batch=config.batch, seed=config.seed, negatives=config.negatives, names=self.data.classes
         )
@@ -61,6 +64,7 @@ class Experiment:
             seed=config.seed,
             count=count or config.eval_episodes,
             names=self.data.classes,
+            draw=config.test_draw,
         )
 
     def scored_episodes(self, config: Config, control: str = "") -> list[Episode]:
@@ -71,10 +75,8 @@ class Experiment:
 
     def digest(self, config: Config) -> str:
         """What the run's data are: of the rows that are trained on and tested on."""
-        both = self.both_splits(config)
-        return data_digest(
-            self.data, self.data.training_rows(config.fold, both) + self.data.test_rows(config.fold, both)
-        )
+        test_rows = self.data.test_rows(config.fold, self.both_splits(config))
+        return data_digest(self.data, self.training_rows(config) + test_rows)
 
     def wrong_support(self, config: Config) -> list[Episode]:
         rows = self.data.test_rows(config.fold, self.both_splits(config))
@@ -161,7 +163,7 @@ def check_rows(config: Config, experiment: Experiment) -> None:
     """Lists are not empty, classes have enough images, every listed image has a file and a pseudo mask."""
     data, both = experiment.data, experiment.both_splits(config)
     experiment.test_episodes(config, count=1)
-    rows = data.training_rows(config.fold, both) + data.test_rows(config.fold, both) + data.base_rows(config.fold)
+    rows = experiment.training_rows(config) + data.test_rows(config.fold, both) + data.base_rows(config.fold)
     TrainingSampler(rows, batch=1, seed=0, names=data.classes)
     known = set(data.image_ids)
     lost = [image for image, _ in rows if image not in known]

@@ -46,6 +46,20 @@ def test_seed_and_fold_change_the_supports():
     assert base != test_episodes(ROWS, shots=1, count=50, dataset="mini", fold=1, seed=0)
 
 
+def test_classes_are_drawn_evenly_where_the_protocol_says_so():
+    """A list of 2,692 rows of one class and 10 to 200 of others, as COCO's folds are: a tenth of the episodes each,
+    within four standard deviations of a binomial; every image of a small class comes up; supports as ever."""
+    sizes = (2692, 10, 30, 200, 50, 90, 40, 25, 70, 15)
+    rows = [(f"c{c}_{i}", c) for c, size in enumerate(sizes) for i in range(size)]
+    episodes = test_episodes(rows, shots=1, count=5000, draw="classes", dataset="coco", fold=0, seed=0)
+    counts = Counter(e.class_id for e in episodes)
+    assert all(abs(counts[c] - 500) < 4 * (5000 * 0.1 * 0.9) ** 0.5 for c in range(10)), counts
+    assert len({e.query for e in episodes if e.class_id == 1}) == 10
+    assert all(e.query.startswith(f"c{e.class_id}_") and e.query not in e.support for e in episodes)
+    by_rows = Counter(e.class_id for e in test_episodes(rows, shots=1, count=5000, dataset="coco", fold=0, seed=0))
+    assert by_rows[0] > 3000 and by_rows[1] < 40
+
+
 def test_supports_are_drawn_evenly():
     """Chi-square of 9 candidates over 3,000 draws stays below its 99.9% point (26.1 for 8 degrees)."""
     rows = [(f"i{k}", 0) for k in range(10)]

@@ -229,7 +229,8 @@ def test_gather_lists_runs_and_skips_foreign_files(tmp_path):
 
 
 def test_comparable_with_the_paper_only_under_its_protocol(tmp_path):
-    full = results(tmp_path, dataset="pascal", backbone="resnet50", image_size=[400, 400], episodes=1000, test_rows=346)
+    full = results(tmp_path, dataset="pascal", backbone="resnet50", image_size=[400, 400], episodes=1000, test_rows=346,
+                   test_draw="rows", novel_rows="keep")  # fmt: skip
     assert paper.not_comparable(full) == []
     for change, word in (
         ({"image_size": [224, 224]}, "224x224"),
@@ -239,6 +240,8 @@ def test_comparable_with_the_paper_only_under_its_protocol(tmp_path):
         ({"test_rows": 60}, "part of"),
         ({"backbone_weights": "random"}, "random"),
         ({"dataset": "mini"}, "mini"),
+        ({"novel_rows": "drop"}, "novel_rows"),
+        ({"test_draw": "classes"}, "test_draw"),
     ):
         reasons = paper.not_comparable({**full, **change})
         assert len(reasons) == 1 and word in reasons[0], (change, reasons)

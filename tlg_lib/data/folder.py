@@ -63,15 +63,18 @@ class SegmentationFolder:
             for fold in range(4)
         }
 
-    def training_rows(self, fold: int, both_splits: bool = False) -> list[Row]:
-        """Training rows for test fold ``fold``: the other folds' rows, without images that show a novel class.
+    def training_rows(self, fold: int, both_splits: bool = False, keep_novel: bool = False) -> list[Row]:
+        """Training rows for test fold ``fold``: the other folds' rows.
 
-        An image that also holds a held-out class would teach that class as background (DESIGN 3.3).
-        both_splits adds the val rows of the other folds, for folders too small to do without.
+        An image that also holds a held-out class would teach that class as background, so it is left out, unless
+        ``keep_novel`` (as the authors keep it). both_splits adds the val rows of the other folds, for folders too
+        small to do without.
         """
         novel = {c + 1 for c in self.fold_classes(fold)}
         splits = ("trn", "val") if both_splits else ("trn",)
         rows = [row for f in range(4) if f != fold for split in splits for row in self.rows(split, f)]
+        if keep_novel:
+            return rows
         presence = {image: novel.isdisjoint(self.classes_in(image)) for image in {image for image, _ in rows}}
         return [row for row in rows if presence[row[0]]]
 

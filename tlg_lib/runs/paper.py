@@ -12,6 +12,10 @@ from pathlib import Path
 
 SOURCE = "TLG, Ma, Xie, Zhao, Li; arXiv 2508.16159; IEEE TIP 35:7293-7306, 2026, Tables I and II"
 TABLES = {"pascal": "Table I (Pascal-5i)", "coco": "Table II (COCO-20i)"}
+PROTOCOL = {  # how the authors draw test queries, and whether training images may also show a hidden class
+    "pascal": {"test_draw": "rows", "novel_rows": "keep"},
+    "coco": {"test_draw": "classes", "novel_rows": "keep"},
+}
 EPISODES = {"pascal": 1000, "coco": 5000}
 FULL_LISTS = {"pascal": 340, "coco": 5000}  # the shortest full test list of a fold has at least so many rows
 
@@ -50,6 +54,10 @@ def not_comparable(results: dict) -> list[str]:
         reasons.append(f"{results.get('episodes')} test episodes per fold, not {EPISODES[dataset]}")
     if sorted(results.get("folds", [])) != [0, 1, 2, 3]:
         reasons.append(f"folds {results.get('folds')} of four, so there is no mean")
+    wanted = PROTOCOL[dataset]
+    for name, value in wanted.items():
+        if results.get(name) != value:
+            reasons.append(f"{name} is '{results.get(name, 'unknown')}', and the authors' protocol is '{value}'")
     if results.get("test_rows", 0) < FULL_LISTS[dataset]:
         reasons.append(f"the shortest test list has {results.get('test_rows', 0)} rows: a part of the dataset")
     return reasons

@@ -22,9 +22,9 @@ from .records import FUSION, MASK, PROTOTYPE, half_width, mean_over_folds, per_c
 SCHEMA = 1
 TIMES = ("seconds", "device", "versions", "commit", "figures_sha256")  # keys that may differ between equal runs
 
-OF_CONFIG = tuple(
-    "preset dataset backbone backbone_weights clip steps batch threshold variant supervision".split()
-)  # settings that results.json tells
+# Settings that results.json tells.
+OF_CONFIG = "preset dataset backbone backbone_weights clip steps batch threshold variant supervision".split()
+OF_CONFIG += ["test_draw", "novel_rows"]
 
 
 def training_histories(run, trained: list[dict]) -> dict[str, dict]:
