@@ -20,40 +20,23 @@ from .glyphs import CANVAS, DISTRACTORS, OPEN, class_glyphs, load_glyph
 # Usual scenes of a class; drawn from in SCENE_SHARE of the images, any scene otherwise (a weak correlation).
 SCENE_SHARE = 0.6
 USUAL_SCENES = {
-    "aeroplane": ("sky", "sky", "snow", "road"),
-    "bicycle": ("road", "city", "grass"),
-    "bird": ("sky", "forest", "water", "grass"),
-    "boat": ("water", "water", "beach"),
-    "bottle": ("kitchen", "room", "beach"),
-    "bus": ("road", "city"),
-    "car": ("road", "city", "snow"),
-    "cat": ("room", "kitchen", "grass"),
-    "chair": ("room", "kitchen"),
-    "cow": ("grass", "field"),
-    "diningtable": ("room", "kitchen"),
-    "dog": ("grass", "beach", "room"),
-    "horse": ("grass", "field", "sand"),
-    "motorbike": ("road", "city", "sand"),
-    "person": ("city", "beach", "forest", "snow"),
-    "pottedplant": ("room", "kitchen", "city"),
-    "sheep": ("grass", "field", "snow"),
-    "sofa": ("room", "room", "kitchen"),
-    "train": ("tracks", "tracks", "city"),
-    "tvmonitor": ("room", "kitchen"),
-}
+    "aeroplane": ("sky", "sky", "snow", "road"), "bicycle": ("road", "city", "grass"),
+    "bird": ("sky", "forest", "water", "grass"), "boat": ("water", "water", "beach"),
+    "bottle": ("kitchen", "room", "beach"), "bus": ("road", "city"), "car": ("road", "city", "snow"),
+    "cat": ("room", "kitchen", "grass"), "chair": ("room", "kitchen"), "cow": ("grass", "field"),
+    "diningtable": ("room", "kitchen"), "dog": ("grass", "beach", "room"), "horse": ("grass", "field", "sand"),
+    "motorbike": ("road", "city", "sand"), "person": ("city", "beach", "forest", "snow"),
+    "pottedplant": ("room", "kitchen", "city"), "sheep": ("grass", "field", "snow"),
+    "sofa": ("room", "room", "kitchen"), "train": ("tracks", "tracks", "city"), "tvmonitor": ("room", "kitchen"),
+}  # fmt: skip
 # Usual colours of a class, ranges of (hue in turns, saturation, value); taken by COLOUR_SHARE of its objects.
 COLOUR_SHARE = 0.7
 USUAL_COLOURS = {
-    "cow": ((0.04, 0.10, 0.0, 0.6, 0.25, 0.95),),
-    "horse": ((0.03, 0.09, 0.3, 0.7, 0.2, 0.75),),
-    "sheep": ((0.08, 0.14, 0.0, 0.2, 0.75, 1.0),),
-    "dog": ((0.05, 0.11, 0.1, 0.7, 0.2, 0.9),),
-    "cat": ((0.05, 0.11, 0.0, 0.8, 0.15, 0.95),),
-    "pottedplant": ((0.22, 0.40, 0.4, 0.9, 0.3, 0.85),),
-    "chair": ((0.05, 0.10, 0.3, 0.7, 0.3, 0.8),),
-    "diningtable": ((0.05, 0.10, 0.3, 0.7, 0.3, 0.85),),
-    "tvmonitor": ((0.0, 1.0, 0.0, 0.15, 0.1, 0.5),),
-    "aeroplane": ((0.5, 0.65, 0.0, 0.2, 0.6, 1.0),),
+    "cow": ((0.04, 0.10, 0.0, 0.6, 0.25, 0.95),), "horse": ((0.03, 0.09, 0.3, 0.7, 0.2, 0.75),),
+    "sheep": ((0.08, 0.14, 0.0, 0.2, 0.75, 1.0),), "dog": ((0.05, 0.11, 0.1, 0.7, 0.2, 0.9),),
+    "cat": ((0.05, 0.11, 0.0, 0.8, 0.15, 0.95),), "pottedplant": ((0.22, 0.40, 0.4, 0.9, 0.3, 0.85),),
+    "chair": ((0.05, 0.10, 0.3, 0.7, 0.3, 0.8),), "diningtable": ((0.05, 0.10, 0.3, 0.7, 0.3, 0.85),),
+    "tvmonitor": ((0.0, 1.0, 0.0, 0.15, 0.1, 0.5),), "aeroplane": ((0.5, 0.65, 0.0, 0.2, 0.6, 1.0),),
     "boat": ((0.0, 1.0, 0.0, 0.2, 0.7, 1.0), (0.55, 0.65, 0.4, 0.8, 0.2, 0.6)),
     "bottle": ((0.25, 0.45, 0.4, 0.9, 0.2, 0.6), (0.06, 0.10, 0.6, 0.9, 0.2, 0.5)),
     "bird": ((0.55, 0.65, 0.1, 0.6, 0.2, 0.8), (0.03, 0.14, 0.2, 0.9, 0.4, 1.0)),
@@ -63,7 +46,7 @@ USUAL_COLOURS = {
     "car": ((0.97, 1.03, 0.6, 0.95, 0.4, 0.9), (0.55, 0.66, 0.0, 0.8, 0.2, 0.95)),
     "train": ((0.97, 1.14, 0.5, 0.9, 0.4, 0.9), (0.3, 0.62, 0.1, 0.7, 0.3, 0.8)),
     "motorbike": ((0.0, 1.0, 0.0, 0.2, 0.1, 0.4), (0.97, 1.1, 0.6, 0.95, 0.4, 0.9)),
-}
+}  # fmt: skip
 TILT = {"aeroplane": 0.7, "bottle": 0.5, "bird": 0.4}  # largest rotation in radians; others 0.2
 AREA = (0.06, 0.45)  # share of the picture that an object aims for
 TWO_CLASSES = 10  # every tenth picture of a class, counted from the fourth, holds a second class
@@ -721,17 +704,6 @@ def _kitchen(rng, side):
 
 
 SCENES = {
-    "sky": _sky,
-    "water": _water,
-    "grass": _grass,
-    "field": _field,
-    "road": _road,
-    "city": _city,
-    "sand": _sand,
-    "beach": _beach,
-    "snow": _snow,
-    "forest": _forest,
-    "tracks": _tracks,
-    "room": _room,
-    "kitchen": _kitchen,
-}
+    "sky": _sky, "water": _water, "grass": _grass, "field": _field, "road": _road, "city": _city, "sand": _sand,
+    "beach": _beach, "snow": _snow, "forest": _forest, "tracks": _tracks, "room": _room, "kitchen": _kitchen,
+}  # fmt: skip
