@@ -1,5 +1,6 @@
-"""One formatter and one linter for everything: ruff, as pyproject.toml sets it."""
+"""One formatter and one linter for everything: ruff, as pyproject.toml sets it; functions that fit a screen."""
 
+import ast
 import subprocess
 import sys
 from pathlib import Path
@@ -16,3 +17,24 @@ def test_code_is_as_ruff_would_have_it(call):
         cwd=ROOT, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+LONGEST = 60  # lines of a function; of a command without its options, which stand in the signature
+DRAW = {"data/mini/render.py", "look/figures.py", "look/figures_inside.py"}  # pictures, one step after another
+
+
+def _lines(node: ast.FunctionDef, path: Path) -> int:
+    first = node.body[0].lineno if path.parent.name == "commands" else node.lineno
+    return node.end_lineno - first + 1
+
+
+def test_functions_fit_a_screen():
+    library = ROOT / "tlg_lib"
+    long = [
+        f"{path.relative_to(library)}: {node.name}, {_lines(node, path)} lines"
+        for path in sorted(library.rglob("*.py"))
+        if path.relative_to(library).as_posix() not in DRAW
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and _lines(node, path) > LONGEST
+    ]
+    assert not long, long

@@ -9,6 +9,7 @@ import time
 
 import torch
 
+from ..machine.device import pick_device
 from .measure import clock, median_ratio, paired_seconds
 from .table import markdown, seconds
 
@@ -21,70 +22,55 @@ def bench_mini(config, repeats: int, progress: bool = True) -> dict:
     config: a preset whose data is there. Also: seconds to make a batch in this process (``loading``: what a
     worker could hide), and what starting one worker process costs. Every round draws the next of a few batches.
     """
+    steps, episodes, loading = {}, {}, {}
+    for mode in ("on", "off"):
+        steps[mode], episodes[mode], loading[mode] = _runs(config.replace(cache_features=mode), progress)
+    result = {k: getattr(config, k) for k in ("preset", "batch", "eval_batch")} | {"seconds": {}, "ratio": {}}
+    device = pick_device(config.device).type
+    for name, runs in (("training step", steps), ("evaluation batch", episodes)):
+        for run in runs.values():
+            run()
+        taken = paired_seconds(runs, repeats, device)
+        result["seconds"][name] = {mode: s["wall"] for mode, s in taken.items()}
+        result["ratio"][name] = {k: median_ratio(taken["off"][k], taken["on"][k]) for k in ("wall", "cpu")}
+    result["loading"] = {mode: statistics.median(waits[1:]) for mode, waits in loading.items()}
+    result["worker_start"] = worker_start()
+    return result
+
+
+def _runs(config, progress: bool):
+    """(a training step, a batch of evaluation episodes, the list of seconds that making the steps' batches took)."""
     from ..evaluate import count_episodes, network_predictor
     from ..experiment import open_experiment
     from ..losses import total_loss
     from ..model import build_model
     from ..train import make_optimizer
 
-    steps, episodes = {}, {}
-    loading: dict[str, list[float]] = {}
-    for mode in ("on", "off"):
-        setting = config.replace(cache_features=mode)
-        experiment = open_experiment(setting, progress)
-        make, sampler = experiment.batches(setting), experiment.sampler(setting)
-        model = build_model(setting, experiment.backbone, experiment.text).to(experiment.device)
-        optimizer = make_optimizer(model, setting)
-        test = experiment.test_episodes(setting, setting.eval_batch)
-        counter = itertools.cycle(range(BATCHES))
-        for i in range(BATCHES):  # masks stay in memory from the first pass over the data on
-            make(sampler.batch(i), training=True)
+    experiment = open_experiment(config, progress)
+    make, sampler = experiment.batches(config), experiment.sampler(config)
+    model = build_model(config, experiment.backbone, experiment.text).to(experiment.device)
+    optimizer = make_optimizer(model, config)
+    test = experiment.test_episodes(config, config.eval_batch)
+    counter, waits = itertools.cycle(range(BATCHES)), []
+    for i in range(BATCHES):  # masks stay in memory from the first pass over the data on
+        make(sampler.batch(i), training=True)
 
-        def step(
-            setting=setting,
-            make=make,
-            sampler=sampler,
-            model=model,
-            optimizer=optimizer,
-            counter=counter,
-            waits=loading.setdefault(mode, []),  # noqa: B008
-        ):
-            model.train()
-            began = time.perf_counter()
-            batch = make(sampler.batch(next(counter)), training=True)
-            waits.append(clock(str(experiment.device)) - began)  # noqa: B023
-            output = model(
-                batch.query,
-                batch.support[0],
-                batch.query_mask,
-                batch.support_mask[:, 0],
-                batch.class_ids,
-                setting.support_loss > 0,
-            )
-            optimizer.zero_grad(set_to_none=True)
-            total_loss(output, batch, setting, list(model.parameters())).backward()
-            optimizer.step()
+    def step():
+        model.train()
+        began = time.perf_counter()
+        batch = make(sampler.batch(next(counter)), training=True)
+        waits.append(clock(str(experiment.device)) - began)
+        both = config.support_loss > 0
+        masks = (batch.query_mask, batch.support_mask[:, 0])
+        output = model(batch.query, batch.support[0], *masks, batch.class_ids, both)
+        optimizer.zero_grad(set_to_none=True)
+        total_loss(output, batch, config, list(model.parameters())).backward()
+        optimizer.step()
 
-        steps[mode] = step
-        episodes[mode] = lambda model=model, test=test, make=make: count_episodes(
-            network_predictor(model.eval()), test, make, batch_size=len(test)
-        )
-    result = {
-        "preset": config.preset,
-        "batch": config.batch,
-        "eval_batch": config.eval_batch,
-        "seconds": {},
-        "ratio": {},
-    }
-    for name, runs in (("training step", steps), ("evaluation batch", episodes)):
-        for run in runs.values():
-            run()
-        seconds = paired_seconds(runs, repeats, config.device if config.device != "auto" else str(experiment.device))
-        result["seconds"][name] = {mode: s["wall"] for mode, s in seconds.items()}
-        result["ratio"][name] = {k: median_ratio(seconds["off"][k], seconds["on"][k]) for k in ("wall", "cpu")}
-    result["loading"] = {mode: statistics.median(waits[1:]) for mode, waits in loading.items()}
-    result["worker_start"] = worker_start()
-    return result
+    def scored():
+        count_episodes(network_predictor(model.eval()), test, make, batch_size=len(test))
+
+    return step, scored, waits
 
 
 def worker_start() -> float:

@@ -192,13 +192,7 @@ def _write(
         partial(_convert, target / "SegmentationClassAug"), mats, "SBD masks to PNG", processes=True, show=progress
     ):
         pass
-    sides = {"val": [i for i in images if i in val]}
-    if listed["val"] is not None:
-        sides["train_aug"] = [i for i in images if i not in val]
-        sides["train"] = [i for i in listed["train"] or () if i in set(images)]
-        for side, ids in sides.items():
-            with atomic(target / "ImageSets" / "Segmentation" / f"{side}.txt", "w") as file:
-                file.writelines(f"{i}\n" for i in ids)
+    sides = _write_lists(target, images, listed)
     expected = sorted((set(listed["train"] or ()) | val) - set(images))
     return {
         **settings,
@@ -208,8 +202,24 @@ def _write(
         "own_masks": len(images) - len(mats),
         "missing": len(expected),
         "missing_examples": expected[:5],
-        "lists": {side: len(ids) for side, ids in sides.items()} if listed["val"] is not None else {},
+        "lists": {side: len(ids) for side, ids in sides.items()},
     }
+
+
+def _write_lists(target: Path, images: list[str], listed: dict[str, list[str] | None]) -> dict[str, list[str]]:
+    """VOC's lists of the images that are there, and train_aug: all that are not for validation. {} without val.txt."""
+    if listed["val"] is None:
+        return {}
+    there, val = set(images), set(listed["val"])
+    sides = {
+        "val": [i for i in images if i in val],
+        "train_aug": [i for i in images if i not in val],
+        "train": [i for i in listed["train"] or () if i in there],
+    }
+    for side, ids in sides.items():
+        with atomic(target / "ImageSets" / "Segmentation" / f"{side}.txt", "w") as file:
+            file.writelines(f"{i}\n" for i in ids)
+    return sides
 
 
 def _convert(folder: Path, mat: Path) -> None:

@@ -72,16 +72,10 @@ def paired_bootstrap(
     """
     arrays = [np.asarray(v, dtype=np.float64) for v in (intersections_a, unions_a, intersections_b, unions_b)]
     class_ids = np.asarray(class_ids)
-    count = len(class_ids)
-    if count == 0 or any(a.shape != (count,) for a in arrays) or (groups is not None and len(groups) != count):
-        raise TLGError("a paired comparison needs the same episodes for both settings: the lengths differ")
-    for inter, union in (arrays[:2], arrays[2:]):
-        if not (np.isfinite(inter).all() and np.isfinite(union).all()) or (inter < 0).any() or (inter > union).any():
-            raise TLGError("a paired comparison needs 0 <= intersection <= union in every episode")
+    _check(arrays, class_ids, groups)
     generator = np.random.default_rng(seed)
     classes = np.unique(class_ids)
-    ratio_a, ratio_b = np.zeros(resamples), np.zeros(resamples)
-    units = 0
+    gains, units = np.zeros(resamples), 0
     for c in classes:
         rows = np.flatnonzero(class_ids == c)
         values = np.stack([a[rows] for a in arrays], axis=1)  # [episodes of the class, 4]
@@ -90,29 +84,34 @@ def paired_bootstrap(
             summed = np.zeros((index.max() + 1, 4))
             np.add.at(summed, index, values)
             values = summed  # [groups of the class, 4]
-        n = len(values)
-        units += n
-        for start in range(0, resamples, 1000):  # in pieces: [resamples, n] of 5,000 episodes would be large
-            stop = min(start + 1000, resamples)
-            # How often each unit is drawn among n draws with replacement.
-            times = generator.multinomial(n, np.full(n, 1 / n), size=stop - start)  # [piece, n]
-            sums = times @ values  # [piece, 4]
-            ratio_a[start:stop] += _ratio(sums[:, 0], sums[:, 1])
-            ratio_b[start:stop] += _ratio(sums[:, 2], sums[:, 3])
-    differences = 100 * (ratio_a - ratio_b) / len(classes)
+        units += len(values)
+        gains += _drawn_gains(values, resamples, generator)
+    differences = 100 * gains / len(classes)
     low, high = np.quantile(differences, [(1 - confidence) / 2, (1 + confidence) / 2])
     tail = min((differences <= 0).sum(), (differences >= 0).sum())
-    score_a, score_b = (class_miou(arrays[0], arrays[1], class_ids), class_miou(arrays[2], arrays[3], class_ids))
-    return Comparison(
-        difference=score_a - score_b,
-        low=float(low),
-        high=float(high),
-        p_value=float(min(1.0, 2 * (tail + 1) / (resamples + 1))),
-        score_a=score_a,
-        score_b=score_b,
-        episodes=count,
-        units=units,
-    )
+    p_value = float(min(1.0, 2 * (tail + 1) / (resamples + 1)))
+    first, second = (class_miou(*arrays[i : i + 2], class_ids) for i in (0, 2))
+    return Comparison(first - second, float(low), float(high), p_value, first, second, len(class_ids), units)
+
+
+def _check(arrays: list[np.ndarray], class_ids: np.ndarray, groups) -> None:
+    count = len(class_ids)
+    if count == 0 or any(a.shape != (count,) for a in arrays) or (groups is not None and len(groups) != count):
+        raise TLGError("a paired comparison needs the same episodes for both settings: the lengths differ")
+    for inter, union in (arrays[:2], arrays[2:]):
+        if not (np.isfinite(inter).all() and np.isfinite(union).all()) or (inter < 0).any() or (inter > union).any():
+            raise TLGError("a paired comparison needs 0 <= intersection <= union in every episode")
+
+
+def _drawn_gains(values: np.ndarray, resamples: int, generator: np.random.Generator) -> np.ndarray:
+    """IoU of A minus IoU of B on each of ``resamples`` draws of one class's units, values [units, 4]: [resamples]."""
+    gains, n = np.empty(resamples), len(values)
+    for start in range(0, resamples, 1000):  # in pieces: [resamples, n] of 5,000 episodes would be large
+        stop = min(start + 1000, resamples)
+        # How often each unit is drawn among n draws with replacement.
+        sums = generator.multinomial(n, np.full(n, 1 / n), size=stop - start) @ values  # [piece, 4]
+        gains[start:stop] = _ratio(sums[:, 0], sums[:, 1]) - _ratio(sums[:, 2], sums[:, 3])
+    return gains
 
 
 def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
