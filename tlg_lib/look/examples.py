@@ -52,16 +52,11 @@ def drawn(experiment: Experiment, config, predictor, episodes: list[Episode]) ->
         picture = lambda name: resize_image(experiment.data.image(name), config.image_size)  # noqa: E731
         valid = truths[i] != 255
         union = ((predictions[i] | (truths[i] == 1)) & valid).sum()
-        entries.append(
-            {
-                "support": picture(episode.support[0]),
-                "query": picture(episode.query),
-                "support_mask": (batch.support_mask[i, 0, 0].cpu().numpy() > 0.5).astype(np.uint8),
-                "pseudo": (masks[i] > 0.5).astype(np.uint8),
-                "prediction": predictions[i].astype(np.uint8),
-                "truth": truths[i].astype(np.uint8),
-                "label": experiment.data.classes[episode.class_id],
-                "iou": 100.0 * (predictions[i] & (truths[i] == 1)).sum() / max(1, union),
-            }
-        )
+        entries.append({
+            "support": picture(episode.support[0]), "query": picture(episode.query),
+            "support_mask": (batch.support_mask[i, 0, 0].cpu().numpy() > 0.5).astype(np.uint8),
+            "pseudo": (masks[i] > 0.5).astype(np.uint8), "prediction": predictions[i].astype(np.uint8),
+            "truth": truths[i].astype(np.uint8), "label": experiment.data.classes[episode.class_id],
+            "iou": 100.0 * (predictions[i] & (truths[i] == 1)).sum() / max(1, union),
+        })  # fmt: skip
     return entries

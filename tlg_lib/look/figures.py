@@ -22,14 +22,8 @@ from ..data.images import tint
 from ..machine.paths import atomic
 
 ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILLION, PURPLE = (
-    "#E69F00",
-    "#56B4E9",
-    "#009E73",
-    "#F0E442",
-    "#0072B2",
-    "#D55E00",
-    "#CC79A7",
-)
+    "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7",
+)  # fmt: skip
 INK, GREY, PALE = "#222222", "#767676", "#E4E4E4"
 
 # What a coloured region over a photograph stands for.
@@ -99,13 +93,9 @@ def save_figure(figure: Figure, path: str | Path, alt: str, note: str = "") -> P
     path = Path(path)
     with atomic(path) as file:
         figure.savefig(
-            file,
-            format="png",
-            dpi=120,
-            bbox_inches="tight",
-            pad_inches=0.12,
+            file, format="png", dpi=120, bbox_inches="tight", pad_inches=0.12,
             metadata={"Software": None, "Description": alt},
-        )
+        )  # fmt: skip
     return path
 
 
@@ -199,43 +189,24 @@ def task_picture(
         11,
     )
     for start in (0.67, 0.20):
-        figure.add_artist(
-            FancyArrowPatch(
-                (0.445, start),
-                (0.515, 0.46),
-                transform=figure.transFigure,
-                color=GREY,
-                arrowstyle="-|>",
-                mutation_scale=16,
-                connectionstyle="arc3,rad=0.0",
-            )
-        )
+        figure.add_artist(FancyArrowPatch(
+            (0.445, start), (0.515, 0.46), transform=figure.transFigure, color=GREY, arrowstyle="-|>",
+            mutation_scale=16, connectionstyle="arc3,rad=0.0",
+        ))  # fmt: skip
     figure.add_artist(
         FancyArrowPatch(
             (0.605, 0.45), (0.655, 0.45), transform=figure.transFigure, color=GREY, arrowstyle="-|>", mutation_scale=16
         )
     )
     figure.text(
-        0.56,
-        0.45,
-        "TLG",
-        ha="center",
-        va="center",
-        fontsize=17,
-        fontweight="bold",
-        color="white",
+        0.56, 0.45, "TLG", ha="center", va="center", fontsize=17, fontweight="bold", color="white",
         bbox=dict(boxstyle="round,pad=0.5", facecolor=BLUE, edgecolor="none"),
-    )
+    )  # fmt: skip
     figure.text(0.56, 0.30, "one shared network,\ntwo perspectives", ha="center", va="center", fontsize=8.5, color=GREY)
     figure.text(
-        0.02,
-        0.985,
-        f"A class never seen in training: “{class_name}”. Known: {knows}.",
-        ha="left",
-        va="top",
-        fontsize=11,
-        fontweight="bold",
-    )
+        0.02, 0.985, f"A class never seen in training: “{class_name}”. Known: {knows}.", ha="left", va="top",
+        fontsize=11, fontweight="bold",
+    )  # fmt: skip
     return figure
 
 
@@ -271,15 +242,9 @@ def episode_rows(episodes: Sequence[Mapping], title: str = "") -> Figure:
                 ax.set_ylabel(textwrap.fill(entry["label"], 14), fontsize=9, fontweight="bold")
             if column == 3:
                 ax.text(
-                    0.03,
-                    0.97,
-                    f"IoU {entry['iou']:.0f}",
-                    transform=ax.transAxes,
-                    va="top",
-                    fontsize=8,
-                    color="white",
+                    0.03, 0.97, f"IoU {entry['iou']:.0f}", transform=ax.transAxes, va="top", fontsize=8, color="white",
                     bbox=dict(boxstyle="round,pad=0.25", facecolor=INK, alpha=0.75, edgecolor="none"),
-                )
+                )  # fmt: skip
     if title:
         figure.suptitle(title, fontsize=11, fontweight="bold", x=0.01, ha="left")
     return figure
@@ -299,17 +264,10 @@ def fold_chart(names: Sequence[str], fold_of: Sequence[int], counts: Mapping[int
         members = [c for c, f in enumerate(fold_of) if f == fold]
         deepest = max(deepest, len(members))
         for line, c in enumerate(members):
-            axes.add_patch(
-                matplotlib.patches.FancyBboxPatch(
-                    (fold + 0.05, -line - 0.86),
-                    0.88,
-                    0.72,
-                    boxstyle="round,pad=0.0,rounding_size=0.06",
-                    facecolor=colours[fold],
-                    alpha=0.18,
-                    edgecolor=colours[fold],
-                )
-            )
+            axes.add_patch(matplotlib.patches.FancyBboxPatch(
+                (fold + 0.05, -line - 0.86), 0.88, 0.72, boxstyle="round,pad=0.0,rounding_size=0.06",
+                facecolor=colours[fold], alpha=0.18, edgecolor=colours[fold],
+            ))  # fmt: skip
             train, test = counts.get(c, (0, 0))
             axes.text(fold + 0.1, -line - 0.5, f"{c}  {names[c]}", va="center", fontsize=9.5)
             axes.text(fold + 0.88, -line - 0.5, f"{train} / {test}", va="center", ha="right", fontsize=8, color=GREY)
@@ -348,16 +306,10 @@ def score_dots(
             axes.text(1.5, line, f"{mean:.1f}", va="center", fontweight="bold", fontsize=10)
         for place, (fold, score) in enumerate(scores.items()):  # one above the other, so that none is hidden
             axes.text(
-                score,
-                line + 0.065 * (len(scores) - 1 - 2 * place),
-                str(fold),
-                va="center",
-                ha="center",
-                fontsize=7,
-                fontweight="bold",
-                color="white",
+                score, line + 0.065 * (len(scores) - 1 - 2 * place), str(fold), va="center", ha="center", fontsize=7,
+                fontweight="bold", color="white",
                 bbox=dict(boxstyle="circle,pad=0.2", facecolor=colour, edgecolor="white", lw=0.6),
-            )
+            )  # fmt: skip
     axes.set_yticks(range(len(keys)), [method_name(k) for k in reversed(keys)])
     most = max((s for v in table.values() for s in v.values()), default=1.0)
     axes.set(xlim=(0, max(10.0, min(100.0, most * 1.12))), ylim=(-0.6, len(keys) - 0.4), xlabel=metric)
@@ -379,15 +331,9 @@ def class_bars(table: Mapping[str, Mapping[str, float]], title: str) -> Figure:
     for marker, key in zip("osD^vP", keys):
         places = [(table[key][n], i) for i, n in enumerate(names) if n in table[key]]
         axes.scatter(
-            *zip(*places),
-            color=method_colour(key),
-            marker=marker,
-            s=46,
-            label=method_name(key),
-            zorder=3,
-            edgecolor="white",
-            lw=0.6,
-        )
+            *zip(*places), color=method_colour(key), marker=marker, s=46, label=method_name(key), zorder=3,
+            edgecolor="white", lw=0.6,
+        )  # fmt: skip
     axes.set_yticks(range(len(names)), names)
     axes.set(xlim=(0, 100), ylim=(-0.7, len(names) - 0.3), xlabel="IoU, percent")
     axes.set_title(title)
@@ -456,13 +402,9 @@ def threshold_curve(
         axes.plot(thresholds, scores, color=method_colour(key), label=method_name(key))
         if key in chosen:
             axes.plot(
-                chosen[key],
-                np.interp(chosen[key], thresholds, scores),
-                marker,
-                color=method_colour(key),
-                ms=9,
+                chosen[key], np.interp(chosen[key], thresholds, scores), marker, color=method_colour(key), ms=9,
                 markeredgecolor="white",
-            )
+            )  # fmt: skip
     axes.set(xlabel="foreground from this probability on", ylabel="mIoU, percent", xlim=(0, 1))
     axes.set_title(title)
     figure.legend(loc="outside lower center", ncols=2)
@@ -483,16 +425,9 @@ def dumbbells(
         axes.text(max(first, second), line, f"   {second - first:+.1f}", va="center", fontsize=9, color=INK)
     for index, (colour, marker) in enumerate(((BLUE, "o"), (ORANGE, "D"))):
         axes.scatter(
-            [pairs[name][index] for name in labels],
-            range(len(labels)),
-            color=colour,
-            marker=marker,
-            s=60,
-            zorder=3,
-            label=names[index],
-            edgecolor="white",
-            lw=0.6,
-        )
+            [pairs[name][index] for name in labels], range(len(labels)), color=colour, marker=marker, s=60, zorder=3,
+            label=names[index], edgecolor="white", lw=0.6,
+        )  # fmt: skip
     values = [v for pair in pairs.values() for v in pair]
     spread = max(2.0, max(values) - min(values))
     axes.set(
@@ -568,17 +503,9 @@ def heat_map(table, label: str) -> Figure:
     axes = figure.subplots()
     named = table.rename(columns=lambda name: textwrap.fill(name, 13))
     seaborn.heatmap(
-        named,
-        ax=axes,
-        cmap="cividis",
-        vmin=0,
-        vmax=100,
-        annot=True,
-        fmt=".0f",
-        linewidths=0.5,
-        annot_kws={"size": 8},
+        named, ax=axes, cmap="cividis", vmin=0, vmax=100, annot=True, fmt=".0f", linewidths=0.5, annot_kws={"size": 8},
         cbar_kws={"label": label, "shrink": 0.6},
-    )
+    )  # fmt: skip
     axes.grid(False)
     axes.set(xlabel="", ylabel="")
     axes.tick_params(axis="x", labelsize=8, rotation=0, length=0)
@@ -597,37 +524,13 @@ def strip_plot(frame, title: str) -> Figure:
     axes = figure.subplots()
     colours = {key: method_colour(key) for key in keys}
     seaborn.pointplot(
-        frame,
-        x="miou",
-        y="key",
-        hue="key",
-        order=keys,
-        hue_order=keys,
-        palette=colours,
-        ax=axes,
-        errorbar=None,
-        linestyle="none",
-        marker="|",
-        markersize=22,
-        markeredgewidth=3,
-        legend=False,
-    )
+        frame, x="miou", y="key", hue="key", order=keys, hue_order=keys, palette=colours, ax=axes, errorbar=None,
+        linestyle="none", marker="|", markersize=22, markeredgewidth=3, legend=False,
+    )  # fmt: skip
     seaborn.stripplot(
-        frame,
-        x="miou",
-        y="key",
-        hue="key",
-        order=keys,
-        hue_order=keys,
-        palette=colours,
-        ax=axes,
-        jitter=False,
-        size=6,
-        alpha=0.75,
-        linewidth=0.5,
-        edgecolor="white",
-        legend=False,
-    )
+        frame, x="miou", y="key", hue="key", order=keys, hue_order=keys, palette=colours, ax=axes, jitter=False, size=6,
+        alpha=0.75, linewidth=0.5, edgecolor="white", legend=False,
+    )  # fmt: skip
     axes.set_yticks(range(len(keys)), [method_name(key) for key in keys])
     axes.set(xlabel="mIoU, percent", ylabel="")
     axes.set_title(title)

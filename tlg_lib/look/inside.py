@@ -65,17 +65,9 @@ def open_scene(experiment: Experiment, config: Config, model, episode: Episode) 
         return values.cpu().numpy().astype(np.uint8)
 
     return Scene(
-        experiment,
-        config,
-        model,
-        episode,
-        batch,
-        picture(episode.query),
-        tuple(picture(s) for s in episode.support),
-        mask(batch.query_mask[0, 0]),
-        tuple(mask(m[0]) for m in batch.support_mask[0]),
-        mask(batch.truth[0]),
-    )
+        experiment, config, model, episode, batch, picture(episode.query), tuple(picture(s) for s in episode.support),
+        mask(batch.query_mask[0, 0]), tuple(mask(m[0]) for m in batch.support_mask[0]), mask(batch.truth[0]),
+    )  # fmt: skip
 
 
 def iou(prediction: np.ndarray, truth: np.ndarray) -> float:

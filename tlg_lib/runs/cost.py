@@ -12,32 +12,10 @@ from .spec import Cell, Spec
 
 MEASURED_BATCH = 2  # on a CPU; larger batches are extrapolated in proportion, which is pessimistic by about a third
 # Settings that do not change the time of a step.
-TIMELESS = (
-    "preset",
-    "data",
-    "masks",
-    "fold",
-    "seed",
-    "shots",
-    "supervision",
-    "backbone_weights",
-    "clip_weights",
-    "steps",
-    "lr",
-    "weight_decay",
-    "schedule",
-    "query_loss",
-    "noisy_targets",
-    "checkpoint_every",
-    "epoch_steps",
-    "workers",
-    "eval_episodes",
-    "extra_episodes",
-    "epoch_episodes",
-    "eval_batch",
-    "threshold",
-    "dropout",
-    "flip",
+TIMELESS = tuple(
+    "preset data masks fold seed shots supervision backbone_weights clip_weights steps lr weight_decay schedule "
+    "query_loss noisy_targets checkpoint_every epoch_steps workers eval_episodes extra_episodes epoch_episodes "
+    "eval_batch threshold dropout flip".split()
 )
 
 

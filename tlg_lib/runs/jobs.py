@@ -77,19 +77,9 @@ def prepare(spec: Spec, folder: Path, threads: int) -> None:
         write_json(path, wanted)
 
 
-INPUTS = (
-    "dataset",
-    "data",
-    "masks",
-    "fold",
-    "seed",
-    "shots",
-    "backbone",
-    "backbone_weights",
-    "image_size",
-    "eval_episodes",
-    "extra_episodes",
-    "threshold",
+INPUTS = tuple(
+    "dataset data masks fold seed shots backbone backbone_weights image_size eval_episodes extra_episodes "
+    "threshold".split()
 )
 
 
