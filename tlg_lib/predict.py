@@ -325,8 +325,7 @@ def predict_files(
     prepared = predictor.support([read_image(path) for path in supports], drawn or None)
     results, shapes = [], []
     label = f"segmenting '{class_name}'" if class_name else "segmenting"
-    jobs = list(zip(queries, stems, strict=True))
-    for path, stem in track(jobs, label=label, unit="images", show=progress and len(queries) > 1):
+    for path, stem in track(list(zip(queries, stems)), label=label, unit="images", show=progress and len(queries) > 1):
         try:
             entry, mask = _predict_file(predictor, prepared, path, stem)
             results.append(entry)
