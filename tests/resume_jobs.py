@@ -45,7 +45,7 @@ def tiny_config(data: str, **overrides):
 def train_job(folder: Path, request: dict) -> None:
     from tlg_lib.train import train
 
-    train(tiny_config(request["data"], **request.get("set", {})), folder, progress=False)
+    train(tiny_config(request["data"], **request.get("set", {})), folder, False, request["inputs"])
 
 
 def evaluate_job(folder: Path, request: dict) -> None:
@@ -53,8 +53,8 @@ def evaluate_job(folder: Path, request: dict) -> None:
     from tlg_lib.runs.study import evaluate_trained, evaluate_training_free
 
     config = tiny_config(request["data"], **request.get("set", {})).to_dict()
-    evaluate_trained(config, str(folder), "x", "X", (1, 2), True)
-    evaluate_training_free(config, str(folder / "free"), (1,))
+    evaluate_trained(config, str(folder), "x", "X", (1, 2), True, request["inputs"])
+    evaluate_training_free(config, str(folder / "free"), (1,), request["inputs"])
 
 
 def mini_job(folder: Path, request: dict) -> None:
@@ -143,18 +143,22 @@ def main() -> None:
 
     import tlg_lib.runs.study
     import tlg_lib.train  # noqa: F401
+    from tlg_lib.inputs import Inputs
 
+    inputs = Inputs()
     answers, sys.stdout = sys.stdout, open(os.devnull, "w")  # the library may print
     print(json.dumps({"ready": True}), file=answers, flush=True)
     for line in sys.stdin:
         request = json.loads(line)
         if request.get("warm"):  # open the inputs in the parent: children inherit them
-            from tlg_lib.experiment import open_experiment
-
-            open_experiment(tiny_config(request["data"], **request.get("set", {})), progress=False)
+            inputs.open(tiny_config(request["data"], **request.get("set", {})))
             print(json.dumps({"number": request["number"]}), file=answers, flush=True)
         else:
-            print(json.dumps({"number": request["number"], **run(request)}), file=answers, flush=True)
+            print(
+                json.dumps({"number": request["number"], **run({**request, "inputs": inputs})}),
+                file=answers,
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

@@ -1,12 +1,11 @@
 """What a config needs before anything can be trained or scored: data, backbone, features, text, episodes.
 
 Opening an experiment does every check of the inputs first (folder, lists, pseudo masks, shots), so bad input
-stops before long work.
+stops before long work. A job opens its inputs at its door and hands them on; nothing is remembered behind its back.
 """
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -24,7 +23,6 @@ from .errors import TLGError
 from .machine.device import pick_device
 from .machine.paths import data_home
 
-_OPEN: dict[tuple, Experiment] = {}
 SMALL_TEST_LIST = 200  # rows; below this a fold tests on both of its lists and trains on both of the others'
 
 
@@ -120,29 +118,11 @@ def open_data(config: Config) -> SegmentationFolder:
 
 
 def open_experiment(config: Config, progress: bool = True) -> Experiment:
-    """Open, check and share the inputs of ``config``. Raises TLGError before any long work."""
+    """Open and check the inputs of ``config``. Raises TLGError before any long work."""
     from .backbones import load_backbone
     from .text_prior import text_vectors
 
     device = pick_device(config.device)
-    key = (
-        config.data,
-        config.masks,
-        config.dataset,
-        config.backbone,
-        config.backbone_weights,
-        config.clip,
-        config.clip_weights,
-        config.image_size,
-        config.cache_features,
-        config.use_hc,
-        str(device),
-        os.environ.get("TLG_HOME"),
-    )
-    if key in _OPEN:
-        experiment = _OPEN[key]
-        check_rows(config, experiment)
-        return experiment
     data = open_data(config)
     experiment = Experiment(data, None, None, None, device)
     check_rows(config, experiment)
@@ -155,7 +135,6 @@ def open_experiment(config: Config, progress: bool = True) -> Experiment:
         from .masks.prompts import load_prompts
 
         experiment.text = text_vectors(load_clip(config.clip, config.clip_weights), load_prompts(config.dataset))
-    _OPEN[key] = experiment
     return experiment
 
 

@@ -27,7 +27,8 @@ from .checkpoints import (
 from .config import Config, config_from_dict
 from .errors import TLGError
 from .evaluate import count_episodes, network_predictor
-from .experiment import Experiment, open_experiment
+from .experiment import Experiment
+from .inputs import Inputs
 from .losses import remedy, total_loss
 from .machine.locks import folder_lock
 from .machine.paths import write_json
@@ -54,18 +55,19 @@ FREE = (
 )
 
 
-def train(config: Config, folder: str | Path, progress: bool = True) -> dict:
+def train(config: Config, folder: str | Path, progress: bool = True, inputs: Inputs | None = None) -> dict:
     """Train one network; ``folder`` gets config.json, checkpoint, best-by-test and best-by-base weights, history.
 
     Returns the summary that is also in ``trained.json``. A folder with a finished run of this config returns
     at once; an unfinished one goes on; one of another config is refused. Raises TLGError (code 6) when the
-    loss stops being finite, keeping the last good checkpoint.
+    loss stops being finite, keeping the last good checkpoint. ``inputs`` are those that the caller has open.
     """
     folder = Path(folder)
-    open_experiment(config, progress)  # bad input is told here, before a lock, a folder or a process is made
+    # Bad input is told here, before a lock, a folder or a process is made.
+    experiment = (inputs or Inputs()).open(config, progress)
     with folder_lock(folder):
         if config.devices == 1:
-            return _train(_fabric(config), config, folder, progress)
+            return _train(_fabric(config), config, folder, experiment, progress)
         try:
             return _fabric(config).launch(_train_share, config.to_dict(), str(folder), progress)
         except ProcessRaisedException as error:
@@ -74,8 +76,10 @@ def train(config: Config, folder: str | Path, progress: bool = True) -> dict:
 
 
 def _train_share(fabric, settings: dict, folder: str, progress: bool) -> dict:
-    """One of several processes; plain values travel to it, as Fabric refuses frozen dataclasses."""
-    return _train(fabric, config_from_dict(settings), Path(folder), progress)
+    """One of several processes: plain values travel to it, and it opens its own inputs."""
+    config = config_from_dict(settings)
+    experiment = Inputs().open(config, progress and fabric.is_global_zero)
+    return _train(fabric, config, Path(folder), experiment, progress)
 
 
 def _fabric(config: Config):
@@ -94,8 +98,7 @@ def _fabric(config: Config):
     return Fabric(accelerator=kind, devices=config.devices, precision=config.precision, strategy=strategy)
 
 
-def _train(fabric, config: Config, folder: Path, progress: bool) -> dict:
-    experiment = open_experiment(config, progress and fabric.is_global_zero)
+def _train(fabric, config: Config, folder: Path, experiment: Experiment, progress: bool) -> dict:
     digest = experiment.digest(config)
     done = finished_training(folder, config, digest)
     if done is not None:
@@ -288,10 +291,15 @@ def _end_epoch(config: Config, folder: Path, experiment: Experiment, make, model
     model.train()
 
 
-def load_trained(folder: str | Path, which: str = "checkpoint", progress: bool = True) -> tuple[TLG, Config]:
-    """The network of a training folder in eval mode; which: "checkpoint" (last), "best_test" or "best_base"."""
+def load_trained(
+    folder: str | Path, which: str = "checkpoint", progress: bool = True, inputs: Inputs | None = None
+) -> tuple[TLG, Config]:
+    """The network of a training folder in eval mode; which: "checkpoint" (last), "best_test" or "best_base".
+
+    inputs: those that the caller has open, so that they are not opened again.
+    """
     saved = load_checkpoint(Path(folder) / f"{which}.safetensors")
-    experiment = open_experiment(saved.config, progress)
+    experiment = (inputs or Inputs()).open(saved.config, progress)
     model = build_model(saved.config, experiment.backbone, experiment.text).to(experiment.device)
     load_weights(model, saved.weights)
     return model.eval(), saved.config

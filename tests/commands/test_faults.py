@@ -275,7 +275,6 @@ def forget_inputs():
     from tlg_lib import experiment
     from tlg_lib.data.folder import open_folder
 
-    experiment._OPEN.clear()
     experiment._image_size.cache_clear()
     experiment._mask_size.cache_clear()
     open_folder.cache_clear()

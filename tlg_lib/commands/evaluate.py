@@ -7,7 +7,11 @@ from typing import Annotated
 
 import typer
 
+from ..config import Evaluation
 from . import options as o
+
+# What may differ between training and scoring: how much is scored, where things lie, what computes.
+EVALUATION = (*Evaluation.model_fields, "seed", "shots", "data", "masks", "device", "cache_features", "workers")
 
 
 def command(
@@ -21,15 +25,25 @@ def command(
 
     from ..checkpoints import load_checkpoint
     from ..errors import TLGError
+    from ..inputs import Inputs
     from ..runs.study import TRAINING_FREE, evaluate_trained, evaluate_training_free
 
     try:
         counts = tuple(int(k) for k in shots.split(","))
     except ValueError:
         raise TLGError(f"--shots {shots}: write whole numbers, as 1,5") from None
-    config = load_checkpoint(folder / "checkpoint.safetensors").config.replace(**o.parse_settings(settings))
-    records = evaluate_trained(config.to_dict(), str(folder), config.variant, f"TLG {config.variant}", counts, True)
-    records = evaluate_training_free(config.to_dict(), str(folder / TRAINING_FREE), counts) + records
+    trained = load_checkpoint(folder / "checkpoint.safetensors").config
+    config, inputs = trained.replace(**o.parse_settings(settings)), Inputs()
+    before, after = trained.to_dict(), config.to_dict()
+    changed = [name for name in after if after[name] != before[name] and name not in EVALUATION]
+    if changed:
+        raise TLGError(
+            f"--set {changed[0]}: {folder} was trained with {changed[0]}={before[changed[0]]}, and a score under "
+            f"another name would be wrong: train again, or set one of {', '.join(EVALUATION)}"
+        )
+    label = f"TLG {config.variant}"
+    records = evaluate_trained(after, str(folder), config.variant, label, counts, True, inputs)
+    records = evaluate_training_free(after, str(folder / TRAINING_FREE), counts, inputs) + records
     table = Table(
         title=f"{config.preset}, fold {config.fold}, seed {config.seed}, supervision {config.supervision}, "
         f"{config.eval_episodes} episodes"

@@ -108,19 +108,20 @@ def print_report(variant: str = "released", backbone: str = "resnet50") -> None:
     )
 
 
-def count_parameters(config) -> dict[str, int]:
+def count_parameters(config, inputs=None) -> dict[str, int]:
     """Parameters outside the backbone: all, learnable, and those that the loss of 32 episodes reaches.
 
     A parameter counts as reached when its gradient has an entry that is not zero. Fewer episodes would leave a
     kernel without input where every masked object misses the few positions of the pooled grid that a stride keeps.
+    inputs: those that the caller has open (inputs.py).
     """
     import torch
 
-    from ..experiment import open_experiment
+    from ..inputs import Inputs
     from ..losses import total_loss
     from ..model import build_model
 
-    experiment = open_experiment(config, False)
+    experiment = (inputs or Inputs()).open(config)
     model = build_model(config, experiment.backbone, experiment.text).to(experiment.device).train()
     torch.manual_seed(0)
     make, sampler = experiment.batches(config), experiment.sampler(config.replace(batch=8))

@@ -11,11 +11,12 @@ import json
 import os
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..config import Config, config_from_dict
 from ..errors import TLGError
+from ..inputs import Inputs
 from ..machine.locks import LOCK_NAME, folder_lock, is_locked
 from ..machine.parallel import end_with
 from .jobs import CELL_LOCK, write_status
@@ -28,13 +29,14 @@ PATIENCE = 60.0  # seconds that a new process waits for the last one's kernel to
 
 @dataclass(frozen=True)
 class OpenCell:
-    """What the notebook needs: the row's name, the config, where to work, and whether to score the
-    training-free rows too."""
+    """What the notebook needs: the row's name, the config, where to work, whether to score the training-free rows
+    too, and the inputs, opened once."""
 
     setting: str
     config: Config
     folder: Path
     training_free: bool
+    inputs: Inputs = field(default_factory=Inputs, compare=False, repr=False)
 
     @property
     def shots(self) -> tuple[int, ...]:
@@ -60,13 +62,12 @@ def open_cell(folder: str | Path) -> OpenCell:
 def save_cell_episodes(cell: OpenCell) -> list[Path]:
     """Write the test episodes of each shot count beside the scores, for paired comparisons."""
     from ..episodes import save_episodes
-    from ..experiment import open_experiment
 
     paths = []
     for shots in cell.shots:
         config = cell.config.replace(shots=shots)
         paths.append(cell.folder / f"episodes-{shots}shot.json")
-        save_episodes(paths[-1], open_experiment(config, False).scored_episodes(config))
+        save_episodes(paths[-1], cell.inputs.open(config).scored_episodes(config))
     return paths
 
 

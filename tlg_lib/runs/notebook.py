@@ -10,11 +10,12 @@ from __future__ import annotations
 import ast
 import difflib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..config import NAMES, PRESETS, SUPERVISIONS, VARIANTS, Config, make_config
 from ..errors import TLGError
+from ..inputs import Inputs
 from ..machine.paths import data_home, runs_home
 
 # The parameters that all notebooks share, with their defaults; "" and "all" leave the choice to the preset.
@@ -39,7 +40,7 @@ class Run:
     """One run folder and what belongs in it: table rows (study.Row) trained on every fold and seed.
 
     config: the first row's on the first fold and seed, for notebooks that need a single one.
-    shots: (1,) or (1, K), the numbers of support images that are scored.
+    shots: (1,) or (1, K), the numbers of support images that are scored. inputs: what the notebook opens, once.
     """
 
     config: Config
@@ -48,6 +49,7 @@ class Run:
     shots: tuple[int, ...]
     rows: tuple
     folder: Path
+    inputs: Inputs = field(default_factory=Inputs, compare=False, repr=False)
 
     @property
     def smoke(self) -> bool:
@@ -62,7 +64,7 @@ class Run:
         """The run's Study: ``.train()`` and ``.evaluate()`` do what is missing and return what was found."""
         from .study import Study
 
-        return Study(self.folder, self.config, self.folds, self.seeds, self.rows, self.shots)
+        return Study(self.folder, self.config, self.folds, self.seeds, self.rows, self.shots, self.inputs)
 
     def train(self) -> list[dict]:
         """Train what is not trained yet; returns a summary per network (train.train), in order."""
@@ -92,8 +94,8 @@ class Run:
         config = self.config.replace(**changes)
         folder = self.demo_folder(name, config)
         with folder_lock(self.folder, name=f".{name}.lock", wait=True):
-            summary = train(config, folder, progress=False)
-        return load_trained(folder, progress=False)[0], config, summary
+            summary = train(config, folder, False, self.inputs)
+        return load_trained(folder, progress=False, inputs=self.inputs)[0], config, summary
 
     def demo_folder(self, name: str, config: Config) -> Path:
         """A training folder of a demonstration, its name holding the digest of its settings."""

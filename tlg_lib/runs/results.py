@@ -81,13 +81,12 @@ def collect(run, records: list[dict], trained: list[dict], parameters: dict[str,
     records, trained: what Study.evaluate and Study.train returned; parameters: total, learnable and
     receiving_gradient of the main row. The main row is the first of the run.
     """
-    from ..experiment import open_experiment
     from ..machine.device import environment
     from ..masks.generate import made_by
 
     frame = records_frame(records)
     config, main = run.config, run.rows[0].name
-    experiment = open_experiment(config, False)
+    experiment = run.inputs.open(config)
     both = experiment.both_splits
     stamp = environment()
     last = score_of(frame, main)

@@ -8,10 +8,12 @@ small tensors is faster than several threads for one. Records are long-form, one
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ..config import Config, config_from_dict
+from ..inputs import Inputs
 from ..machine.paths import write_json
 from .jobs import default_workers, run_study_jobs
 
@@ -52,7 +54,10 @@ def row_config(config: Config, row: Row, fold: int, seed: int) -> Config:
 
 
 class Study:
-    """Train and score ``rows`` (by default the table's) on ``folds`` and ``seeds`` below ``folder``."""
+    """Train and score ``rows`` (by default the table's) on ``folds`` and ``seeds`` below ``folder``.
+
+    inputs: those that the caller has open.
+    """
 
     def __init__(
         self,
@@ -62,8 +67,9 @@ class Study:
         seeds=(0,),
         rows: tuple[Row, ...] | None = None,
         shots=(1, 5),
+        inputs: Inputs | None = None,
     ):
-        self.folder, self.config = Path(folder), config
+        self.folder, self.config, self.inputs = Path(folder), config, inputs or Inputs()
         self.folds, self.seeds, self.shots = tuple(folds), tuple(seeds), tuple(shots)
         self.rows = tuple(rows) if rows is not None else table_rows(config)
 
@@ -84,8 +90,8 @@ class Study:
             for row, fold, seed in self._cells()
         ]
         self._prepare(progress)
-        known = [_finished_training(*arguments) for _, _, arguments in jobs]
-        return run_study_jobs(jobs, workers or default_workers(self.config), "trained", progress, known)
+        known = [_finished_training(*arguments, self.inputs) for _, _, arguments in jobs]
+        return run_study_jobs(in_workers(jobs), workers or default_workers(self.config), "trained", progress, known)
 
     def evaluate(self, workers: int = 0, progress: bool = True) -> list[dict]:
         """Score every trained row and the training-free ones; returns long-form records."""
@@ -118,36 +124,47 @@ class Study:
                 )
             )
         self._prepare(progress)
-        known = [_FINISHED[function](*arguments) for _, function, arguments in jobs]
-        results = run_study_jobs(jobs, workers or default_workers(self.config), "scored", progress, known)
+        known = [_FINISHED[function](*arguments, self.inputs) for _, function, arguments in jobs]
+        results = run_study_jobs(in_workers(jobs), workers or default_workers(self.config), "scored", progress, known)
         return [record for records in results for record in records]
 
     def _prepare(self, progress: bool) -> None:
         """Make data, masks and the feature cache once, before several processes would want them."""
-        from ..experiment import open_experiment
-
         for fold in self.folds:
-            open_experiment(self.config.replace(fold=fold), progress)
+            self.inputs.open(self.config.replace(fold=fold), progress)
 
 
-def train_job(config: dict, folder: str) -> dict:
+_WORKER = Inputs()  # of a worker process: it opens its own, once for all the jobs that it is given
+
+
+def in_workers(jobs: list[tuple[str, Callable, tuple]]) -> list[tuple[str, Callable, tuple]]:
+    """The jobs (label, function, arguments) for worker processes, whose ``inputs`` come last."""
+    return [(label, _in_worker, (function, *arguments)) for label, function, arguments in jobs]
+
+
+def _in_worker(function: Callable, *arguments):
+    return function(*arguments, _WORKER)
+
+
+def train_job(config: dict, folder: str, inputs: Inputs) -> dict:
     from ..train import train
 
-    return train(config_from_dict(config), folder, progress=False)
+    return train(config_from_dict(config), folder, progress=False, inputs=inputs)
 
 
 def evaluate_trained(
-    config: dict, folder: str, name: str, label: str, shots: tuple[int, ...], full: bool
+    config: dict, folder: str, name: str, label: str, shots: tuple[int, ...], full: bool, inputs: Inputs | None = None
 ) -> list[dict]:
     """Records of one trained network: last epoch, threshold 0.5 and the one chosen on base classes; when
     ``full`` also the best epoch by the test classes and the wrong-support control."""
     from ..evaluate import network_predictor
     from ..train import load_trained
 
-    scorer = _Scorer(config_from_dict(config), folder, name, label)
+    inputs = inputs or Inputs()
+    scorer = _Scorer(config_from_dict(config), folder, name, label, inputs)
     if scorer.finished is not None:
         return scorer.finished
-    last = network_predictor(load_trained(folder, progress=False)[0])
+    last = network_predictor(load_trained(folder, progress=False, inputs=inputs)[0])
     for k in shots:
         scorer.score(last, shots=k)
     if full:
@@ -156,34 +173,32 @@ def evaluate_trained(
         if best_step == scorer.config.steps:
             scorer.repeat(shots=shots[0], epoch="best by test classes")
         elif best_step:
-            best = load_trained(folder, "best_test", progress=False)[0]
+            best = load_trained(folder, "best_test", False, inputs)[0]
             scorer.score(network_predictor(best), shots=shots[0], epoch="best by test classes")
     return scorer.finish()
 
 
-def _finished_training(config: dict, folder: str) -> dict | None:
+def _finished_training(config: dict, folder: str, inputs: Inputs) -> dict | None:
     """The summary of a finished training, found without a process of its own."""
-    from ..experiment import open_experiment
     from ..train import finished_training
 
     cfg = config_from_dict(config)
-    return finished_training(Path(folder), cfg, open_experiment(cfg, False).digest(cfg))
+    return finished_training(Path(folder), cfg, inputs.open(cfg).digest(cfg))
 
 
-def _finished_trained(config: dict, folder: str, name: str, label: str, shots: tuple[int, ...], full: bool):
-    return _Scorer(config_from_dict(config), folder, name, label).finished
+def _finished_trained(config: dict, folder: str, name: str, label: str, shots, full: bool, inputs: Inputs):
+    return _Scorer(config_from_dict(config), folder, name, label, inputs).finished
 
 
-def _free_scorers(config: Config, folder: str) -> list[_Scorer]:
+def _free_scorers(config: Config, folder: str, inputs: Inputs) -> list[_Scorer]:
     from ..baselines import FREE_ROWS
 
-    return [
-        _Scorer(config, f"{folder}/{label.replace(' ', '_').replace('+', 'and')}", label, label) for label in FREE_ROWS
-    ]
+    place = lambda label: f"{folder}/{label.replace(' ', '_').replace('+', 'and')}"  # noqa: E731
+    return [_Scorer(config, place(label), label, label, inputs) for label in FREE_ROWS]
 
 
-def _finished_free(config: dict, folder: str, shots: tuple[int, ...]) -> list[dict] | None:
-    found = [scorer.finished for scorer in _free_scorers(config_from_dict(config), folder)]
+def _finished_free(config: dict, folder: str, shots: tuple[int, ...], inputs: Inputs) -> list[dict] | None:
+    found = [scorer.finished for scorer in _free_scorers(config_from_dict(config), folder, inputs)]
     return None if None in found else [record for records in found for record in records]
 
 
@@ -193,16 +208,17 @@ def _best_step(folder: str | Path) -> int:
     return summary["best"].get("test", {}).get("step", 0)
 
 
-def evaluate_training_free(config: dict, folder: str, shots: tuple[int, ...]) -> list[dict]:
+def evaluate_training_free(
+    config: dict, folder: str, shots: tuple[int, ...], inputs: Inputs | None = None
+) -> list[dict]:
     """Records of the training-free rows."""
     from ..baselines import training_free
-    from ..experiment import open_experiment
     from ..prototypes import base_consensus
 
-    cfg = config_from_dict(config)
-    scorers = _free_scorers(cfg, folder)
+    cfg, inputs = config_from_dict(config), inputs or Inputs()
+    scorers = _free_scorers(cfg, folder, inputs)
     if any(scorer.finished is None for scorer in scorers):
-        experiment = open_experiment(cfg, False)
+        experiment = inputs.open(cfg)
         predictors = training_free(experiment.backbone.levels, base_consensus(cfg, experiment).general)
     for scorer in scorers:
         if scorer.finished is None:
@@ -218,11 +234,9 @@ _FINISHED = {evaluate_trained: _finished_trained, evaluate_training_free: _finis
 class _Scorer:
     """Scores predictors of one job and writes records.json at the end; counts per episode are kept beside it."""
 
-    def __init__(self, config: Config, folder: str | Path, name: str, label: str):
-        from ..experiment import open_experiment
-
+    def __init__(self, config: Config, folder: str | Path, name: str, label: str, inputs: Inputs):
         self.config, self.folder, self.name, self.label = config, Path(folder), name, label
-        self.experiment = open_experiment(config, False)
+        self.experiment = inputs.open(config)
         self.make = self.experiment.batches(config)
         self.stamp = {"config": config.to_dict(), "data": self.experiment.digest(config)}
         self.records: list[dict] = []

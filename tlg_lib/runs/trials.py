@@ -37,7 +37,7 @@ def brief_trials(run, settings: dict[str, dict], seeds: tuple[int, ...] = (0, 1,
     from ..train import load_trained, train
     from .jobs import default_workers, run_study_jobs
     from .notebook import open_data
-    from .study import train_job
+    from .study import in_workers, train_job
 
     open_data(run)
     if run.smoke:
@@ -50,34 +50,33 @@ def brief_trials(run, settings: dict[str, dict], seeds: tuple[int, ...] = (0, 1,
         ]
         if run.smoke:  # starting a process would take longer than these trainings
             for _, config in left:
-                train(config, places[config], progress=False)
+                train(config, places[config], False, run.inputs)
         elif left:
             run_study_jobs(
-                [(f"{label}, seed {c.seed}", train_job, (c.to_dict(), str(places[c]))) for label, c in left],
+                in_workers(
+                    [(f"{label}, seed {c.seed}", train_job, (c.to_dict(), str(places[c]))) for label, c in left]
+                ),
                 default_workers(run.config),
                 "trained",
                 True,
             )
     trials = {}
     for label, group in configs.items():
-        models = tuple(load_trained(places[c], progress=False)[0] for c in group)
-        trials[label] = Trial(models, tuple(_score(m, group[0], run.smoke) for m in models), group[0])
+        models = tuple(load_trained(places[c], progress=False, inputs=run.inputs)[0] for c in group)
+        trials[label] = Trial(models, tuple(_score(m, group[0], run) for m in models), group[0])
     return trials
 
 
 def _folder(run, config: Config) -> Path:
     """Named by settings and data, so that a change of either is a new training."""
-    from ..experiment import open_experiment
-
-    return run.folder / "jobs" / f"brief-{config.digest()}-{open_experiment(config, False).digest(config)[:8]}"
+    return run.folder / "jobs" / f"brief-{config.digest()}-{run.inputs.open(config).digest(config)[:8]}"
 
 
-def _score(model, config: Config, smoke: bool) -> float:
+def _score(model, config: Config, run) -> float:
     from ..evaluate import count_episodes, network_predictor
-    from ..experiment import open_experiment
 
-    experiment = open_experiment(config, progress=False)
-    episodes = experiment.test_episodes(config, config.eval_episodes if smoke else EPISODES)
+    experiment = run.inputs.open(config)
+    episodes = experiment.test_episodes(config, config.eval_episodes if run.smoke else EPISODES)
     counts = count_episodes(
         network_predictor(model), episodes, experiment.batches(config), batch_size=config.eval_batch
     )
@@ -118,9 +117,9 @@ def network_to_look_at(run):
         config = _brief(run)
         folder = _folder(run, config)
         with folder_lock(run.folder, name=".brief.lock", wait=True):
-            train(config, folder, progress=False)
+            train(config, folder, False, run.inputs)
         words = f"a network trained for {config.steps} steps only: run notebook 06 for a real one"
-    model, config = load_trained(folder, progress=False)
+    model, config = load_trained(folder, progress=False, inputs=run.inputs)
     return model, config.replace(shots=1), words, folder
 
 
