@@ -353,6 +353,11 @@ def _(folder):
     return command("eval", folder / "nothing")
 
 
+@fault("a trained network scored under another variant's name")
+def _(folder):
+    return command("eval", trained(folder)[1], "--set", "variant=released")
+
+
 # --- other files from outside
 
 

@@ -38,7 +38,7 @@ def command(
     changed = [name for name in after if after[name] != before[name] and name not in EVALUATION]
     if changed:
         raise TLGError(
-            f"--set {changed[0]}: {folder} was trained with {changed[0]}={before[changed[0]]}, and a score under "
+            f"--set {changed[0]}={after[changed[0]]}: {folder} was trained with {before[changed[0]]}, a score under "
             f"another name would be wrong: train again, or set one of {', '.join(EVALUATION)}"
         )
     label = f"TLG {config.variant}"
