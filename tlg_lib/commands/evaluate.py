@@ -11,7 +11,17 @@ from ..config import Evaluation
 from . import options as o
 
 # What may differ between training and scoring: how much is scored, where things lie, what computes.
-EVALUATION = (*Evaluation.model_fields, "seed", "shots", "data", "masks", "device", "cache_features", "workers")
+EVALUATION = (
+    *Evaluation.model_fields,
+    "seed",
+    "shots",
+    "test_draw",
+    "data",
+    "masks",
+    "device",
+    "cache_features",
+    "workers",
+)
 
 
 def command(
