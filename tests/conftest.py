@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tlg_lib.data.classes import COCO_CATEGORY_IDS
+from tlg_lib.data.classes import COCO_CATEGORY_IDS, COCO_CLASSES
 from tlg_lib.data.splits import build_splits
 
 
@@ -100,7 +100,7 @@ def make_tiny_coco(root, per_side=80, size=(60, 80), seed=0):
                         "segmentation": {"size": [height, width], "counts": counts},
                     }
                 )
-        categories = [{"id": n, "name": f"category {n}"} for n in COCO_CATEGORY_IDS]
+        categories = [{"id": n, "name": name} for n, name in zip(COCO_CATEGORY_IDS, COCO_CLASSES)]
         content = {"images": images, "annotations": annotations, "categories": categories}
         (root / "annotations" / f"instances_{side}.json").write_text(json.dumps(content))
     return root

@@ -46,15 +46,27 @@ def _digest(description: str, tensors: dict[str, Tensor]) -> str:
 
 
 def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
-    """Write the checkpoint atomically. Raises TLGError (code 5) when it cannot be written."""
+    """Write the checkpoint atomically. Raises TLGError: code 5 when it cannot be written, 6 for values that are not
+    finite, which never take the place of good ones."""
     tensors = {f"model/{k}": v for k, v in checkpoint.weights.items()}
     tensors |= {f"optimizer/{k}": v for k, v in checkpoint.optimizer.items()}
     tensors = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
+    bad = not_finite(tensors)
+    if bad:
+        raise TLGError(
+            f"{bad} is not finite: {path} is not written, what was there stays; lower lr or use precision=32-true",
+            code=6,
+        )
     description = json.dumps(
         {"version": VERSION, "config": checkpoint.config.to_dict(), "about": checkpoint.about}, sort_keys=True
     )
     with atomic(path) as file:
         file.write(save(tensors, {"tlg": description, "sha256": _digest(description, tensors)}))
+
+
+def not_finite(tensors: dict[str, Tensor]) -> str:
+    """The name of the first tensor with a NaN or an infinity, "" where all are finite."""
+    return next((k for k, v in tensors.items() if v.is_floating_point() and not torch.isfinite(v).all()), "")
 
 
 def load_checkpoint(path: str | Path, config: Config | None = None, *, free: tuple[str, ...] = ()) -> Checkpoint:
@@ -85,6 +97,9 @@ def load_checkpoint(path: str | Path, config: Config | None = None, *, free: tup
         )
     if _digest(header["tlg"], tensors) != header.get("sha256"):
         raise TLGError(f"{path} is damaged (checksum differs): {again}", code=3)
+    bad = not_finite(tensors)
+    if bad:
+        raise TLGError(f"{path}: {bad} is not finite, its training diverged: {again}", code=3)
     saved = config_from_dict(description["config"])
     if config is not None:
         theirs, ours = saved.to_dict(), config.to_dict()

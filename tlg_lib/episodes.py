@@ -106,6 +106,12 @@ def test_episodes(
     return episodes
 
 
+def shots_remark(episodes: list[Episode]) -> list[str]:
+    """What a score over these episodes must say: supports drawn twice, where a class has fewer images than shots."""
+    twice = sum(len(set(e.support)) < len(e.support) for e in episodes)
+    return [f"{twice} of {len(episodes)} episodes repeat a support: fewer images than shots"] if twice else []
+
+
 test_episodes.__test__ = False  # pytest: a function of the library, not a test
 
 

@@ -27,7 +27,8 @@ THRESHOLDS = tuple(round(0.1 + 0.05 * i, 2) for i in range(17))  # 0.1 .. 0.9
 @dataclass
 class Counts:
     """Per-episode counts: intersection and union int64 [T, E, 2] (background, foreground) at T thresholds;
-    agreement int64 [E, 2]: intersection and union of the prediction (first threshold) with the query's pseudo mask.
+    agreement int64 [E, 2]: intersection and union of the prediction (first threshold) with the query's pseudo mask;
+    predicted: share of the pixels predicted as foreground, float32 [T, E] (None in files of earlier versions).
     """
 
     thresholds: tuple[float, ...]
@@ -35,6 +36,7 @@ class Counts:
     union: np.ndarray
     agreement: np.ndarray
     class_ids: np.ndarray
+    predicted: np.ndarray | None = None
 
     def scores(self, position: int = 0) -> Scores:
         return scores(self.intersection[position], self.union[position], self.class_ids)
@@ -47,6 +49,17 @@ class Counts:
         """The threshold with the highest mIoU of these episodes (the lower of equals)."""
         return self.thresholds[int(np.argmax([self.scores(t).miou for t in range(len(self.thresholds))]))]
 
+    def remarks(self, position: int, classes: int) -> list[str]:
+        """What must stand beside the score: fewer classes than the fold's, a predictor that always says the same."""
+        held = len(set(self.class_ids.tolist()))
+        said = [f"{held} of {classes} classes"] if held < classes else []
+        shares = self.predicted[position] if self.predicted is not None else np.array([0.5])
+        if not shares.any():
+            said.append("predicts background everywhere")
+        elif (shares == 1).all():
+            said.append("predicts foreground everywhere")
+        return said
+
     def save(self, path: str | Path) -> None:
         with atomic(path) as file:
             np.savez_compressed(
@@ -56,6 +69,7 @@ class Counts:
                 union=self.union,
                 agreement=self.agreement,
                 class_ids=self.class_ids,
+                predicted=self.predicted,
             )
 
     @staticmethod
@@ -68,6 +82,7 @@ class Counts:
                     f["union"],
                     f["agreement"],
                     f["class_ids"],
+                    f["predicted"] if "predicted" in f.files else None,
                 )
         except Exception as error:  # zipfile, zlib and NumPy raise many kinds for a damaged archive
             raise TLGError(f"cannot read counts {path} ({error}): delete it and evaluate again", code=3) from None
@@ -104,13 +119,16 @@ def count_episodes(
     progress: bool = False,
 ) -> Counts:
     """Run the predictor over the episodes, in order, and count. A label is needed where progress is shown."""
-    inter, union, agree = [], [], []
+    inter, union, agree, predicted = [], [], [], []
     starts = range(0, len(episodes), batch_size)
     for start in track(starts, label=label, unit="batches", show=progress):
         batch = make(episodes[start : start + batch_size])
         probabilities = predictor(batch)  # [B, K, H, W]
+        if not torch.isfinite(probabilities).all():
+            raise TLGError("the predictor's output is not finite: its training diverged, train again", code=6)
         masks = torch.stack([vote(probabilities >= t) for t in thresholds])  # [T, B, H, W]
         i, u = intersection_union(masks, batch.truth)
+        predicted.append(masks.float().mean((-2, -1)).cpu().numpy())
         inter.append(i.cpu().numpy())
         union.append(u.cpu().numpy())
         i, u = intersection_union(masks[0], batch.query_mask[:, 0].long())
@@ -121,4 +139,5 @@ def count_episodes(
         np.concatenate(union, 1),
         np.concatenate(agree),
         np.array([e.class_id for e in episodes]),
+        np.concatenate(predicted, 1),
     )

@@ -7,7 +7,6 @@ stops before long work. A job opens its inputs at its door and hands them on; no
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -17,9 +16,8 @@ from .config import Config
 from .data.digest import data_digest
 from .data.features import FeatureStore
 from .data.folder import SegmentationFolder, open_folder
-from .data.images import image_size, mask_size
+from .data.ready import check_files
 from .episodes import Episode, Row, TrainingSampler, test_episodes, wrong_support
-from .errors import TLGError
 from .machine.device import pick_device
 from .machine.paths import data_home
 
@@ -125,7 +123,7 @@ def open_experiment(config: Config, progress: bool = True) -> Experiment:
     device = pick_device(config.device)
     data = open_data(config)
     experiment = Experiment(data, None, None, None, device)
-    check_rows(config, experiment)
+    check_rows(config, experiment, progress)
     experiment.backbone = load_backbone(config).to(device)
     experiment.store = FeatureStore(
         data, experiment.backbone, config.image_size, mode=config.cache_features, device=device, progress=progress
@@ -138,42 +136,12 @@ def open_experiment(config: Config, progress: bool = True) -> Experiment:
     return experiment
 
 
-def check_rows(config: Config, experiment: Experiment) -> None:
-    """Lists are not empty, classes have enough images, every listed image has a file and a pseudo mask."""
+def check_rows(config: Config, experiment: Experiment, progress: bool = True) -> None:
+    """Lists are not empty, classes have enough images, every listed image has its files, and they show the class."""
     data, both = experiment.data, experiment.both_splits(config)
     experiment.test_episodes(config, count=1)
     rows = experiment.training_rows(config) + data.test_rows(config.fold, both) + data.base_rows(config.fold)
     TrainingSampler(rows, batch=1, seed=0, names=data.classes)
-    known = set(data.image_ids)
-    lost = [image for image, _ in rows if image not in known]
-    if lost:
-        data.image_path(lost[0])
-    _check_sizes(data, rows)
-    missing = data.missing_masks(rows)
-    if missing:
-        image, class_id = missing[0]
-        raise TLGError(
-            f"{len(missing)} of {len(rows)} rows have no pseudo mask in {data.masks} (first: {image}, "
-            f"class '{data.classes[class_id]}'): make them with `tlg masks make --data {data.root}`",
-            code=3,
-        )
-
-
-def _check_sizes(data: SegmentationFolder, rows) -> None:
-    """Label maps and pseudo masks have the size of their image: resizing them all alike would hide that."""
-    for image, class_id in rows:
-        path = data.image_path(image)
-        for mask in (data.root / "SegmentationClassAug" / f"{image}.png", data.pseudo_mask_path(image, class_id)):
-            if mask.is_file() and _mask_size(mask) != _image_size(path):
-                raise TLGError(
-                    f"{mask} is {_words(_mask_size(mask))}, its image {path.name} {_words(_image_size(path))}"
-                    " (height x width): a mask must have the size of its image, make it again",
-                    code=3,
-                )
-
-
-_image_size, _mask_size = lru_cache(maxsize=None)(image_size), lru_cache(maxsize=None)(mask_size)
-
-
-def _words(size: tuple[int, int]) -> str:
-    return f"{size[0]}x{size[1]} pixels"
+    for note in check_files(data, rows, progress):
+        if progress:
+            print(f"note: {note}")

@@ -52,7 +52,10 @@ def cross_entropy(logits: Tensor, target: Tensor, weight: Tensor | None = None) 
 
 
 def soft_dice(logits: Tensor, target: Tensor) -> Tensor:
-    """1 - (2 sum p t + 1) / (sum p + sum t + 1) per image over counted pixels, averaged over images.
+    """1 - (2 sum p t + 1) / (sum p + sum t + 1) per image over counted pixels, averaged over images; 0 for an empty t.
+
+    Overlap with nothing is no measure: an empty target, as of a pseudo mask that found nothing in an image labelled
+    with the class, would pull all of p to background with the strength of a whole object.
 
     p is the foreground probability, t the target (long {0, 1, 255} or float 0..1). Cross-entropy alone weighs
     every pixel alike, so small objects are under-segmented early in training (Milletari et al., V-Net, 3DV 2016).
@@ -60,8 +63,8 @@ def soft_dice(logits: Tensor, target: Tensor) -> Tensor:
     x = odds(logits)
     t = _foreground(target, x.dtype)
     p = x.sigmoid() * (target != IGNORE)  # [B, H, W]
-    overlap, total = (p * t).sum((1, 2)), p.sum((1, 2)) + t.sum((1, 2))  # [B]
-    return (1 - (2 * overlap + 1) / (total + 1)).mean()
+    overlap, size = (p * t).sum((1, 2)), t.sum((1, 2))  # [B]
+    return ((1 - (2 * overlap + 1) / (p.sum((1, 2)) + size + 1)) * (size > 0)).mean()
 
 
 def _foreground(target: Tensor, dtype: torch.dtype) -> Tensor:

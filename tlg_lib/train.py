@@ -25,6 +25,7 @@ from .checkpoints import (
     save_checkpoint,
 )
 from .config import Config, config_from_dict
+from .episodes import shots_remark
 from .errors import TLGError
 from .evaluate import count_episodes, network_predictor
 from .experiment import Experiment
@@ -247,16 +248,28 @@ def _step(fabric, config, folder, sampler, make, model, wrapped, optimizer, cons
             loss = total_loss(output, batch, config, list(model.parameters())) / config.accumulate
             value = fabric.all_reduce(loss.detach(), reduce_op="mean") if fabric.world_size > 1 else loss.detach()
             if not math.isfinite(float(value)):
-                write_json(folder / "failed_batch.json", {"step": step, "queries": [e.query for e in episodes]})
-                raise TLGError(
-                    f"the loss is not finite at step {step} (queries {', '.join(e.query for e in episodes)}"
-                    f"): the last good checkpoint is kept in {folder}; lower lr or use precision=32-true",
-                    code=6,
-                )
+                raise _diverged("the loss", folder, step, episodes)
             fabric.backward(loss)
         total += float(value)
+    # A gradient scaler (16-mixed) meets infinite gradients by design and passes over such steps.
+    if config.precision != "16-mixed" and not _finite_gradients(model):
+        raise _diverged("a gradient", folder, step, episodes)
     optimizer.step()
     return total
+
+
+def _finite_gradients(model: TLG) -> bool:
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    return not gradients or bool(torch.isfinite(torch.stack(torch._foreach_norm(gradients))).all())
+
+
+def _diverged(what: str, folder: Path, step: int, episodes) -> TLGError:
+    write_json(folder / "failed_batch.json", {"step": step, "queries": [e.query for e in episodes]})
+    return TLGError(
+        f"{what} is not finite at step {step} (queries {', '.join(e.query for e in episodes)}): the last good "
+        f"checkpoint is kept in {folder}; lower lr or use precision=32-true",
+        code=6,
+    )
 
 
 def hide_masks(masks: Tensor, config: Config) -> Tensor:
@@ -276,12 +289,16 @@ def _end_epoch(config: Config, folder: Path, experiment: Experiment, make, model
         "epoch": len(about["history"]) + 1,
         "loss": round(sum(about["losses"][-config.epoch_steps :]) / len(about["losses"][-config.epoch_steps :]), 6),
     }
+    fold = set(experiment.data.fold_classes(config.fold))
+    classes = {"test": len(fold), "base": len(experiment.data.classes) - len(fold)}
     for name, episodes in (
         ("test", experiment.test_episodes(one, config.epoch_episodes)),
         ("base", experiment.base_episodes(one, config.epoch_episodes)),
     ):
         counts = count_episodes(network_predictor(model), episodes, make, (config.threshold,), config.eval_batch)
         row[name] = round(counts.scores(0).miou, 4)
+        remarks = counts.remarks(0, classes[name]) + shots_remark(episodes)
+        row[f"{name}_remarks"] = "; ".join(remarks)
         if row[name] > about["best"].get(name, {}).get("miou", -1):
             about["best"][name] = {"epoch": row["epoch"], "step": row["step"], "miou": row[name]}
             save_checkpoint(

@@ -272,11 +272,11 @@ def unfinished(folder: Path) -> Path:
 
 def forget_inputs():
     """As a new process would: nothing that was read before is still known."""
-    from tlg_lib import experiment
+    from tlg_lib.data import ready
     from tlg_lib.data.folder import open_folder
 
-    experiment._image_size.cache_clear()
-    experiment._mask_size.cache_clear()
+    ready._stored_frame.cache_clear()
+    ready._mask_size.cache_clear()
     open_folder.cache_clear()
 
 

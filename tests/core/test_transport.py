@@ -119,3 +119,17 @@ def test_adjacent_keys_and_values_take_an_odd_number_of_tokens():
     before, after = attention(tokens), attention(other)
     torch.testing.assert_close(before[:, :4], after[:, :4])
     assert not torch.allclose(before[:, 4], after[:, 4])
+
+
+def test_a_plan_beyond_the_cap_goes_on_until_its_rows_fit_or_says_so(monkeypatch):
+    import tlg_lib.transport as module
+
+    cost = torch.rand(3, 7, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    reg = 0.01
+    assert module.sinkhorn_iterations(reg) == module.MOST_ITERATIONS
+    monkeypatch.setattr(module, "MOST_ITERATIONS", 20)  # too few: the marginals of POT's own plan tell
+    plan = module.sinkhorn_plan(cost, reg)
+    assert (7 * plan.sum(-1) - 1).abs().max() <= module.WORST_ROW
+    monkeypatch.setattr(module, "ROUNDS", 0)
+    with pytest.warns(UserWarning, match="transport_reg=0.01: after 20 iterations a row"):
+        module.sinkhorn_plan(cost, reg)

@@ -48,6 +48,11 @@ def voc(
             f"{', '.join(done['missing_examples'])}: a "
             "subset? If not, name the whole download with --from"
         )
+    if done.get("left_out"):
+        print(
+            f"  {done['left_out']:,} images have names that a list cannot hold and are left out "
+            f"({', '.join(done['left_out_examples'])}): rename them"
+        )
     _lists(target, "pascal", lists, lists_from)
 
 
@@ -150,8 +155,7 @@ def sheet(
     from ..look.sheets import label_sheet
 
     data = SegmentationFolder(folder, _dataset(folder, dataset))
-    maps = {path.stem for path in (data.root / "SegmentationClassAug").glob("*.png")}
-    names = [name for name in data.image_ids if name in maps]
+    names = [name for name in data.image_ids if name in data.labels.files]
     if not names:
         raise TLGError(f"{folder}: no image in JPEGImages has a label map in SegmentationClassAug", code=3)
     chosen = [names[i * len(names) // min(count, len(names))] for i in range(min(count, len(names)))]
@@ -183,7 +187,7 @@ def _dataset(folder: Path, dataset: str) -> str:
             found = json.loads((folder / name).read_text(encoding="utf-8")).get("dataset")
             if isinstance(found, str):
                 return found
-        except (OSError, ValueError, AttributeError):
+        except (OSError, ValueError, AttributeError, RecursionError):
             continue
     return "pascal"
 

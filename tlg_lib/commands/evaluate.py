@@ -68,8 +68,12 @@ def command(
             r["epoch"],
             r["control"],
             f"{r['threshold']:.2f} {r['threshold_from']}",
-            f"{r['miou']:.1f}",
+            f"{r['miou']:.1f}{'*' if r.get('remarks') else ''}",
             f"{r['fb_iou']:.1f}",
             agreement,
         )
     Console().print(table)
+    for remark in dict.fromkeys(
+        f"{r['label']}, {r['shots']} shots: {r['remarks']}" for r in records if r.get("remarks")
+    ):
+        print(f"note: {remark}")

@@ -81,7 +81,13 @@ def verify(
     if report:
         write_json(report, found.to_dict())
     if not found.usable:
-        first = found.faults[0] if found.faults else "{}, class number {}".format(*found.missing[0])
+        first = next(iter(found.faults), "") or "{}, class number {}".format(*(found.missing or found.empty)[0])
+        if not found.missing and not found.faults:
+            raise TLGError(
+                f"all {found.checked} masks in {found.folder} show nothing of their class (first: {first}): write the "
+                "class number where the object is (255 means unsure), or make them with `tlg masks make`",
+                code=3,
+            )
         raise TLGError(
             f"{len(found.missing)} masks missing and {len(found.faults)} faulty in {found.folder} (first: "
             f"{first}): make them with `tlg masks make`",

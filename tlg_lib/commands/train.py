@@ -32,9 +32,13 @@ def command(
     folder = out or runs_home() / preset / "jobs" / name
     summary = train(config, folder)
     for row in summary["history"]:
+        shown = {
+            name: f"{row[name]:.1f}" + (f" ({row[f'{name}_remarks']})" if row.get(f"{name}_remarks") else "")
+            for name in ("test", "base")
+        }
         print(
-            f"epoch {row['epoch']}: step {row['step']}, loss {row['loss']:.4f}, mIoU test {row['test']:.1f}, "
-            f"base {row['base']:.1f} ({config.epoch_episodes} episodes each)"
+            f"epoch {row['epoch']}: step {row['step']}, loss {row['loss']:.4f}, mIoU test {shown['test']}, "
+            f"base {shown['base']} ({config.epoch_episodes} episodes each)"
         )
     print(f"trained {config.steps} steps in {summary['seconds']:.0f} s: {folder}")
     print(f"next: tlg eval {folder}")

@@ -21,8 +21,9 @@ from ..machine.locks import folder_lock
 from ..machine.parallel import parallel_map
 from ..machine.paths import atomic, cache_home, data_home, write_json
 from ..machine.progress import track
-from .classes import COCO_CATEGORY_IDS
-from .images import write_mask
+from .classes import COCO_CATEGORY_IDS, COCO_CLASSES
+from .images import TURNED, check_pixels, stored_frame, without_orientation, write_mask
+from .listing import id_fault, list_images, plain_id
 from .sources import Source, fetch, folders_of, place, search
 from .splits import check_id
 from .voc import read_summary
@@ -40,7 +41,9 @@ SOURCES = {
 }
 STANDARD = {"train": 82_783, "val": 40_504}
 CROWD = ("ignore", "class")
+PAINTED = 2  # of the way label maps are painted: maps of an interrupted call by another way are painted again
 _CLASS_OF = {number: i for i, number in enumerate(COCO_CATEGORY_IDS)}
+_NUMBER_OF = dict(zip(COCO_CLASSES, COCO_CATEGORY_IDS))
 
 
 def make_coco(target: str | Path = "", sources: list[Path] = (), crowd: str = "ignore", progress: bool = True) -> dict:
@@ -74,8 +77,6 @@ def make_coco(target: str | Path = "", sources: list[Path] = (), crowd: str = "i
 
 def _wanted(name: str) -> bool:
     parts = name.split("/")
-    if parts[-1].startswith("."):
-        return False
     return parts[-1] in {f"instances_{side}.json" for side in SIDES} or (len(parts) > 1 and parts[-2] in SIDES)
 
 
@@ -110,22 +111,22 @@ def _convert_side(
 ) -> tuple[list[str], int]:
     """Label maps and images of one side; returns the ids and how many annotated images are not on disk."""
     images, by_image = read_annotations(notes)
-    present = {p.name for p in photos.iterdir()} if photos.is_dir() else set()
+    present = {path.name: path for path in list_images(photos).files.values()}
     jobs, ids, absent = [], [], 0
-    key = f"{sha256_of(notes)} {crowd}"
+    key = f"{PAINTED} {sha256_of(notes)} {crowd}"
     marker = target / f".painted-{hashlib.sha256(notes.name.encode()).hexdigest()[:8]}"
     resumed = marker.is_file() and marker.read_text(encoding="utf-8", errors="replace") == key
     with atomic(marker, "w") as file:
         file.write(key)
-    placed = {p.name for p in (target / "JPEGImages").iterdir()}
+    placed = list_images(target / "JPEGImages").files
     for entry in track(images, label=f"images of {photos.name}", unit="files", show=progress):
-        name = entry["file_name"]
-        if name not in present and name not in placed:
+        photo = present.get(entry["file_name"])
+        image = plain_id(Path(entry["file_name"]).stem)
+        if photo is None and image not in placed:
             absent += 1
             continue
-        if name in present:
-            place(photos / name, target / "JPEGImages" / name, move)
-        image = Path(name).stem
+        if photo is not None:
+            _place(photo, target / "JPEGImages" / f"{image}{photo.suffix.lower()}", entry, notes, move)
         ids.append(image)
         path = target / "SegmentationClassAug" / f"{image}.png"
         if not (resumed and path.is_file()):
@@ -139,28 +140,56 @@ def _convert_side(
     return sorted(ids), absent
 
 
+def _place(photo: Path, target: Path, entry: dict, notes: Path, move: bool) -> None:
+    """Bring a photograph into the dataset in the frame of its annotations, whose size tells which that is.
+
+    COCO's outlines are drawn on the stored pixels: there the orientation that EXIF asks for is taken out.
+    """
+    stored, orientation = stored_frame(photo)
+    upright = stored[::-1] if orientation in TURNED else stored
+    size = (entry["height"], entry["width"])
+    if size not in (stored, upright):
+        raise TLGError(
+            f"{photo} has {stored[1]} x {stored[0]} pixels, {notes.name} says {size[1]} x {size[0]}: its outlines "
+            "belong to another picture, get both again",
+            code=3,
+        )
+    if orientation == 1 or size != stored:
+        place(photo, target, move)
+        return
+    with atomic(target) as file:
+        file.write(without_orientation(photo))
+
+
 def read_annotations(path: str | Path) -> tuple[list[dict], dict[int, list[dict]]]:
     """Checked content of an instances_*.json: image entries and, by image id, their instances.
 
-    Raises TLGError (code 3) naming the file and the entry.
+    An instance's "category_id" becomes the number that COCO gives the category's name: exporters number by rules of
+    their own. Entries whose name is too long for a file here are left out. Raises TLGError (code 3) naming the file
+    and the entry.
     """
     try:
         content = json.loads(Path(path).read_bytes())
-        images, instances = content["images"], content["annotations"]
+        images, instances, numbers = content["images"], content["annotations"], _numbers(content["categories"])
         for i, entry in enumerate(images):
+            where = f"{path}: image entry {i}"
             if not (isinstance(entry["id"], int) and 0 < entry["height"] < 2**16 and 0 < entry["width"] < 2**16):
-                raise TLGError(f"{path}: image entry {i} has no valid id, height and width", code=3)
+                raise TLGError(f"{where} has no valid id, height and width", code=3)
+            check_pixels(entry["width"], entry["height"], where)
             name = entry["file_name"]
-            check_id(Path(name).stem if name == Path(name).name else name + "/", f"{path}: image entry {i}")
+            check_id(Path(name).stem[:50] if name == Path(name).name else name + "/", where)
         by_image: dict[int, list[dict]] = {}
         for i, entry in enumerate(instances):
-            if entry["category_id"] not in _CLASS_OF:
+            number = numbers.get(entry["category_id"])
+            if number is None:
+                named = [str(c["name"])[:40] for c in content["categories"] if c["id"] == entry["category_id"]]
                 raise TLGError(
-                    f"{path}: annotation {i} has category {entry['category_id']}, which is none of COCO's 80", code=3
+                    f"{path}: annotation {i} has category {entry['category_id']} ({', '.join(named) or 'no name'}), "
+                    "which is none of COCO's 80: take these annotations out, or name the category as COCO does",
+                    code=3,
                 )
-            by_image.setdefault(entry["image_id"], []).append(
-                {key: entry[key] for key in ("category_id", "iscrowd", "area", "segmentation")}
-            )
+            instance = {key: entry[key] for key in ("iscrowd", "area", "segmentation")}
+            by_image.setdefault(entry["image_id"], []).append({"category_id": number, **instance})
     except OSError as error:
         raise TLGError(f"cannot read annotations {path} ({error.strerror})", code=3) from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -168,7 +197,13 @@ def read_annotations(path: str | Path) -> tuple[list[dict], dict[int, list[dict]
             f"{path}: not COCO instances ({type(error).__name__}: {error}): get annotations_trainval2014.zip again",
             code=3,
         ) from None
-    return images, by_image
+    return [entry for entry in images if not id_fault(Path(entry["file_name"]).stem)], by_image
+
+
+def _numbers(categories: list[dict]) -> dict[int, int | None]:
+    """COCO's own number by category id, told by the categories' names; None where COCO has no such name."""
+    plain = [" ".join(entry["name"].lower().replace("_", " ").split()) for entry in categories]
+    return {entry["id"]: _NUMBER_OF.get(name) for entry, name in zip(categories, plain)}
 
 
 def _paint_file(job: tuple[str, int, int, list[dict], str]) -> None:

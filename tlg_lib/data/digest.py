@@ -19,7 +19,7 @@ def data_digest(data: SegmentationFolder, rows: list[Row]) -> str:
     """
     running = hashlib.sha256()
     for image, class_id in sorted(set(rows)):
-        masks = (data.root / "SegmentationClassAug" / f"{image}.png", data.pseudo_mask_path(image, class_id))
+        masks = (data.label_path(image), data.pseudo_mask_path(image, class_id))
         marks = [data.image_path(image).stat().st_size, *(_content(path) for path in masks)]
         running.update(f"{image}/{class_id}/{marks}\n".encode())
     return running.hexdigest()[:16]

@@ -14,7 +14,8 @@ import numpy as np
 
 from ..errors import TLGError
 from .classes import class_names, fold_classes
-from .images import IMAGE_SUFFIXES, read_image, read_mask
+from .images import in_frame, read_image, read_mask
+from .listing import Listing, list_images, list_masks, some
 from .splits import Row
 
 
@@ -29,6 +30,7 @@ class SegmentationFolder:
         self.root, self.dataset = Path(root), dataset
         self.classes: tuple[str, ...] = class_names(dataset)
         self.masks = Path(masks) if masks else self.root / "PseudoMasks"
+        self._listed: tuple[int, Listing] = (0, Listing())
         for name in ("JPEGImages", "SegmentationClassAug"):
             if not (self.root / name).is_dir():
                 raise TLGError(
@@ -39,8 +41,16 @@ class SegmentationFolder:
 
     # --- lists
     @cached_property
+    def images(self) -> Listing:
+        return list_images(self.root / "JPEGImages")
+
+    @cached_property
+    def labels(self) -> Listing:
+        return list_masks(self.root / "SegmentationClassAug")
+
+    @property
     def image_ids(self) -> list[str]:
-        return sorted(p.stem for p in (self.root / "JPEGImages").iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+        return list(self.images.files)
 
     def fold_classes(self, fold: int) -> tuple[int, ...]:
         return fold_classes(self.dataset, fold)
@@ -58,7 +68,7 @@ class SegmentationFolder:
             built = build_splits(self.root, self.dataset)
             return {(split, fold): built[split][fold] for split in ("trn", "val") for fold in range(4)}
         return {
-            (split, fold): read_split(folder / split / f"fold{fold}.txt", self.dataset)
+            (split, fold): read_split(folder / split / f"fold{fold}.txt", self.dataset, self.images.files)
             for split in ("trn", "val")
             for fold in range(4)
         }
@@ -91,59 +101,86 @@ class SegmentationFolder:
 
         return class_index(self.root)
 
+    def values_in(self, image_id: str) -> dict[int, int]:
+        """Pixels of each number in the image's label map, 0 and 255 included; empty where there is no map."""
+        return self._class_index.get(image_id, {})
+
     def classes_in(self, image_id: str) -> set[int]:
         """Label values (class + 1) present in the image."""
-        return {int(value) for value in self._class_index.get(image_id, {})} - {0, 255}
+        return set(self.values_in(image_id)) - {0, 255}
 
     # --- pixels
     def image_path(self, image_id: str) -> Path:
-        for suffix in IMAGE_SUFFIXES:
-            path = self.root / "JPEGImages" / f"{image_id}{suffix}"
-            if path.is_file():
-                return path
-        raise TLGError(
-            f"no image {image_id} in {self.root / 'JPEGImages'}: named in a split list; restore it or "
-            "drop the row (tlg data verify)",
-            code=3,
-        )
+        path = self.images.files.get(image_id)
+        if path is None or not path.is_file():
+            folder, foreign = self.root / "JPEGImages", self.images.foreign
+            others = f"; files of other kinds there: {some(foreign)}" if foreign else ""
+            raise TLGError(
+                f"no image {image_id} in {folder}: named in a split list; restore it or "
+                f"drop the row (tlg data verify){others}",
+                code=3,
+            )
+        if image_id in self.images.twice:
+            raise TLGError(
+                f"{path} and {self.images.twice[image_id][0].name} are images of one name: keep one of them", code=3
+            )
+        return path
 
     def image(self, image_id: str) -> np.ndarray:
         """uint8 RGB [H, W, 3]."""
         return read_image(self.image_path(image_id))
 
+    def label_path(self, image_id: str) -> Path:
+        """Where the label map lies, or would lie."""
+        return self.labels.files.get(image_id) or self.root / "SegmentationClassAug" / f"{image_id}.png"
+
     def label(self, image_id: str) -> np.ndarray:
-        """uint8 [H, W]: class + 1, 0 background, 255 ignored."""
-        return read_mask(self.root / "SegmentationClassAug" / f"{image_id}.png")
+        """uint8 [H, W]: class + 1, 0 background, 255 ignored; in the frame of the upright photograph."""
+        return in_frame(read_mask(self.label_path(image_id)), self.image_path(image_id))
 
     def mask(self, image_id: str, class_id: int) -> np.ndarray:
         """True mask of one class, uint8 {0, 1, 255} [H, W]."""
         return one_class(self.label(image_id), class_id)
 
     def pseudo_mask_path(self, image_id: str, class_id: int) -> Path:
-        path = self.masks / f"{image_id}--{class_id}.png"
-        whole = self.masks / f"{image_id}.png"
-        if path.is_file() or not whole.is_file():
+        own, whole = f"{image_id}--{class_id}", image_id
+        path = self.masks / f"{own}.png"
+        if path.is_file():
             return path
-        return whole
+        if (self.masks / f"{whole}.png").is_file():
+            return self.masks / f"{whole}.png"
+        present = self.pseudo_masks().files  # .PNG, or another Unicode form of the name
+        return present.get(own) or present.get(whole) or path
 
-    def pseudo_mask(self, image_id: str, class_id: int) -> np.ndarray:
-        """Pseudo mask of one class, uint8 {0, 1, 255} [H, W]."""
+    def pseudo_label(self, image_id: str, class_id: int) -> np.ndarray:
+        """The stored numbers of a pseudo mask, uint8 [H, W], in the frame of the upright photograph."""
         path = self.pseudo_mask_path(image_id, class_id)
         if not path.is_file():
             raise TLGError(f"no pseudo mask {path}: make it with `tlg masks make --data {self.root}`", code=3)
-        return one_class(read_mask(path), class_id)
+        return in_frame(read_mask(path), self.image_path(image_id))
+
+    def pseudo_mask(self, image_id: str, class_id: int) -> np.ndarray:
+        """Pseudo mask of one class, uint8 {0, 1, 255} [H, W]."""
+        return one_class(self.pseudo_label(image_id, class_id), class_id)
+
+    def pseudo_masks(self) -> Listing:
+        """The files of ``masks``, listed again when the folder's time changes: masks may be made meanwhile."""
+        changed = self.masks.stat().st_mtime_ns if self.masks.is_dir() else 0
+        if self._listed[0] != changed:
+            self._listed = changed, list_masks(self.masks)
+        return self._listed[1]
 
     def confidence(self, image_id: str, class_id: int) -> np.ndarray:
         """Foreground confidence of the mask generator, float32 0..1 [H, W]; the hard mask where none is kept."""
         path = Path(f"{self.masks}_conf") / f"{image_id}--{class_id}.png"
         if path.is_file():
-            return read_mask(path).astype(np.float32) / 255
+            return in_frame(read_mask(path), self.image_path(image_id)).astype(np.float32) / 255
         mask = self.pseudo_mask(image_id, class_id)
         return np.where(mask == 255, 0.5, mask).astype(np.float32)
 
     def missing_masks(self, rows: list[Row]) -> list[Row]:
         """Rows without a pseudo mask; looked up in one directory listing."""
-        present = {p.stem for p in self.masks.iterdir()} if self.masks.is_dir() else set()
+        present = self.pseudo_masks().files
         return [(i, c) for i, c in rows if f"{i}--{c}" not in present and i not in present]
 
 

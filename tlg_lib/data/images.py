@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 import warnings
 from pathlib import Path
 
@@ -12,18 +11,23 @@ from PIL import Image, ImageOps
 from ..errors import TLGError
 from ..machine.paths import atomic
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+MAX_PIXELS = 64_000_000  # of a file that is opened: a few kB may claim billions
+TURNED = (5, 6, 7, 8)  # EXIF orientations that exchange height and width
+_ORIENTATION = 0x0112
+# Told by the content, whatever the suffix; formats that start programs (EPS) are not opened.
+_FORMATS = ("JPEG", "MPO", "PNG", "BMP", "WEBP", "AVIF", "TIFF", "GIF", "PPM")
 IGNORED = (118, 118, 118)  # RGB of pixels marked 255, where a mask is drawn
 
 
 def read_image(path: str | Path) -> np.ndarray:
     """A photograph as uint8 RGB [H, W, 3], upright by its EXIF orientation.
 
-    Grey, palette, CMYK and 16-bit grey images are converted; transparency is laid over white. Raises TLGError
-    (code 3) naming a missing, empty, truncated or foreign file.
+    Grey, palette and CMYK images are converted, 16- and 32-bit greys scaled by the range found; transparency is laid
+    over white. Raises TLGError (code 3) naming a missing, empty, truncated, huge or foreign file.
     """
     image = _load(path, "image")
-    if image.getexif().get(0x0112, 1) != 1:
+    bits = _bits(image, path)
+    if orientation_of(image) != 1:
         image = ImageOps.exif_transpose(image)
     if image.mode.startswith(("I", "F")):
         return _deep_grey(image, path)
@@ -32,17 +36,23 @@ def read_image(path: str | Path) -> np.ndarray:
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La"):
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return np.array(image.convert("RGB"))
+    pixels = np.array(image.convert("RGB"))
+    if bits == 16 and pixels.max() < 64:  # Pillow keeps the high bytes alone: 12 bits in 16 would be all but black
+        raise TLGError(
+            f"{path}: 16 bits a channel, of which the highest are empty: save the photograph with 8 bits a channel",
+            code=3,
+        )
+    return pixels
 
 
 def read_mask(path: str | Path) -> np.ndarray:
     """A label map as uint8 [H, W]: the stored numbers, never the colours of a palette.
 
     Takes palette and 8-bit (or narrower) grey images. Raises TLGError (code 3) naming a broken file, a 16-bit
-    file, one saved in colour, or a lossy JPEG.
+    file, one saved in colour, a lossy JPEG, or a palette that shows VOC's colours at other numbers.
     """
     image = _load(path, "mask")
-    if image.format == "JPEG":
+    if image.format in ("JPEG", "MPO"):
         raise TLGError(f"{path}: a mask saved as JPEG has invented values: save it as PNG", code=3)
     if image.mode.startswith(("I", "F")):
         raise TLGError(
@@ -53,11 +63,32 @@ def read_mask(path: str | Path) -> np.ndarray:
             f"{path}: a mask in colour ({image.mode}): save class numbers as 8-bit grey or palette PNG", code=3
         )
     values = np.array(image, dtype=np.uint8)  # [H, W]; mode "1" becomes 0 and 1
+    if image.mode == "P":
+        _check_palette(image, values, path)
     if image.mode == "L":
-        bits = _png_grey_bits(path)
+        bits = _bits(image, path)
         if bits < 8:  # Pillow stretches 2- and 4-bit grey to 0..255; the numbers are wanted as stored
             values //= 255 // (2**bits - 1)
     return values
+
+
+def _check_palette(image: Image.Image, values: np.ndarray, path: str | Path) -> None:
+    """Refuse a number that is painted in VOC's colour of another: some programs renumber a palette as they save it."""
+    palette = np.array(image.getpalette("RGB"), np.uint8).reshape(-1, 3)
+    voc, known = voc_palette(), np.arange(81)  # 80 classes at most
+    shared = min(len(palette), 81)
+    if (palette[:shared] == voc[:shared]).all():
+        return
+    colour = {tuple(voc[v]): int(v) for v in (*known, 255)}
+    for number in np.flatnonzero(np.bincount(values.ravel(), minlength=256)):
+        shown = tuple(palette[number]) if number < len(palette) else ()
+        meant = colour.get(shown, int(number))
+        if meant != number and len(set(shown)) > 1:  # greys: a ramp of the numbers themselves has some of VOC's
+            raise TLGError(
+                f"{path}: number {number} is painted in VOC's colour of {meant}, so the palette was renumbered or is "
+                "one of your own: save class numbers as 8-bit grey PNG",
+                code=3,
+            )
 
 
 def write_mask(path: str | Path, mask: np.ndarray, palette: bool = True) -> None:
@@ -92,13 +123,69 @@ def resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 def image_size(path: str | Path) -> tuple[int, int]:
     """(height, width) of an upright image from its header, without decoding. Raises as ``read_image``."""
+    (height, width), orientation = stored_frame(path)
+    return (width, height) if orientation in TURNED else (height, width)
+
+
+def stored_frame(path: str | Path) -> tuple[tuple[int, int], int]:
+    """((height, width) as stored, EXIF orientation 1..8) of an image from its header. Raises as ``read_image``."""
     with _opened(path, "image") as image:
         width, height = image.size
         try:
-            turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+            return (height, width), orientation_of(image)
         except Exception as error:  # of a PNG, Pillow decodes all to find EXIF at its end
             raise _broken(path, "image", error) from None
-    return (width, height) if turned else (height, width)
+
+
+def orientation_of(image: Image.Image) -> int:
+    """EXIF orientation 1..8 of an open image; 1 where there is none, or a number that is none."""
+    found = image.getexif().get(_ORIENTATION, 1)
+    return found if found in range(1, 9) else 1
+
+
+def without_orientation(path: str | Path) -> bytes:
+    """The bytes of a JPEG with the EXIF orientation set to 1, so that every reader shows the stored pixels.
+
+    Nothing else changes. Raises TLGError (code 3) for another format.
+    """
+    content = bytearray(Path(path).read_bytes())
+    at = 2
+    while content[:2] == b"\xff\xd8" and at + 4 <= len(content) and content[at] == 0xFF and content[at + 1] != 0xDA:
+        length = int.from_bytes(content[at + 2 : at + 4], "big")
+        if content[at + 1] == 0xE1 and content[at + 4 : at + 10] == b"Exif\0\0" and _set_upright(content, at + 10):
+            return bytes(content)
+        at += 2 + length
+    raise TLGError(
+        f"{path}: an EXIF orientation in a file that is no plain JPEG: save it as JPEG or PNG without", code=3
+    )
+
+
+def _set_upright(content: bytearray, start: int) -> bool:
+    """Write 1 into the orientation entry of the TIFF header at ``start``; False where there is none."""
+    order = {b"II": "little", b"MM": "big"}.get(bytes(content[start : start + 2]))
+    if order is None:
+        return False
+    number = lambda at, size: int.from_bytes(content[at : at + size], order)  # noqa: E731
+    first = start + number(start + 4, 4)
+    for i in range(number(first, 2)):
+        entry = first + 2 + 12 * i
+        if number(entry, 2) == _ORIENTATION and entry + 10 <= len(content):
+            content[entry + 8 : entry + 10] = (1).to_bytes(2, order)
+            return True
+    return False
+
+
+def in_frame(mask: np.ndarray, photo: str | Path) -> np.ndarray:
+    """A mask [H, W] in the frame of its upright photograph.
+
+    A mask of the stored pixels' size, where EXIF turns the photograph by 90 degrees, was drawn on the stored pixels
+    and is turned with it. Every other mask, one of a wrong size included, comes back as it is.
+    """
+    stored, orientation = stored_frame(photo)
+    if orientation not in TURNED or stored[0] == stored[1] or mask.shape != stored:
+        return mask
+    turns = {5: np.transpose, 6: lambda m: np.rot90(m, -1), 7: lambda m: np.rot90(m, 2).T, 8: np.rot90}
+    return np.ascontiguousarray(turns[orientation](mask))
 
 
 def mask_size(path: str | Path) -> tuple[int, int]:
@@ -129,9 +216,20 @@ def _opened(path: str | Path, what: str) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            return Image.open(path)
+            Image.init()
+            image = Image.open(path, formats=[name for name in _FORMATS if name in Image.OPEN])
     except Exception as error:
         raise _broken(path, what, error) from None
+    check_pixels(*image.size, f"{path}: the {what}")
+    return image
+
+
+def check_pixels(width: int, height: int, where: str) -> None:
+    """Refuse a picture of more than MAX_PIXELS: decoded and enlarged it would fill the memory."""
+    if width * height > MAX_PIXELS:
+        raise TLGError(
+            f"{where} has {width} x {height} pixels, more than {MAX_PIXELS // 10**6} million: shrink it", code=3
+        )
 
 
 def _broken(path: str | Path, what: str, error: Exception) -> TLGError:
@@ -144,20 +242,26 @@ def _broken(path: str | Path, what: str, error: Exception) -> TLGError:
 
 
 def _deep_grey(image: Image.Image, path: str | Path) -> np.ndarray:
-    """16-bit grey to RGB by its high byte; 32-bit and float images have no agreed range and are refused."""
-    values = np.asarray(image)
-    if image.mode == "F" or values.min() < 0 or values.max() > 65535:
-        raise TLGError(f"{path}: an image of type {image.mode}: save it with 8 bits per channel", code=3)
-    return np.repeat((values >> 8).astype(np.uint8)[..., None], 3, axis=2)  # [H, W, 3]
+    """16- or 32-bit grey to uint8 RGB [H, W, 3]: 0, or the darkest value below it, is black, the brightest white.
+
+    Cameras, microscopes and scanners store 10 to 14 bits in 16, or numbers of their own: no file says its white.
+    """
+    values = np.asarray(image).astype(np.float64)
+    if not np.isfinite(values).all():
+        raise TLGError(f"{path}: pixels that are no numbers (NaN or infinite): save it with 8 bits a channel", code=3)
+    low, high = min(0.0, values.min()), values.max()
+    grey = (values - low) * (255 / (high - low)) if high > low else np.zeros_like(values)
+    return np.repeat(grey.round().astype(np.uint8)[..., None], 3, axis=2)
 
 
-def _png_grey_bits(path: str | Path) -> int:
-    """Bit depth in a PNG's header for grey pixels; 8 for every other file."""
+def _bits(image: Image.Image, path: str | Path) -> int:
+    """Bits a channel as the header of a PNG or TIFF says; 8 for every other file."""
+    if image.format == "TIFF":
+        bits = image.tag_v2.get(258)  # BitsPerSample
+        return max(bits) if isinstance(bits, tuple) and bits and all(isinstance(b, int) for b in bits) else 8
     with open(path, "rb") as file:
         head = file.read(26)
-    if len(head) == 26 and head[:8] == b"\x89PNG\r\n\x1a\n" and head[25] == 0:
-        return struct.unpack("B", head[24:25])[0]
-    return 8
+    return head[24] if len(head) == 26 and head[:8] == b"\x89PNG\r\n\x1a\n" else 8
 
 
 def tint(image: np.ndarray, mask: np.ndarray, colour: tuple[int, int, int], strength: float = 0.5) -> np.ndarray:

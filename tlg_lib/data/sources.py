@@ -7,12 +7,14 @@ import shutil
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from ..errors import TLGError
 from ..machine.archives import is_archive, unpacked
 from ..machine.downloads import check_sum, download
 from ..machine.paths import atomic
+from .listing import RESOURCE_FOLDERS
 
 
 @dataclass(frozen=True)
@@ -55,8 +57,15 @@ def folders_of(
             raise TLGError(f"no file or folder {source}: check the name given with --from", code=3)
         for archive in archives:
             check_sum(archive, md5=checksums.get(archive.name, ""), progress=progress)
-            found.append(stack.enter_context(unpacked(archive, beside, wanted, progress)))
+            use = partial(wanted_member, wanted=wanted)
+            found.append(stack.enter_context(unpacked(archive, beside, use, progress)))
     return found
+
+
+def wanted_member(name: str, wanted: Callable[[str], bool]) -> bool:
+    """Whether an archive's member is used: hidden files and what a Mac adds beside the real folders are not."""
+    parts = name.split("/")
+    return not parts[-1].startswith(".") and not set(parts) & set(RESOURCE_FOLDERS) and wanted(name)
 
 
 def fetch(sources: list[Source], folder: Path, progress: bool) -> list[Path]:
@@ -92,7 +101,8 @@ def search(folders: list[Path], fits: Callable[[Path], bool], depth: int = 3) ->
 def _folders_in(folder: Path) -> list[Path]:
     try:
         with os.scandir(folder) as entries:  # image folders hold thousands of files: ask for the kind only
-            return [Path(entry.path) for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
+            folders = [Path(entry.path) for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
+            return [folder for folder in folders if folder.name not in RESOURCE_FOLDERS]
     except OSError:
         return []
 

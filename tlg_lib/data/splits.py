@@ -21,6 +21,7 @@ from ..machine.parallel import parallel_map
 from ..machine.paths import atomic, cache_home, write_json
 from .classes import FOLDS, class_names, fold_classes, fold_of
 from .images import read_mask
+from .listing import id_fault, list_images, list_masks, match_id, some
 
 Row = tuple[str, int]
 Splits = dict[str, dict[int, list[Row]]]  # split "trn" or "val" -> fold -> rows
@@ -28,6 +29,7 @@ Splits = dict[str, dict[int, list[Row]]]  # split "trn" or "val" -> fold -> rows
 SPLITS = ("trn", "val")
 MIN_AREA = 2048  # pixels at native size
 NATIVE_PIXELS = 500 * 375  # the usual VOC photograph, to which MIN_AREA belongs
+INDEX_VERSION = 2  # of what read_mask accepts: an index made by other rules is not read
 VAL_SHARE = 0.3  # of a folder that comes without lists
 PUBLISHED = Path(__file__).with_name("hsnet_pascal_lists.json")
 
@@ -36,16 +38,17 @@ _FOLD_FILE = re.compile(r"fold([0-3])\.txt")
 
 
 # --- reading and writing lists
-def read_split(path: str | Path, dataset: str) -> list[Row]:
+def read_split(path: str | Path, dataset: str, known=()) -> list[Row]:
     """Rows (image_id, class_id from 0) of one list, in its order; empty lines are skipped.
 
-    A file named fold<f>.txt may only name the classes that fold f holds out. Raises TLGError (code 3) naming
-    the file and the line.
+    A file named fold<f>.txt may only name the classes that fold f holds out. known: ids of the folder's images, by
+    which a row with an image's suffix is understood. Raises TLGError (code 3) naming the file and the line, also of
+    a row that repeats another: it would count twice.
     """
     path, names = Path(path), class_names(dataset)
     match = _FOLD_FILE.fullmatch(path.name)
     own = fold_classes(dataset, int(match[1])) if match else range(len(names))
-    rows = []
+    rows: dict[Row, int] = {}  # row -> line
     for number, line in enumerate(read_lines(path), 1):
         if not line:
             continue
@@ -56,7 +59,7 @@ def read_split(path: str | Path, dataset: str) -> list[Row]:
                 "2007_000032__01: correct the line or delete the list to build it by rule",
                 code=3,
             )
-        image, class_id = row[1], int(row[2]) - 1
+        image, class_id = match_id(row[1], known), int(row[2]) - 1
         check_id(image, f"{path} line {number}")
         if not 0 <= class_id < len(names):
             raise TLGError(f"{path} line {number}: class {class_id + 1}, but {dataset} has 1..{len(names)}", code=3)
@@ -66,8 +69,10 @@ def read_split(path: str | Path, dataset: str) -> list[Row]:
                 f"{fold_of(dataset, class_id)}: each list names its own fold's classes",
                 code=3,
             )
-        rows.append((image, class_id))
-    return rows
+        if (image, class_id) in rows:
+            raise TLGError(f"{path} line {number} repeats line {rows[image, class_id]}: {line[:60]}: drop one", code=3)
+        rows[image, class_id] = number
+    return list(rows)
 
 
 def read_lines(path: str | Path) -> list[str]:
@@ -93,8 +98,12 @@ def read_lines(path: str | Path) -> list[str]:
 
 def check_id(image: str, where: str) -> None:
     """Refuse an image id that is no plain file name (it would reach outside the dataset folder)."""
-    if not image or image in (".", "..") or any(c in "/\\" or ord(c) < 32 for c in image) or len(image) > 200:
-        raise TLGError(f"{where}: {image[:60]!r} is not an image id (a file name without folder and suffix)", code=3)
+    if id_fault(image):
+        raise TLGError(
+            f"{where}: {ascii(image[:60])} is not an image id (a file name without folder and suffix): it "
+            f"{id_fault(image)}",
+            code=3,
+        )
 
 
 def write_splits(root: str | Path, splits: Splits, about: dict) -> Path:
@@ -143,35 +152,42 @@ def scan_masks(root: str | Path, progress: bool = True) -> tuple[dict[str, dict[
     folder = Path(root) / "SegmentationClassAug"
     if not folder.is_dir():
         raise TLGError(f"no folder {folder}: give a dataset in VOC layout, or make one with `tlg data voc`", code=3)
+    return scan_folder(folder, list_masks(folder).files, progress)
+
+
+def scan_folder(
+    folder: Path, files: dict[str, Path], progress: bool = True
+) -> tuple[dict[str, dict[int, int]], dict[str, str]]:
+    """Pixels of each value in the PNGs ``files`` (name without suffix -> path) of a folder, and what cannot be read.
+
+    Kept in the cache folder by size, times and inode; what ``files`` does not name is forgotten.
+    """
     store = _index_file(folder)
     known = _read_index(store)
     stamps, found, todo = {}, {}, []
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.name.endswith(".png") and not entry.name.startswith("."):
-                stat = entry.stat()
-                image, stamps[entry.name[:-4]] = entry.name[:-4], [stat.st_mtime_ns, stat.st_size]
-                if image in known and known[image][0] == stamps[image]:
-                    found[image] = known[image][1]
-                else:
-                    todo.append(image)
+    for name, path in files.items():
+        stat = path.stat()
+        stamps[name] = [stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino, stat.st_size]
+        if name in known and known[name][0] == stamps[name]:
+            found[name] = known[name][1]
+        else:
+            todo.append(name)
     broken = {}
-    todo.sort()
-    for image, result in zip(
+    for name, result in zip(
         todo,
         parallel_map(
             _count_values,
-            [folder / f"{i}.png" for i in todo],
-            "reading label maps, once",
+            [files[name] for name in todo],
+            f"reading {folder.name}, once",
             show=progress and len(todo) > 500,
         ),
     ):
         if isinstance(result, str):
-            broken[image] = result
+            broken[name] = result
         else:
-            found[image] = result
+            found[name] = result
     if todo or len(found) != len(known):
-        write_json(store, {image: [stamps[image], counts] for image, counts in found.items()})
+        write_json(store, {name: [stamps[name], counts] for name, counts in found.items()})
     return dict(sorted(found.items())), broken
 
 
@@ -186,7 +202,7 @@ def _count_values(path: Path) -> dict[int, int] | str:
 
 def _index_file(folder: Path) -> Path:
     folder = folder.resolve()
-    digest = hashlib.sha256(str(folder).encode()).hexdigest()[:16]
+    digest = hashlib.sha256(f"{INDEX_VERSION}/{folder}".encode("utf-8", "surrogateescape")).hexdigest()[:16]
     return cache_home() / "class_index" / f"{folder.parent.name}-{digest}.json"
 
 
@@ -199,6 +215,17 @@ def _read_index(store: Path) -> dict[str, tuple[list[int], dict[int, int]]]:
         }
     except (OSError, ValueError, TypeError, AttributeError, RecursionError):
         return {}
+
+
+def check_values(folder: Path, index: dict[str, dict[int, int]]) -> None:
+    """Refuse maps that mark objects by 255 or by 1 whatever their class: 255 means ignored, 1 is the first class."""
+    held = {value for counts in index.values() for value in counts}
+    if held == {0, 255}:
+        raise TLGError(
+            f"{folder}: the masks hold 0 and 255 only, and 255 means ignored: write the class number (1 = the first "
+            "class) where the object is",
+            code=3,
+        )
 
 
 # --- lists by rule
@@ -217,12 +244,15 @@ def build_splits(
     root = Path(root)
     names = class_names(dataset)
     index = class_index(root, progress)
-    pictures = picture_ids(root)
-    index = {image: counts for image, counts in index.items() if image in pictures}
+    pictures = list_images(root / "JPEGImages")
+    index = {image: counts for image, counts in index.items() if image in pictures.files}
     if not index:
         raise TLGError(
             f"{root}: no image in JPEGImages has a label map of the same name in SegmentationClassAug", code=3
         )
+    check_values(root / "SegmentationClassAug", index)
+    if pictures.unfit:
+        print(f"left out, as their names do not fit in a list: {len(pictures.unfit)} images ({some(pictures.unfit)})")
     for image, counts in index.items():
         wrong = [v for v in counts if v != 255 and v > len(names)]
         if wrong:
@@ -247,6 +277,8 @@ def build_splits(
     for rows in splits["trn"].values():  # the published lists go by class in trn and by image in val
         rows.sort(key=lambda row: (row[1], row[0]))
     counts = {split: [len(splits[split][f]) for f in range(FOLDS)] for split in SPLITS}
+    if not any(map(sum, counts.values())):
+        raise TLGError(f"{root}: no class covers {area} pixels of any listed map: no list can be built", code=3)
     print(
         f"split lists of {root.name} by rule (class area >= {area} pixels; {how}): "
         + ", ".join(f"{split} {sum(n)} rows {n}" for split, n in counts.items())
@@ -268,23 +300,16 @@ def default_min_area(index: dict[str, dict[int, int]]) -> int:
     return max(1, round(MIN_AREA * usual / NATIVE_PIXELS))
 
 
-def picture_ids(root: str | Path) -> set[str]:
-    """Names without suffix of the images in root/JPEGImages."""
-    from .images import IMAGE_SUFFIXES
+def image_set(root: str | Path, *names: str, known=()) -> list[str] | None:
+    """Image ids of the first of ImageSets/Segmentation/<name>.txt that exists, once each, or None.
 
-    folder = Path(root) / "JPEGImages"
-    if not folder.is_dir():
-        raise TLGError(f"no folder {folder}: give a dataset in VOC layout, or make one with `tlg data voc`", code=3)
-    names = (os.path.splitext(name) for name in os.listdir(folder))
-    return {stem for stem, suffix in names if suffix.lower() in IMAGE_SUFFIXES}
-
-
-def image_set(root: str | Path, *names: str) -> list[str] | None:
-    """Image ids of the first of ImageSets/Segmentation/<name>.txt that exists, or None."""
+    known: ids by which a line with an image's suffix is understood. A line of two words, as VOC's lists by class
+    have them, is refused.
+    """
     for name in names:
         path = Path(root) / "ImageSets" / "Segmentation" / f"{name}.txt"
         if path.is_file():
-            ids = [line for line in read_lines(path) if line]
+            ids = list(dict.fromkeys(match_id(line, known) for line in read_lines(path) if line))
             for image in ids:
                 check_id(image, str(path))
             return ids
@@ -293,12 +318,21 @@ def image_set(root: str | Path, *names: str) -> list[str] | None:
 
 def _sides(root: Path, holds: dict[str, list[int]]) -> tuple[dict[str, list[str]], str]:
     """Which images train and which validate, and in words how that was decided."""
-    val = image_set(root, "val")
-    if val is not None and not set(val).isdisjoint(holds):
+    val = image_set(root, "val", known=holds)
+    if val is not None:
+        lost = [image for image in val if image not in holds]
+        if len(lost) == len(val) and val:
+            raise TLGError(
+                f"{root / 'ImageSets' / 'Segmentation' / 'val.txt'}: none of its {len(val)} ids ({some(val)}) is an "
+                "image with a label map here: correct the list, or delete it to let the hash of the id decide",
+                code=3,
+            )
         held_out = set(val)
-        listed = image_set(root, "train_aug", "trainaug")
+        listed = image_set(root, "train_aug", "trainaug", known=holds)
+        lost += [image for image in listed or () if image not in holds]
         train = sorted(i for i in (listed if listed is not None else holds) if i in holds and i not in held_out)
         how = f"val.txt, {'train_aug.txt' if listed is not None else 'all other label maps to train'}"
+        how += f"; {len(lost)} listed ids are not here ({some(lost)})" if lost else ""
         return {"trn": train, "val": sorted(i for i in held_out if i in holds)}, how
     key = {image: hashlib.sha256(f"split/{image}".encode()).digest() for image in holds}
     held_out = {image for image in holds if int.from_bytes(key[image][:8], "big") < VAL_SHARE * 2**64}

@@ -11,18 +11,22 @@ import numpy as np
 from ..errors import TLGError
 from ..machine.parallel import parallel_map
 from .classes import FOLDS, class_names, fold_of
-from .images import IMAGE_SUFFIXES, read_image, read_mask
-from .splits import SPLITS, Row, image_set, read_split
+from .images import TURNED, in_frame, read_image, read_mask, stored_frame
+from .listing import Listing, list_images, list_masks, some
+from .splits import SPLITS, Row, check_values, image_set, read_split
 
 # Kinds of problems in the order in which they are shown, with what to do about them.
 REMEDIES = {
-    "broken image": "restore the file from the source (tlg data voc or coco again), or drop its rows",
+    "broken image": "restore the file from the source (delete it, then tlg data voc or coco again), or drop its rows",
     "broken mask": "restore the mask or save it as 8-bit PNG, pixel = class number",
     "class out of range": "masks hold 0, 1..{classes} and 255 (ignored): correct the map or --dataset",
-    "sizes differ": "mask and image must be of one size: resize the mask (nearest) or restore both",
+    "masks of one value": "every object has one number whatever its class: write class numbers, 1 = the first class",
+    "sizes differ": "the mask belongs to another picture or another frame of it (turned, cropped, scaled): draw or "
+    "export it again from this photograph, or restore both; resizing it alone would put it in the wrong place",
     "image without mask": "restore the mask, or drop the image from the lists (tlg data splits --force)",
     "mask without image": "restore the image, or drop the id from the lists (tlg data splits --force)",
     "same name twice": "keep one image per name: the suffix does not tell them apart",
+    "unfit name": "a list cannot hold the name, so the file is not used: rename it (and its mask)",
     "bad list": "correct the list, or build all of them again with `tlg data splits --force`",
     "class not in its image": "the list names a class that the mask lacks: build the lists again",
     "too few images": "an episode needs a query and another image of its class: add images or drop the row",
@@ -56,40 +60,66 @@ def verify(root: str | Path, dataset: str = "pascal", progress: bool = True) -> 
     report = Report(root, dataset)
     photos, masks = _files(root, report)
     report.images, report.masks = len(photos), len(masks)
-    pairs = [(photos.get(i), masks.get(i), len(names)) for i in sorted(photos.keys() | masks.keys())]
+    images = sorted(photos.keys() | masks.keys())
+    pairs = [(photos.get(i), masks.get(i), len(names)) for i in images]
     held: dict[str, dict[int, int]] = {}
-    for (photo, mask, _), (problems, counts) in zip(
-        pairs, parallel_map(_check_pair, pairs, f"checking {root.name}", unit="images", show=progress)
-    ):
+    frames: dict[str, list[str]] = defaultdict(list)
+    checked = parallel_map(_check_pair, pairs, f"checking {root.name}", unit="images", show=progress)
+    for image, (problems, counts, frame) in zip(images, checked):
         for kind, line in problems:
             report.problems[kind].append(line)
         if counts:
-            held[(photo or mask).stem] = counts
+            held[image] = counts
+        if frame:
+            frames[frame].append(image)
+    _note_frames(frames, report)
+    try:
+        check_values(root / "SegmentationClassAug", held)
+    except TLGError as error:
+        report.problems["masks of one value"].append(str(error))
     rows = _check_lists(root, dataset, photos, masks, held, report)
     _count_classes(names, dataset, held, rows, report)
     return report
 
 
 def _files(root: Path, report: Report) -> tuple[dict[str, Path], dict[str, Path]]:
-    for name in ("JPEGImages", "SegmentationClassAug"):
+    listings: list[Listing] = []
+    for name, listed in (("JPEGImages", list_images), ("SegmentationClassAug", list_masks)):
         if not (root / name).is_dir():
             raise TLGError(
                 f"no folder {root / name}: give a dataset in VOC layout, or make one with `tlg data voc`", code=3
             )
-    photos: dict[str, Path] = {}
-    for path in sorted((root / "JPEGImages").iterdir()):
-        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith("."):
-            if path.stem in photos:
-                report.problems["same name twice"].append(f"{photos[path.stem]} and {path.name}")
-            photos.setdefault(path.stem, path)
-    masks = {p.stem: p for p in sorted((root / "SegmentationClassAug").glob("*.png")) if not p.name.startswith(".")}
-    return photos, masks
+        found = listed(root / name)
+        listings.append(found)
+        for image, others in found.twice.items():
+            lines = [f"{found.files[image]} and {other.name}" for other in others]
+            report.problems["same name twice"] += lines
+        report.problems["unfit name"] += [f"{name}: {some([n])}" for n in found.unfit]
+        for what, names in (("of other kinds", found.foreign), ("that are links to nowhere", found.dangling)):
+            if names:
+                report.notes.append(f"{len(names)} files {what} in {name} are not used ({some(names)})")
+    return listings[0].files, listings[1].files
 
 
-def _check_pair(job: tuple[Path | None, Path | None, int]) -> tuple[list[tuple[str, str]], dict[int, int]]:
-    """Problems of one image and its mask, and the pixels per label value of the mask."""
+def _note_frames(frames: dict[str, list[str]], report: Report) -> None:
+    """What EXIF does to photographs: masks that were turned with them, and those where nothing tells the frame."""
+    if frames["turned"]:
+        report.notes.append(
+            f"{len(frames['turned'])} masks were drawn on the stored pixels of photographs that EXIF turns, and are "
+            f"turned with them ({some(frames['turned'])})"
+        )
+    if frames["open"]:
+        report.notes.append(
+            f"{len(frames['open'])} photographs are turned or mirrored by EXIF in a way that the mask's size cannot "
+            f"show ({some(frames['open'])}): their masks must be drawn on the upright picture; if they were drawn on "
+            "the stored pixels, remove the EXIF orientation"
+        )
+
+
+def _check_pair(job: tuple[Path | None, Path | None, int]) -> tuple[list[tuple[str, str]], dict[int, int], str]:
+    """Problems of one image and its mask, the pixels per label value of the mask, and what ``_framed`` says."""
     photo, mask, classes = job
-    problems, counts, sizes = [], {}, []
+    problems, counts, sizes, frame = [], {}, [], ""
     if photo:
         try:
             sizes.append(read_image(photo).shape[:2])
@@ -98,6 +128,8 @@ def _check_pair(job: tuple[Path | None, Path | None, int]) -> tuple[list[tuple[s
     if mask:
         try:
             label = read_mask(mask)
+            if sizes:
+                label, frame = _framed(label, photo)
             sizes.append(label.shape)
             found = np.bincount(label.ravel(), minlength=256)
             counts = {int(v): int(found[v]) for v in found.nonzero()[0]}
@@ -116,7 +148,18 @@ def _check_pair(job: tuple[Path | None, Path | None, int]) -> tuple[list[tuple[s
                 f"{sizes[0][1]} (height x width)",
             )
         )
-    return problems, counts
+    return problems, counts, frame
+
+
+def _framed(label: np.ndarray, photo: Path) -> tuple[np.ndarray, str]:
+    """The mask in its photograph's frame; "turned" where that changed it, "open" where its size cannot tell."""
+    stored, orientation = stored_frame(photo)
+    if orientation == 1:
+        return label, ""
+    if orientation not in TURNED or stored[0] == stored[1]:
+        return label, "open"
+    turned = in_frame(label, photo)
+    return turned, "turned" if turned.shape != label.shape else ""
 
 
 def _check_lists(
@@ -130,7 +173,7 @@ def _check_lists(
             report.rows[split] = []
             for fold in range(FOLDS):
                 try:
-                    found = read_split(root / "splits" / split / f"fold{fold}.txt", dataset)
+                    found = read_split(root / "splits" / split / f"fold{fold}.txt", dataset, photos)
                 except TLGError as error:
                     report.problems["bad list"].append(str(error))
                     found = []
@@ -141,7 +184,7 @@ def _check_lists(
         report.notes.append("no split lists: they are built by rule at first use (or now, with `tlg data splits`)")
     for side in ("train", "train_aug", "trainaug", "val"):
         try:
-            listed |= set(image_set(root, side) or ()) if rows == [] else set()
+            listed |= set(image_set(root, side, known=photos) or ()) if rows == [] else set()
         except TLGError as error:
             report.problems["bad list"].append(str(error))
     for image in sorted(listed):
@@ -151,12 +194,10 @@ def _check_lists(
             )
         if image not in photos:
             report.problems["mask without image"].append(f"{image}: in the lists, not in {root / 'JPEGImages'}")
-    for what, some, others in (("images have no mask", photos, masks), ("masks have no image", masks, photos)):
-        spare = sorted(some.keys() - others.keys() - listed)
+    for what, these, others in (("images have no mask", photos, masks), ("masks have no image", masks, photos)):
+        spare = sorted(these.keys() - others.keys() - listed)
         if spare:
-            report.notes.append(
-                f"{len(spare)} {what} and are not used ({', '.join(spare[:3])}{', ...' if len(spare) > 3 else ''})"
-            )
+            report.notes.append(f"{len(spare)} {what} and are not used ({some(spare)})")
     names = class_names(dataset)
     for split, (image, class_id) in rows:
         if image in held and class_id + 1 not in held[image]:

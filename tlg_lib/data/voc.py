@@ -22,8 +22,9 @@ from ..machine.parallel import parallel_map
 from ..machine.paths import atomic, cache_home, data_home, write_json
 from ..machine.progress import track
 from .images import write_mask
+from .listing import Listing, list_files, list_images, list_masks, some
 from .sources import Source, fetch, folders_of, place, search
-from .splits import check_id, image_set, read_lines
+from .splits import image_set, read_lines
 
 VOC = Source(
     "VOCtrainval_11-May-2012.tar",
@@ -36,6 +37,7 @@ SBD = Source(
     "https://www2.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/semantic_contours/benchmark.tgz",
     md5="82b4d87ceb2ed10f6038a1cba92111cb",
 )
+MAT_BYTES = 1 << 20  # SBD's masks take some kB; compressed, a larger file could hold gigabytes
 STANDARD = {"train_aug": 10_582, "val": 1_449}  # of the complete merge; VOC alone: 1,464 training images
 
 
@@ -76,8 +78,6 @@ def read_summary(target: Path, settings: dict) -> dict:
 
 def _wanted(name: str) -> bool:
     """The members of the two archives that are used: images, class masks and lists."""
-    if name.rsplit("/", 1)[-1].startswith("."):
-        return False
     folders = (
         "/JPEGImages/",
         "/SegmentationClass/",
@@ -91,6 +91,10 @@ def _wanted(name: str) -> bool:
 def _is_voc(folder: Path) -> bool:
     masks = ("SegmentationClass", "SegmentationClassAug")
     return (folder / "JPEGImages").is_dir() and any((folder / name).is_dir() for name in masks)
+
+
+def _is_ready(folder: Path) -> bool:
+    return bool(list_masks(folder / "SegmentationClassAug").files)
 
 
 def _is_sbd(folder: Path) -> bool:
@@ -113,7 +117,7 @@ def _merge(
         voc_at = search(folders, _is_voc)
         if voc_at is None:
             raise TLGError(f"{archive} holds no VOC 2012: delete it and run again", code=3)
-    ready = search(folders, lambda f: (f / "SegmentationClassAug").is_dir())
+    ready = search(folders, _is_ready)
     sbd_at = search(folders, _is_sbd) if sbd and ready is None else None
     if sbd and ready is None and sbd_at is None:
         sbd_at = _fetch_sbd(stack, scratch, progress)
@@ -139,13 +143,11 @@ def _mask_sources(voc_at: Path, ready: Path | None, sbd_at: Path | None) -> dict
     """The file from which each image's mask is made; later updates win."""
     masks: dict[str, Path] = {}
     if sbd_at:
-        masks.update({p.stem: p for p in (sbd_at / "cls").glob("*.mat")})
+        masks.update(list_files(sbd_at / "cls", (".mat",)).files)
     if ready:
-        masks.update({p.stem: p for p in (ready / "SegmentationClassAug").glob("*.png")})
-    own = voc_at / "SegmentationClass"
-    if own.is_dir():
-        masks.update({p.stem: p for p in own.glob("*.png")})
-    return {image: path for image, path in sorted(masks.items()) if not image.startswith(".")}
+        masks.update(list_masks(ready / "SegmentationClassAug").files)
+    masks.update(list_masks(voc_at / "SegmentationClass").files)
+    return dict(sorted(masks.items()))
 
 
 def _write(
@@ -157,8 +159,41 @@ def _write(
     settings: dict,
     progress: bool,
 ) -> dict:
-    listed = {side: image_set(voc_at, side) for side in ("train", "val")}
-    val = set(listed["val"] or ())
+    photos = list_images(voc_at / "JPEGImages")
+    listed = {side: image_set(voc_at, side, known=photos.files) for side in ("train", "val")}
+    images = _images(voc_at, sbd_at, masks, photos, set(listed["val"] or ()))
+    for name in ("JPEGImages", "SegmentationClassAug", "ImageSets/Segmentation"):
+        (target / name).mkdir(parents=True, exist_ok=True)
+    for image in track(images, label="images into the dataset", unit="files", show=progress):
+        photo, mask = photos.files[image], masks[image]
+        place(photo, target / "JPEGImages" / f"{image}{photo.suffix.lower()}", move[voc_at])
+        if mask.suffix.lower() == ".png":
+            place(
+                mask, target / "SegmentationClassAug" / f"{image}.png", any(move[f] for f in move if f in mask.parents)
+            )
+    mats = [masks[i] for i in images if masks[i].suffix.lower() == ".mat"]
+    for _ in parallel_map(
+        partial(_convert, target / "SegmentationClassAug"), mats, "SBD masks to PNG", processes=True, show=progress
+    ):
+        pass
+    sides = _write_lists(target, images, listed)
+    expected = sorted({*(listed["train"] or ()), *(listed["val"] or ())} - set(images))
+    return {
+        **settings,
+        "dataset": "pascal",
+        "images": len(images),
+        "from_sbd": len(mats),
+        "own_masks": len(images) - len(mats),
+        "missing": len(expected),
+        "missing_examples": expected[:5],
+        "left_out": len(photos.unfit),
+        "left_out_examples": [some([name]) for name in photos.unfit[:5]],
+        "lists": {side: len(ids) for side, ids in sides.items()},
+    }
+
+
+def _images(voc_at: Path, sbd_at: Path | None, masks: dict[str, Path], photos: Listing, val: set[str]) -> list[str]:
+    """Sorted ids with a photograph and a mask."""
     wanted = set(masks)
     if sbd_at:  # SBD's own lists say which of its images count
         sbd_ids = {
@@ -168,42 +203,19 @@ def _write(
             for line in read_lines(sbd_at / f"{side}.txt")
             if line
         }
-        wanted = {i for i in wanted if i in sbd_ids or masks[i].suffix == ".png"}
-    photos = voc_at / "JPEGImages"
-    images = sorted(i for i in wanted if (photos / f"{i}.jpg").is_file())
+        wanted = {i for i in wanted if i in sbd_ids or masks[i].suffix.lower() == ".png"}
+    images = sorted(wanted & photos.files.keys())
     if not images:
         raise TLGError(
-            f"{voc_at}: no JPEGImages/<id>.jpg has a mask of the same name: is the archive complete?", code=3
+            f"{voc_at}: no photograph in JPEGImages has a mask of the same name: is the archive complete?", code=3
         )
-    for image in images:
-        check_id(image, str(masks[image]))
-    for name in ("JPEGImages", "SegmentationClassAug", "ImageSets/Segmentation"):
-        (target / name).mkdir(parents=True, exist_ok=True)
-    for image in track(images, label="images into the dataset", unit="files", show=progress):
-        place(photos / f"{image}.jpg", target / "JPEGImages" / f"{image}.jpg", move[voc_at])
-        if masks[image].suffix == ".png":
-            place(
-                masks[image],
-                target / "SegmentationClassAug" / f"{image}.png",
-                any(move[f] for f in move if f in masks[image].parents),
-            )
-    mats = [masks[i] for i in images if masks[i].suffix == ".mat"]
-    for _ in parallel_map(
-        partial(_convert, target / "SegmentationClassAug"), mats, "SBD masks to PNG", processes=True, show=progress
-    ):
-        pass
-    sides = _write_lists(target, images, listed)
-    expected = sorted((set(listed["train"] or ()) | val) - set(images))
-    return {
-        **settings,
-        "dataset": "pascal",
-        "images": len(images),
-        "from_sbd": len(mats),
-        "own_masks": len(images) - len(mats),
-        "missing": len(expected),
-        "missing_examples": expected[:5],
-        "lists": {side: len(ids) for side, ids in sides.items()},
-    }
+    if val and not val & set(images):
+        raise TLGError(
+            f"{voc_at}: none of the {len(val)} ids of val.txt ({some(sorted(val))}) has an image and a mask: correct "
+            "the list, or delete it",
+            code=3,
+        )
+    return images
 
 
 def _write_lists(target: Path, images: list[str], listed: dict[str, list[str] | None]) -> dict[str, list[str]]:
@@ -238,6 +250,8 @@ def read_sbd(path: str | Path) -> np.ndarray:
     """
     from scipy.io import loadmat
 
+    if Path(path).is_file() and Path(path).stat().st_size > MAT_BYTES:
+        raise TLGError(f"{path}: larger than any SBD mask: unpack benchmark.tgz again", code=3)
     try:
         field = loadmat(path, variable_names=["GTcls"])["GTcls"]["Segmentation"][0, 0]
         mask = np.asarray(field)

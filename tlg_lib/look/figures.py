@@ -45,6 +45,7 @@ METHODS = {
     "wrong-support-image": ("control: wrong support, image labels", "#C9BD45"),
 }
 STYLE = {
+    "text.parse_math": False,  # names of files and settings may hold dollar signs
     "font.family": "DejaVu Sans",
     "font.size": 10,
     "axes.titlesize": 11,

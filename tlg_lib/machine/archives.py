@@ -20,12 +20,35 @@ from ..errors import TLGError
 from .progress import track
 
 SPARE = 64 << 20  # bytes that unpacking leaves free on the disk
+GROWTH, GRACE = (
+    40,
+    1 << 30,
+)  # an archive may unpack to GRACE bytes and GROWTH times its own size: datasets stay far below
+HEADER_BYTES = 1 << 20  # of one tar header: names and remarks
+MEMBERS = 5_000_000  # of one archive
+
+
+class _Member(tarfile.TarInfo):
+    """A tar member whose header extensions, which tarfile reads into memory whole, are bounded."""
+
+    def _proc_member(self, file):
+        extended = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
+        extended += (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
+        if self.type in extended and self.size > HEADER_BYTES:
+            raise TLGError(f"{file.name}: refused, a header of {self.size:,} bytes: get the archive again", code=3)
+        return super()._proc_member(file)
 
 
 def is_archive(path: str | Path) -> bool:
     """Whether the file is a tar (plain, gz, bz2, xz) or a zip by its content."""
     path = Path(path)
-    return path.is_file() and (zipfile.is_zipfile(path) or tarfile.is_tarfile(path))
+    if not path.is_file() or zipfile.is_zipfile(path):
+        return path.is_file()
+    try:
+        tarfile.open(path, tarinfo=_Member).close()
+        return True
+    except (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError, ValueError):
+        return False
 
 
 @contextmanager
@@ -93,6 +116,7 @@ def _broken(archive: Path, error: Exception) -> TLGError:
 def _unzip(archive: Path, folder: Path, wanted: Callable[[str], bool], progress: bool) -> None:
     with zipfile.ZipFile(archive) as file:
         members = []
+        _check_growth(archive, sum(member.file_size for member in file.infolist()), len(file.infolist()))
         for member in file.infolist():
             name = safe_name(member.filename, archive)
             kind = stat.S_IFMT(member.external_attr >> 16)
@@ -107,9 +131,14 @@ def _unzip(archive: Path, folder: Path, wanted: Callable[[str], bool], progress:
 
 
 def _untar(archive: Path, folder: Path, wanted: Callable[[str], bool], progress: bool) -> None:
-    with tarfile.open(archive) as file:
-        for member in track(file, label=f"unpacking {archive.name}", unit="files", show=progress):
+    with tarfile.open(archive, tarinfo=_Member) as file:
+        total = 0
+        for count, member in enumerate(track(file, label=f"unpacking {archive.name}", unit="files", show=progress), 1):
             name = safe_name(member.name, archive)
+            total += member.size
+            _check_growth(archive, total, count)
+            if member.issparse():
+                raise _refused(archive, member.name, "is a file with holes")
             if not (member.isfile() or member.isdir()):
                 raise _refused(archive, member.name, "is a link or a device")
             if member.isdir() or not wanted(name):
@@ -135,6 +164,17 @@ def _refused(archive: Path, name: str, why: str) -> TLGError:
     return TLGError(
         f"{archive}: refused, the entry {name[:80]!r} {why}: get the archive from its official place", code=3
     )
+
+
+def _check_growth(archive: Path, total: int, count: int) -> None:
+    """Refuse what a small file cannot honestly hold: gigabytes of zeros, or millions of empty members."""
+    size = archive.stat().st_size
+    if total > GRACE + GROWTH * size or count > MEMBERS:
+        raise TLGError(
+            f"{archive}: refused, {size / 1e6:.0f} MB would unpack to {total / 1e6:.0f} MB in {count} files or more: "
+            "get the archive from its official place",
+            code=3,
+        )
 
 
 def _check_space(archive: Path, folder: Path, needed: int) -> None:

@@ -274,10 +274,13 @@ def _official(name: str, weights: str | Path):
 def _from_file(open_clip, model_name: str, path: Path, options: dict) -> tuple[nn.Module, str]:
     if not path.is_file():
         raise TLGError(f"clip_weights={path}: no such file", code=3)
+    scripted = _is_torchscript(path)
+    if scripted:  # OpenAI's own files, whatever tag was typed: a scripted model, whose tensors alone are taken
+        options = {**options, "force_quick_gelu": True}
     with _quiet():
         model = open_clip.create_model(model_name, pretrained=None, **options)
     try:
-        if _is_torchscript(path):  # OpenAI's own files: a scripted model, whose tensors alone are taken
+        if scripted:
             state = torch.jit.load(str(path), map_location="cpu").state_dict()
             for key in ("input_resolution", "context_length", "vocab_size"):
                 state.pop(key, None)

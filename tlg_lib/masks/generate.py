@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..data.images import image_size, resize_image, write_mask
+from ..data.listing import list_masks
 from ..data.splits import Row
 from ..errors import TLGError
 from ..machine.parallel import run_jobs
@@ -366,7 +367,7 @@ def ensure_masks(data, clip_name: str = "mini", progress: bool = True) -> None:
     from .clips import load_clip
 
     out = masks_folder(data)
-    if made_by(out) or not any(out.glob("*.png")):
+    if made_by(out) or not list_masks(out).files:
         generate_masks(data, load_clip(clip_name), workers=0, batch=32, progress=progress)
 
 

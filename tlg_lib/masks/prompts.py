@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from ..errors import TLGError
 FILES = {"mini": "prompts_pascal.yaml", "pascal": "prompts_pascal.yaml", "coco": "prompts_coco.yaml"}
 ENTRY_KEYS = ("names", "attribute", "background")
 TOP_KEYS = ("template", "background_list", "classes")
+# One thing under the names of the two datasets, besides spelling.
+SAME = ({"tvmonitor", "tv"}, {"aeroplane", "airplane"}, {"motorbike", "motorcycle"}, {"sofa", "couch"})
 
 
 @dataclass(frozen=True)
@@ -50,10 +53,10 @@ class Prompts:
         return [self.fill(word) for word in self.background_list]
 
     def class_id(self, name: str) -> int:
-        """Class id of a name or synonym, ignoring case and spaces; TLGError naming the closest otherwise."""
-        wanted = _plain(name)
+        """Class id of a name or synonym, ignoring case, spaces, '_', '-' and '/'; else TLGError with the closest."""
+        wanted = {_plain(name), *next((same for same in SAME if _plain(name) in same), ())}
         for class_id, synonyms in enumerate(self.names):
-            if wanted in {_plain(self.classes[class_id]), *map(_plain, synonyms)}:
+            if wanted & {_plain(self.classes[class_id]), *map(_plain, synonyms)}:
                 return class_id
         raise _unknown_class(name, self.classes, "the prompts")
 
@@ -155,7 +158,7 @@ def encode_prompts(clip, prompts: Prompts):
 
 
 def _plain(words: str) -> str:
-    return "".join(words.lower().split())
+    return re.sub(r"[\s_/-]+", "", words.lower())
 
 
 def _unknown_class(name, classes, where) -> TLGError:

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from ..data.folder import one_class
-from ..data.images import image_size, read_mask
+from ..data.images import image_size
 from ..data.splits import Row
 from ..errors import TLGError
 from ..machine.progress import track
@@ -32,13 +32,14 @@ class MaskReport:
     coverage: (split, fold) -> (masks found, rows wanted). missing, empty: rows without a mask, or whose mask
     shows nothing of the class. faults: one line per unreadable file, wrong size or wrong value. miou: percent
     by "fold0".. and "all" over the classes that have truth (empty without truth); per_class: class name ->
-    percent. unsure: share of pixels marked 255.
+    percent. checked: masks that were looked at; unsure: share of pixels marked 255.
     """
 
     folder: str
     coverage: dict[tuple[str, int], tuple[int, int]] = field(default_factory=dict)
     missing: list[Row] = field(default_factory=list)
     empty: list[Row] = field(default_factory=list)
+    checked: int = 0
     faults: list[str] = field(default_factory=list)
     miou: dict[str, float] = field(default_factory=dict)
     per_class: dict[str, float] = field(default_factory=dict)
@@ -47,7 +48,8 @@ class MaskReport:
     @property
     def usable(self) -> bool:
         """Whether training and evaluation on these masks can start."""
-        return not self.missing and not self.faults
+        wanted = sum(wanted for _, wanted in self.coverage.values())
+        return not self.missing and not self.faults and not (wanted and len(self.empty) == self.checked)
 
     def to_dict(self) -> dict:
         """Plain values for JSON; coverage keys become "trn/fold0"."""
@@ -71,6 +73,7 @@ def verify_masks(data, progress: bool = True) -> MaskReport:
         report.coverage[key] = (sum(row not in absent for row in part), len(part))
     counts, ids, unsure, pixels = [], [], 0, 0
     present = [row for row in everything if row not in absent]
+    report.checked = len(present)
     for image, class_id in track(present, label="masks", unit="masks", show=progress):
         mask = _checked_mask(data, image, class_id, report)
         if mask is None:
@@ -90,7 +93,7 @@ def _checked_mask(data, image: str, class_id: int, report: MaskReport) -> np.nda
     """The mask {0, 1, 255}, or None with a line in ``report.faults``."""
     path = data.pseudo_mask_path(image, class_id)
     try:
-        label, size = read_mask(path), image_size(data.image_path(image))
+        label, size = data.pseudo_label(image, class_id), image_size(data.image_path(image))
     except TLGError as error:
         report.faults.append(str(error))
         return None

@@ -251,6 +251,7 @@ class _Scorer:
             return None
 
     def score(self, predictor, *, shots: int, control: str = "", epoch: str = "last") -> None:
+        from ..episodes import shots_remark
         from ..evaluate import THRESHOLDS, count_episodes
 
         config = self.config.replace(shots=shots)
@@ -265,7 +266,7 @@ class _Scorer:
         counts = count_episodes(predictor, episodes, self.make, (config.threshold, chosen), batch)
         kind = f"{shots}shot" + ("-wrong" if control else "") + ("-best" if epoch.startswith("best") else "")
         counts.save(self.folder / f"counts-{kind}.npz")
-        names = self.experiment.data.classes
+        names, held = self.experiment.data.classes, self.experiment.data.fold_classes(config.fold)
         for position, threshold_from in enumerate(("fixed", "base classes")):
             figures = asdict(counts.scores(position))
             figures["per_class"] = {names[c]: v for c, v in figures["per_class"].items()}
@@ -284,6 +285,7 @@ class _Scorer:
                     "threshold": counts.thresholds[position],
                     "threshold_from": threshold_from,
                     "agreement": counts.mask_agreement() if position == 0 else None,
+                    "remarks": "; ".join(counts.remarks(position, len(held)) + shots_remark(episodes)),
                     **figures,
                 }
             )
