@@ -229,6 +229,39 @@ def _(folder):
     return outcome
 
 
+@fault("a gradient stops being finite")
+def _(folder):
+    import tlg_lib.train as module
+    from tlg_lib.checkpoints import load_checkpoint
+
+    data, steps, real = voc(folder), [], module._finite_gradients
+
+    def poisoned(model):
+        steps.append(1)
+        if len(steps) == 6:
+            next(p for p in model.parameters() if p.grad is not None).grad.view(-1)[0] = float("inf")
+        return real(model)
+
+    with replaced(module, "_finite_gradients", poisoned):
+        outcome = refused(train, data, folder / "run")
+    saved = load_checkpoint(folder / "run" / "checkpoint.safetensors")
+    assert 0 < saved.about["step"] < 6 and all(np.isfinite(v.numpy()).all() for v in saved.optimizer.values())
+    return outcome
+
+
+@fault("weights that stop being finite are not kept")
+def _(folder):
+    from tlg_lib.checkpoints import load_checkpoint, save_checkpoint
+
+    _, run = trained(folder)
+    good = load_checkpoint(run / "checkpoint.safetensors")
+    before = (run / "checkpoint.safetensors").read_bytes()
+    next(iter(good.weights.values())).view(-1)[0] = float("nan")
+    outcome = refused(save_checkpoint, run / "checkpoint.safetensors", good)
+    assert (run / "checkpoint.safetensors").read_bytes() == before
+    return outcome
+
+
 @fault("the dataset changes under an unfinished run")
 def _(folder):
     data = unfinished(folder)
@@ -468,6 +501,179 @@ def _(folder):
     path = sorted((data / "SegmentationClassAug").iterdir())[0]
     Image.fromarray(np.full((60, 80), 77, np.uint8)).save(path)
     return refused(train, data, folder / "run")
+
+
+def repaint(folder: Path, change) -> None:
+    """Put ``change`` of its numbers in the place of every mask of a folder."""
+    from PIL import Image
+
+    for path in folder.iterdir():
+        Image.fromarray(change(np.array(Image.open(path))).astype(np.uint8)).save(path)
+
+
+def listed(folder: Path) -> Path:
+    """A tiny dataset with split lists."""
+    from tlg_lib.data.splits import build_splits
+
+    data = voc(folder)
+    build_splits(data)
+    return data
+
+
+@fault("true masks with 255 where the object is")
+def _(folder):
+    data = listed(folder)
+    repaint(data / "SegmentationClassAug", lambda m: np.where(m > 0, 255, 0))
+    return refused(train, data, folder / "run")
+
+
+@fault("true masks with 1 where the object is, whatever its class")
+def _(folder):
+    data = listed(folder)
+    repaint(data / "SegmentationClassAug", lambda m: np.where((m > 0) & (m < 255), 1, m))
+    return refused(train, data, folder / "run")
+
+
+@fault("pseudo masks with 255 where the object is")
+def _(folder):
+    data = voc(folder)
+    repaint(data / "PseudoMasks", lambda m: np.where(m > 0, 255, 0))
+    return refused(train, data, folder / "run")
+
+
+@fault("pseudo masks with 1 where the object is, whatever its class")
+def _(folder):
+    data = voc(folder)
+    repaint(data / "PseudoMasks", lambda m: np.where(m > 0, 1, 0))
+    return refused(train, data, folder / "run")
+
+
+@fault("pseudo masks that show nothing")
+def _(folder):
+    data = voc(folder)
+    repaint(data / "PseudoMasks", np.zeros_like)
+    outcome = refused(train, data, folder / "run")
+    assert command("masks", "verify", "--data", data).code == 3
+    return outcome
+
+
+@fault("a mask whose palette was renumbered")
+def _(folder):
+    from PIL import Image
+
+    from tlg_lib.data.images import write_mask
+
+    data = voc(folder)
+    path = data / "PseudoMasks" / "2007_0600--6.png"
+    write_mask(path, np.array(Image.open(path)))
+    Image.open(path).save(path, optimize=True)
+    return refused(train, data, folder / "run")
+
+
+@fault("a list whose ids moved by a class")
+def _(folder):
+    data = listed(folder)
+    path = data / "splits" / "val" / "fold1.txt"
+    rows = [row.split("__") for row in path.read_text().split()]
+    path.write_text("".join(f"{image}__{(int(c) - 5) % 5 + 6:02d}\n" for image, c in rows))
+    return refused(train, data, folder / "run")
+
+
+@fault("a list with a row twice")
+def _(folder):
+    data = listed(folder)
+    path = data / "splits" / "val" / "fold1.txt"
+    path.write_text(path.read_text() + path.read_text().splitlines()[0] + "\n")
+    return refused(train, data, folder / "run")
+
+
+@fault("a val.txt of another dataset")
+def _(folder):
+    data = voc(folder)
+    (data / "ImageSets" / "Segmentation" / "val.txt").write_text("2008_000001\n2008_000002\n")
+    return refused(train, data, folder / "run")
+
+
+@fault("label maps that a list names are missing")
+def _(folder):
+    data = listed(folder)
+    for path in sorted((data / "SegmentationClassAug").iterdir())[:4]:
+        path.rename(path.with_suffix(".tiff"))
+    return refused(train, data, folder / "run")
+
+
+@fault("photographs of a kind that is not read")
+def _(folder):
+    data = listed(folder)
+    for path in sorted((data / "JPEGImages").iterdir())[:4]:
+        path.rename(path.with_suffix(".heic"))
+    return refused(train, data, folder / "run")
+
+
+@fault("two images of one name")
+def _(folder):
+    from PIL import Image
+
+    data = listed(folder)
+    Image.new("RGB", (80, 60)).save(data / "JPEGImages" / "2007_0600.webp")
+    return refused(train, data, folder / "run")
+
+
+@fault("a picture of 144 million pixels in a few kB")
+def _(folder):
+    from PIL import Image
+
+    data = listed(folder)
+    Image.new("1", (12000, 12000)).save(data / "JPEGImages" / "2007_0600.jpg", format="PNG")
+    return refused(train, data, folder / "run")
+
+
+@fault("an archive that would fill the disk")
+def _(folder):
+    import tarfile
+
+    with tarfile.open(folder / "voc.tgz", "w:gz") as file:
+        member = tarfile.TarInfo("VOC2012/JPEGImages/a.jpg")
+        member.size = 3 << 30  # of zeros, which would follow
+        file.fileobj.write(member.tobuf())
+    return command("data", "voc", "--from", folder / "voc.tgz", "--out", folder / "out")
+
+
+@fault("an archive with a header of gigabytes")
+def _(folder):
+    import tarfile
+
+    header = tarfile.TarInfo("././@PaxHeader")
+    header.type, header.size = tarfile.XHDTYPE, 1 << 33
+    (folder / "voc.tar").write_bytes(header.tobuf() + bytes(1024))
+    return command("data", "voc", "--from", folder / "voc.tar", "--out", folder / "out")
+
+
+def coco(folder: Path, change) -> Outcome:
+    """`tlg data coco` on annotations that went through ``change``."""
+    from conftest import make_tiny_coco
+
+    source = make_tiny_coco(folder / "coco", per_side=4)
+    path = source / "annotations" / "instances_train2014.json"
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+    return command("data", "coco", "--from", source, "--out", folder / "out")
+
+
+@fault("a COCO entry that claims 60000 x 60000 pixels")
+def _(folder):
+    return coco(folder, lambda content: content["images"][0].update(width=60000, height=60000))
+
+
+@fault("COCO annotations of a category that COCO does not have")
+def _(folder):
+    return coco(folder, lambda content: content["categories"][0].update(name="widget"))
+
+
+@fault("COCO annotations of a picture of another size")
+def _(folder):
+    return coco(folder, lambda content: content["images"][0].update(width=81))
 
 
 @fault("no pseudo masks")

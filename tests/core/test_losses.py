@@ -103,3 +103,15 @@ def test_dice_by_hand():
     with_dice, without = (make_config("mini", dice=d) for d in (2.0, 0.0))
     difference = query_loss(LOGITS, TARGET, CONFIDENCE, with_dice) - query_loss(LOGITS, TARGET, CONFIDENCE, without)
     assert float(difference) == pytest.approx(total, abs=1e-5)
+
+
+def test_an_empty_target_has_no_dice_and_no_gradient():
+    logits = torch.randn(2, 2, 6, 7, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    target = torch.zeros(2, 6, 7, dtype=torch.long)
+    target[1, 2:4, 1:5] = 1
+    soft_dice(logits, target).backward()
+    assert (logits.grad[0] == 0).all() and logits.grad[1].abs().sum() > 0
+    p, t = logits[1].softmax(0)[1].detach(), (target[1] == 1).float()
+    by_hand = 1 - (2 * (p * t).sum() + 1) / (p.sum() + t.sum() + 1)
+    assert float(soft_dice(logits, target)) == pytest.approx(float(by_hand) / 2, abs=1e-6)
+    assert float(soft_dice(logits, target.new_full((2, 6, 7), 255))) == 0

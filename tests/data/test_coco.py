@@ -185,3 +185,88 @@ def test_parallel_map_keeps_the_order_and_passes_errors_on(processes):
     assert list(parallel_map(math.sqrt, numbers, "x", processes=processes, show=False)) == [n**0.5 for n in numbers]
     with pytest.raises(ValueError):
         list(parallel_map(math.sqrt, numbers[:599] + [-1.0], "x", processes=processes, show=False))
+
+
+def edited(tiny_coco, tmp_path, change):
+    """A copy of the source whose training annotations went through ``change``; returns its folder."""
+    import shutil
+
+    source = tmp_path / "source"
+    shutil.copytree(tiny_coco, source)
+    path = source / "annotations" / "instances_train2014.json"
+    content = json.loads(path.read_text())
+    change(content, source / "train2014")
+    path.write_text(json.dumps(content))
+    return source
+
+
+def test_categories_are_told_by_name_whatever_their_numbers(tiny_coco, tmp_path):
+    def renumber(content, _):
+        new = {c["id"]: i + 1 for i, c in enumerate(content["categories"])}  # 1..80 without COCO's gaps
+        for entry in content["annotations"]:
+            entry["category_id"] = new[entry["category_id"]]
+        for entry in content["categories"]:
+            entry.update(id=new[entry["id"]], name=entry["name"].replace(" ", "_").title())
+
+    make_coco(tmp_path / "plain", [tiny_coco], progress=False)
+    make_coco(tmp_path / "renumbered", [edited(tiny_coco, tmp_path, renumber)], progress=False)
+    for path in (tmp_path / "plain" / "SegmentationClassAug").iterdir():
+        assert np.array_equal(read_mask(path), read_mask(tmp_path / "renumbered/SegmentationClassAug" / path.name))
+
+
+def test_a_category_that_coco_does_not_have_is_named(tiny_coco, tmp_path):
+    def rename(content, _):
+        content["categories"][4]["name"] = "widget"
+
+    with pytest.raises(TLGError, match=r"annotation \d+ has category 5 \(widget\), which is none of COCO's 80"):
+        make_coco(tmp_path / "out", [edited(tiny_coco, tmp_path, rename)], progress=False)
+
+
+def orient(folder, name, orientation, size=None):
+    from PIL import Image
+
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image = Image.open(folder / name)
+    (image.resize(size) if size else image).save(folder / name, quality=95, exif=exif)
+
+
+@pytest.mark.parametrize("orientation", [3, 6])
+def test_photographs_stay_in_the_frame_of_the_annotations(tiny_coco, tmp_path, orientation):
+    from PIL import Image
+
+    name = "COCO_train2014_000000000107.jpg"
+    source = edited(tiny_coco, tmp_path, lambda content, folder: orient(folder, name, orientation))
+    stored = np.array(Image.open(source / "train2014" / name))
+    make_coco(tmp_path / "out", [source], progress=False)
+    data = SegmentationFolder(tmp_path / "out", "coco")
+    assert np.array_equal(data.image(name[:-4]), stored)
+    assert np.array_equal(data.label(name[:-4]), oracle(source / "annotations/instances_train2014.json")[name[:-4]])
+    assert Image.open(source / "train2014" / name).getexif()[0x0112] == orientation, "the user's file was changed"
+
+
+def test_annotations_drawn_upright_keep_the_upright_photograph(tiny_coco, tmp_path):
+    name = "COCO_train2014_000000000107.jpg"
+    source = edited(tiny_coco, tmp_path, lambda content, folder: orient(folder, name, 6, size=(60, 80)))
+    make_coco(
+        tmp_path / "out", [source], progress=False
+    )  # stored 60 wide, 80 high: shown 80 wide, 60 high, as annotated
+    assert SegmentationFolder(tmp_path / "out", "coco").image(name[:-4]).shape == (60, 80, 3)
+
+
+@pytest.mark.parametrize(
+    "change, word",
+    [
+        ({"width": 60000, "height": 60000}, "60000 x 60000 pixels, more than 64 million"),
+        ({"width": 81}, "has 80 x 60 pixels, instances_train2014.json says 81 x 60"),
+    ],
+)
+def test_entries_that_claim_another_size_are_refused(tiny_coco, tmp_path, change, word):
+    source = edited(tiny_coco, tmp_path, lambda content, _: content["images"][3].update(change))
+    with pytest.raises(TLGError, match=word):
+        make_coco(tmp_path / "out", [source], progress=False)
+
+
+def test_one_over_long_name_does_not_end_the_batch(tiny_coco, tmp_path):
+    source = edited(tiny_coco, tmp_path, lambda content, _: content["images"][3].update(file_name="x" * 230 + ".jpg"))
+    assert make_coco(tmp_path / "out", [source], progress=False)["lists"] == {"train": 79, "val": 80}

@@ -158,3 +158,84 @@ def test_resize_sizes_and_values(photo):
     # Antialiasing: the mean of a fine checkerboard survives shrinking by 4.
     board = np.repeat((np.indices((64, 64)).sum(0) % 2 * 255).astype(np.uint8)[..., None], 3, 2)
     assert np.abs(images.resize_image(board, (16, 16)).astype(int) - 127).max() < 8
+
+
+@pytest.mark.parametrize("white", [65535, 4080, 1023, 255])
+def test_deep_greys_are_scaled_by_the_range_found(tmp_path, white):
+    grey = np.tile(np.arange(256), (8, 1))
+    stored = (grey * white // 255).astype(np.uint16)
+    for name, values in (("a.png", stored), ("b.tif", stored), ("c.tif", stored.astype(np.int32) * 3)):
+        Image.fromarray(values).save(tmp_path / name)
+        read = images.read_image(tmp_path / name)[..., 0].astype(int)
+        assert np.abs(read - grey).max() <= 1 and read[0, 0] == 0 and read[0, -1] == 255
+    scanner = (grey * 12.0 - 1000).astype(np.float32)  # Hounsfield units: below zero is darker than air
+    Image.fromarray(scanner).save(tmp_path / "d.tif")
+    assert np.abs(images.read_image(tmp_path / "d.tif")[..., 1].astype(int) - grey).max() <= 1
+    scanner[0, 0] = np.nan
+    Image.fromarray(scanner).save(tmp_path / "d.tif")
+    with pytest.raises(TLGError, match="no numbers"):
+        images.read_image(tmp_path / "d.tif")
+
+
+def test_twelve_bits_in_sixteen_of_a_colour_picture_are_refused(tmp_path):
+    import cv2
+
+    grey = np.tile(np.arange(256, dtype=np.uint16), (8, 1))
+    colour = np.repeat(grey[..., None], 3, 2)
+    cv2.imwrite(str(tmp_path / "full.png"), colour * 257)
+    assert np.array_equal(images.read_image(tmp_path / "full.png")[..., 0], grey)
+    cv2.imwrite(str(tmp_path / "twelve.png"), colour * 16)
+    with pytest.raises(TLGError, match="twelve.png: 16 bits a channel, of which the highest are empty"):
+        images.read_image(tmp_path / "twelve.png")
+
+
+def test_a_palette_with_vocs_colours_at_other_numbers_is_refused(tmp_path):
+    values = np.zeros((6, 6), np.uint8)
+    values[2:4] = 15
+    values[4:] = 255
+    images.write_mask(tmp_path / "m.png", values)
+    Image.open(tmp_path / "m.png").save(tmp_path / "compact.png", optimize=True)  # Pillow renumbers the palette
+    assert set(np.unique(np.array(Image.open(tmp_path / "compact.png")))) != {0, 15, 255}
+    with pytest.raises(TLGError, match="compact.png: number 1 is painted in VOC's colour of 15"):
+        images.read_mask(tmp_path / "compact.png")
+    # Palettes that are nobody's: a grey ramp, colours of one's own, no more colours than numbers in use.
+    for name, palette in (("grey", np.arange(256).repeat(3)), ("own", [0, 0, 0, 255, 0, 0, 0, 255, 255])):
+        image = Image.fromarray(np.array([[0, 1, 2]], np.uint8))
+        image.putpalette(list(palette))
+        image.save(tmp_path / f"{name}.png")
+        assert images.read_mask(tmp_path / f"{name}.png").tolist() == [[0, 1, 2]]
+    ramp = Image.fromarray(np.array([[0, 64, 128, 192]], np.uint8))  # greys that VOC has at 56, 7 and 63
+    ramp.putpalette(np.arange(256).repeat(3).tolist())
+    ramp.save(tmp_path / "ramp.png")
+    assert images.read_mask(tmp_path / "ramp.png").tolist() == [[0, 64, 128, 192]]
+
+
+def test_pictures_that_would_fill_the_memory_are_refused_by_their_header(tmp_path):
+    Image.new("1", (12000, 12000)).save(tmp_path / "bomb.png")  # 144 million pixels in a few kB
+    assert (tmp_path / "bomb.png").stat().st_size < 100_000
+    for reader in (images.read_image, images.read_mask, images.image_size):
+        with pytest.raises(TLGError, match="bomb.png.* 12000 x 12000 pixels, more than 64 million") as caught:
+            reader(tmp_path / "bomb.png")
+        assert caught.value.code == 3
+
+
+def test_formats_that_start_programs_are_not_opened(tmp_path):
+    (tmp_path / "x.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n")
+    with pytest.raises(TLGError, match="not a readable image"):
+        images.read_image(tmp_path / "x.png")
+
+
+@pytest.mark.parametrize("order", ["II", "MM"])
+def test_taking_the_orientation_out_of_a_jpeg_changes_nothing_else(tmp_path, photo, order):
+    exif = Image.Exif()
+    exif.endian = "<" if order == "II" else ">"
+    exif[0x010F], exif[0x0112] = "a maker", 8
+    Image.fromarray(photo).save(tmp_path / "x.jpg", exif=exif)
+    content = images.without_orientation(tmp_path / "x.jpg")
+    assert len(content) == (tmp_path / "x.jpg").stat().st_size
+    stored = Image.open(io.BytesIO(content))
+    assert stored.getexif()[0x0112] == 1 and stored.getexif()[0x010F] == "a maker"
+    assert np.array_equal(np.array(stored), np.array(Image.open(tmp_path / "x.jpg")))
+    (tmp_path / "y.png").write_bytes(b"\x89PNG")
+    with pytest.raises(TLGError, match="no plain JPEG"):
+        images.without_orientation(tmp_path / "y.png")

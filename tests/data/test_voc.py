@@ -212,3 +212,15 @@ def test_command_makes_lists_and_says_what_it_found(originals, tmp_path, capsys)
     assert about["min_area"] == round(2048 * 40 * 50 / (500 * 375)) and about["lists"] == "rule"
     assert (tmp_path / "out/splits/val/fold0.txt").read_text() == "c__03\nd__04\n"
     assert (tmp_path / "out/splits/trn/fold2.txt").read_text() == "e__14\nf__15\n"
+
+
+def test_what_a_mac_adds_is_no_mask(originals, tmp_path):
+    """__MACOSX/.../SegmentationClassAug holds only resource files: with it or without, the same dataset."""
+    plain = make_voc(tmp_path / "plain", [originals], progress=False)
+    aside = originals / "__MACOSX" / "SegmentationClassAug"
+    aside.mkdir(parents=True)
+    for path in sorted((tmp_path / "plain" / "SegmentationClassAug").iterdir()):
+        (aside / f"._{path.name}").write_bytes(b"\0\5\26\7")
+    for folder in [p for p in originals.rglob("JPEGImages") if p.is_dir()]:
+        (folder / "._x.jpg").write_bytes(b"\0\5\26\7")
+    assert make_voc(tmp_path / "mac", [originals], progress=False) == plain

@@ -344,3 +344,45 @@ def test_text_file_is_no_archive(tmp_path):
         with pytest.raises(TLGError, match=name):
             with unpacked(tmp_path / name, tmp_path / "out", progress=False):
                 pass
+
+
+def pax_bomb(path, size, claimed=None):
+    """A tar whose first header extension is ``size`` bytes long (or claims to be)."""
+    header = tarfile.TarInfo("././@PaxHeader")
+    header.type, header.size = tarfile.XHDTYPE, claimed or size
+    path.write_bytes(header.tobuf() + b"1" * size + bytes(-size % 512) + bytes(1024))
+    return path
+
+
+def sparse(path, size):
+    """A GNU sparse member: some bytes in the archive, ``size`` bytes on the disk."""
+    member = tarfile.TarInfo("voc/a.txt")
+    member.type, member.size = tarfile.GNUTYPE_SPARSE, 512
+    block = bytearray(member.tobuf(tarfile.GNU_FORMAT))
+    block[386:398], block[398:410] = b"00000000000\0", b"00000001000\0"  # one piece: 512 bytes at 0
+    block[483:495] = b"%011o\0" % size
+    block[148:156] = b"        "
+    block[148:156] = b"%06o\0 " % sum(block)
+    path.write_bytes(bytes(block) + b"x" * 512 + bytes(1024))
+    return path
+
+
+def test_bombs_are_refused_before_they_go_off(tmp_path):
+    with zipfile.ZipFile(tmp_path / "zeros.zip", "w", zipfile.ZIP_DEFLATED) as file:
+        with file.open("voc/zeros", "w", force_zip64=True) as member:
+            for _ in range(1200):
+                member.write(bytes(1 << 20))
+    bombs = {
+        pax_bomb(tmp_path / "pax.tar", 2 << 20): "a header of 2,097,152 bytes",
+        pax_bomb(tmp_path / "claim.tar", 512, 1 << 33): "a header of 8,589,934,592 bytes",
+        sparse(tmp_path / "sparse.tar", 1 << 30): "is a file with holes",
+        tmp_path / "zeros.zip": "would unpack to",
+    }
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for path, word in bombs.items():
+        with pytest.raises(TLGError, match=word) as caught:
+            assert archives.is_archive(path)
+            with unpacked(path, tmp_path / "out", progress=False):
+                pass
+        assert caught.value.code == 3 and not list((tmp_path / "out").glob("*"))
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 << 10, "kB: memory was filled"

@@ -168,3 +168,28 @@ def test_attention_pooling_agrees_with_open_clip_at_its_own_size():
     features = torch.randn(2, 64, 4, 4)
     assert torch.allclose(clips._attention_pool(pool, features), pool(features), atol=1e-5)
     assert clips._attention_pool(pool, torch.randn(1, 64, 3, 7)).shape == (1, 32)
+
+
+def test_openais_own_file_runs_with_quick_gelu_whatever_the_name(tmp_path, monkeypatch):
+    import json
+    import zipfile
+    from types import SimpleNamespace
+
+    import open_clip
+
+    tower = {"layers": 2, "width": 64, "patch_size": 16, "image_size": 32, "head_width": 32}
+    words = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
+    (tmp_path / "tlg-test-vit.json").write_text(json.dumps({"embed_dim": 16, "vision_cfg": tower, "text_cfg": words}))
+    open_clip.add_model_config(tmp_path / "tlg-test-vit.json")
+    torch.manual_seed(0)
+    quick, plain = (open_clip.create_model("tlg-test-vit", force_quick_gelu=q).eval() for q in (True, False))
+    plain.load_state_dict(quick.state_dict())
+    state = {**quick.state_dict(), **{k: torch.tensor(1) for k in ("input_resolution", "context_length", "vocab_size")}}
+    with zipfile.ZipFile(tmp_path / "openai.pt", "w") as archive:
+        archive.writestr("model/constants.pkl", b"")
+    monkeypatch.setattr(torch.jit, "load", lambda *_, **__: SimpleNamespace(state_dict=lambda: dict(state)))
+    loaded = load_clip("tlg-test-vit", tmp_path / "openai.pt").model
+    pixels = 3 * torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(loaded.encode_image(pixels), quick.encode_image(pixels))
+        assert (plain.encode_image(pixels) - quick.encode_image(pixels)).abs().max() > 1e-4  # the test can tell

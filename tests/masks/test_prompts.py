@@ -135,3 +135,22 @@ def test_vectors_stand_in_the_order_of_the_prompts():
     classes, background = encode_prompts(limited_clip(), prompts)
     assert classes[:, 0].tolist() == [len(p) for p in prompts.class_prompts()]
     assert background[:, 0].tolist() == [len(p) for p in prompts.background_prompts()]
+
+
+@pytest.mark.parametrize(
+    "dataset, spelled, name",
+    [
+        ("pascal", "dining_table", "diningtable"),
+        ("pascal", "potted-plant", "pottedplant"),
+        ("pascal", "tv/monitor", "tvmonitor"),
+        ("pascal", "TV", "tvmonitor"),
+        ("pascal", "airplane", "aeroplane"),
+        ("coco", "tvmonitor", "tv"),
+        ("coco", "traffic-light", "traffic light"),
+        ("coco", "aeroplane", "airplane"),
+    ],
+)
+def test_spelling_does_not_make_a_new_class(dataset, spelled, name):
+    prompts = load_prompts(dataset)
+    same, class_id = prompts.with_class(spelled)
+    assert same is prompts and prompts.classes[class_id] == name

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+from ..data.listing import list_images, list_masks
 from ..errors import TLGError
 from ..machine.paths import PACKAGE, cache_home, data_home, home, notebooks_home, runs_home
 
@@ -196,13 +197,13 @@ def data() -> Iterator[Finding]:
     """The three datasets where `tlg data` puts them; how complete, and whether pseudo masks are there."""
     for name, (folder, remedy) in DATASETS.items():
         root = data_home() / folder
-        images = _count(root / "JPEGImages", (".jpg", ".jpeg", ".png"))
+        images = len(list_images(root / "JPEGImages").files)
         if not images:
             needed = "made by the first run" if name == "mini" else "needed by its presets only"
             yield Finding("data", NOTE, f"no {name} in {root} ({needed})", remedy)
             continue
-        masks = _count(root / "PseudoMasks", (".png",))
-        labels = _count(root / "SegmentationClassAug", (".png",))
+        masks = len(list_masks(root / "PseudoMasks").files)
+        labels = len(list_masks(root / "SegmentationClassAug").files)
         text = f"{name}: {images:,} images, {labels:,} label maps, {masks:,} pseudo masks in {root}"
         if not labels:
             yield Finding("data", PROBLEM, text, f"{remedy}, or name a folder in VOC layout with --data")
@@ -210,14 +211,6 @@ def data() -> Iterator[Finding]:
             yield Finding("data", NOTE, text, f"tlg masks make --data {root}")
         else:
             yield Finding("data", OK, f"{text}; `tlg data verify {root}` decodes every file")
-
-
-def _count(folder: Path, suffixes: tuple[str, ...]) -> int:
-    try:
-        with os.scandir(folder) as entries:
-            return sum(entry.name.lower().endswith(suffixes) for entry in entries)
-    except OSError:
-        return 0
 
 
 def folders() -> Iterator[Finding]:
