@@ -566,7 +566,7 @@ def _(folder):
     data = voc(folder)
     path = data / "PseudoMasks" / "2007_0600--6.png"
     write_mask(path, np.array(Image.open(path)))
-    Image.open(path).save(path, optimize=True)
+    Image.open(path).remap_palette([0, 7, 255]).save(path)
     return refused(train, data, folder / "run")
 
 
