@@ -242,7 +242,6 @@ def build_splits(
     written is used all the same: the rule gives the same rows each time.
     """
     root = Path(root)
-    names = class_names(dataset)
     index = class_index(root, progress)
     pictures = list_images(root / "JPEGImages")
     index = {image: counts for image, counts in index.items() if image in pictures.files}
@@ -253,14 +252,7 @@ def build_splits(
     check_values(root / "SegmentationClassAug", index)
     if pictures.unfit:
         print(f"left out, as their names do not fit in a list: {len(pictures.unfit)} images ({some(pictures.unfit)})")
-    for image, counts in index.items():
-        wrong = [v for v in counts if v != 255 and v > len(names)]
-        if wrong:
-            raise TLGError(
-                f"{root / 'SegmentationClassAug' / image}.png: class number {wrong[0]}, but {dataset} has "
-                f"1..{len(names)} (0 background, 255 ignored): correct the map or drop it",
-                code=3,
-            )
+    _check_numbers(root, index, dataset)
     area = min_area or default_min_area(index)
     holds = {
         image: [v - 1 for v, n in sorted(counts.items()) if 0 < v < 255 and n >= area]
@@ -290,6 +282,18 @@ def build_splits(
         except TLGError as error:
             print(f"not kept: {error}")
     return splits
+
+
+def _check_numbers(root: Path, index: dict[str, dict[int, int]], dataset: str) -> None:
+    names = class_names(dataset)
+    for image, counts in index.items():
+        wrong = [v for v in counts if v != 255 and v > len(names)]
+        if wrong:
+            raise TLGError(
+                f"{root / 'SegmentationClassAug' / image}.png: class number {wrong[0]}, but {dataset} has "
+                f"1..{len(names)} (0 background, 255 ignored): correct the map or drop it",
+                code=3,
+            )
 
 
 def default_min_area(index: dict[str, dict[int, int]]) -> int:
