@@ -564,9 +564,9 @@ def _(folder):
     from tlg_lib.data.images import write_mask
 
     data = voc(folder)
-    path = data / "PseudoMasks" / "2007_0600--6.png"
+    path = data / "PseudoMasks" / "2007_0500--5.png"
     write_mask(path, np.array(Image.open(path)))
-    Image.open(path).remap_palette([0, 7, 255]).save(path)
+    Image.open(path).remap_palette([0, 6, 255]).save(path)
     return refused(train, data, folder / "run")
 
 
@@ -645,7 +645,7 @@ def _(folder):
 
     header = tarfile.TarInfo("././@PaxHeader")
     header.type, header.size = tarfile.XHDTYPE, 1 << 33
-    (folder / "voc.tar").write_bytes(header.tobuf() + bytes(1024))
+    (folder / "voc.tar").write_bytes(header.tobuf(tarfile.GNU_FORMAT) + bytes(1024))
     return command("data", "voc", "--from", folder / "voc.tar", "--out", folder / "out")
 
 

@@ -350,7 +350,7 @@ def pax_bomb(path, size, claimed=None):
     """A tar whose first header extension is ``size`` bytes long (or claims to be)."""
     header = tarfile.TarInfo("././@PaxHeader")
     header.type, header.size = tarfile.XHDTYPE, claimed or size
-    path.write_bytes(header.tobuf() + b"1" * size + bytes(-size % 512) + bytes(1024))
+    path.write_bytes(header.tobuf(tarfile.GNU_FORMAT) + b"1" * size + bytes(-size % 512) + bytes(1024))
     return path
 
 
