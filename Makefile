@@ -2,6 +2,7 @@
 # make test          .venv, install, unit tests, then every notebook at smoke size
 # make test-browser  the widgets in a real JupyterLab in headless Chromium (skipped aloud where there is none)
 # make docs          docs/ again from a finished `make run`
+# make install       .venv and the installation alone; CPU=1: PyTorch without CUDA (4 GB less)
 # make clean         what was generated here: .venv, caches, the mini data; runs/ and real data stay
 #
 # PYTHON=/path/to/python picks the interpreter; by default it is the first of a list that is 3.10 or newer and
@@ -15,8 +16,10 @@ SHELL := /bin/bash
 VENV := $(CURDIR)/.venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
-# What installing takes at its peak (9 measured), the downloaded wheels included; 7 GB remain.
-DISK_GB := 10
+# What installing takes at its peak (9 measured), the downloaded wheels included; 7 GB remain. Without CUDA a third.
+DISK_GB := $(if $(CPU),4,10)
+# uv knows where PyTorch keeps its builds for processors alone; pip would have to be told.
+INSTALL := $(if $(CPU),uv pip install --quiet --torch-backend=cpu,pip install --quiet --disable-pip-version-check)
 TEST_HOME := $(CURDIR)/build/test-home
 # One thread per process: the tests' tensors are small and two processes share the machine.
 TEST_ENV := TLG_SMOKE=1 OMP_NUM_THREADS=1 MPLBACKEND=agg JUPYTER_PLATFORM_DIRS=1
@@ -41,14 +44,15 @@ $(STAMP): pyproject.toml
 	fi; \
 	free=$$(df -Pk . | awk 'NR == 2 {print int($$4 / 1048576)}'); \
 	if [ "$$free" -lt $(DISK_GB) ]; then \
-	  echo "error: $$free GB free in $(CURDIR), the installation takes $(DISK_GB) (PyTorch and its CUDA libraries):" \
+	  echo "error: $$free GB free in $(CURDIR), the installation takes $(DISK_GB) (PyTorch$(if $(CPU),, and its CUDA libraries; CPU=1 does without)):" \
 	    "free some, or clone to another disk" >&2; \
 	  exit 2; \
 	fi; \
 	echo "== making .venv with $$("$$python" --version) ($$(command -v "$$python"))"; \
 	"$$python" -m venv --clear $(VENV)
 	@echo "== installing tlg_lib and what it needs (once; some minutes, PyTorch is large)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	@$(if $(CPU),$(BIN)/python -m pip install --quiet --disable-pip-version-check uv)
+	@VIRTUAL_ENV=$(VENV) $(BIN)/python -m $(INSTALL) --editable '.[test]'
 	@touch $@
 	@echo "== installed"
 

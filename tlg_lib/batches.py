@@ -22,9 +22,10 @@ from .losses import READ_CONFIDENCE
 class EpisodeBatch:
     """B episodes with K supports. Masks are float or long at the image size H, W.
 
-    query: list over layers of [B, C, h, w]; support: K such lists; *_mask: pseudo masks, float {0, 1}, the
-    network's inputs; *_target: long {0, 1, 255}, training targets by supervision; *_confidence: float 0..1,
-    the mask generator's confidence in foreground; truth: long {0, 1, 255}, for scoring only.
+    query: list over layers of [B, C, h, w]; support: K such lists; *_mask: pseudo masks (the supports' as
+    ``support_masks`` says), float {0, 1}, the network's inputs; *_target: long {0, 1, 255}, training targets by
+    supervision; *_confidence: float 0..1, the mask generator's confidence in foreground; truth: long {0, 1, 255},
+    for scoring only.
     """
 
     episodes: list[Episode]
@@ -64,6 +65,8 @@ class BatchMaker:
         keep = max(64, (256 << 20) // (height * width))  # at most 256 MB of masks
         self._pseudo = lru_cache(keep)(self._load_pseudo)
         self._true = lru_cache(keep)(self._load_true)
+        self._boxed = lru_cache(keep)(self._load_boxed)
+        self._supports = {"pseudo": self._pseudo, "drawn": self._true, "boxes": self._boxed}[config.support_masks]
         self._confident = lru_cache(keep)(self._load_confidence)
 
     def _load_pseudo(self, image: str, class_id: int) -> np.ndarray:
@@ -71,6 +74,17 @@ class BatchMaker:
 
     def _load_true(self, image: str, class_id: int) -> np.ndarray:
         return resize_mask(self.data.mask(image, class_id), self.config.image_size)
+
+    def _load_boxed(self, image: str, class_id: int) -> np.ndarray:
+        """What a user's box round the object becomes (masks/drawn.py)."""
+        from .masks.drawn import cut
+
+        inside = self.data.mask(image, class_id) == 1
+        rows, columns = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))
+        if len(rows) < 2 or len(columns) < 2:  # too thin for a box
+            return resize_mask(inside.astype(np.uint8), self.config.image_size)
+        box = (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
+        return resize_mask(cut(self.data.image(image), [box], [], []), self.config.image_size)
 
     def _load_confidence(self, image: str, class_id: int) -> np.ndarray:
         score = (255 * self.data.confidence(image, class_id)).round().astype(np.uint8)
@@ -84,7 +98,7 @@ class BatchMaker:
         supports = [[m[size + k :: shots] for m in maps] for k in range(shots)]
         stack = lambda arrays: torch.from_numpy(np.stack(arrays)).to(device)  # noqa: E731
         pseudo = stack([self._pseudo(e.query, e.class_id) for e in episodes])  # [B, H, W]
-        support_pseudo = stack([self._pseudo(s, e.support_class) for e in episodes for s in e.support])
+        support_pseudo = stack([self._supports(s, e.support_class) for e in episodes for s in e.support])
         support_pseudo = support_pseudo.unflatten(0, (size, shots))  # [B, K, H, W]
         true = stack([self._true(e.query, e.class_id) for e in episodes])
         target, support_target = true, support_pseudo

@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import importlib
 import sys
+from typing import Annotated
 
 import typer
 
+from . import __version__
 from .errors import TLGError
+
+# Top-level modules that come with an extra; the core is installed without them.
+EXTRAS = {
+    **dict.fromkeys(("papermill", "nbclient", "nbformat", "nbconvert", "ipykernel", "jupyterlab"), "notebooks"),
+    **dict.fromkeys(("ipywidgets", "anywidget", "traitlets", "IPython", "latex2mathml"), "notebooks"),
+    "ot": "bench",
+    "pycocotools": "coco",
+    "submitit": "slurm",
+}
 
 app = typer.Typer(
     name="tlg",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # plain help: half a second less to wait for, and whole when piped
     help="Learn, run and extend TLG: weakly-supervised few-shot segmentation from image-level labels.",
 )
 
@@ -30,9 +41,24 @@ COMMANDS = (
     "ladder",
     "bench",
     "doctor",
+    "notebooks",
     "convert_release",
 )
 NAMES = {"evaluate": "eval", "convert_release": "convert-release"}
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"tlg {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="print it")] = False,
+) -> None:
+    pass
+
 
 for _module in COMMANDS:
     try:
@@ -58,6 +84,12 @@ def main(arguments: list[str] | None = None) -> int:
     except TLGError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.code)
+    except ModuleNotFoundError as error:
+        module = (error.name or "").partition(".")[0]
+        if module not in EXTRAS:
+            raise
+        print(f"error: this needs {module}: pip install 'tlg-lib[{EXTRAS[module]}]'", file=sys.stderr)
+        sys.exit(3)
     except KeyboardInterrupt:
         print("interrupted: run the same command again to go on from here", file=sys.stderr)
         sys.exit(130)

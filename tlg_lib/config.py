@@ -139,6 +139,8 @@ class Network(Section):
     clip_weights: str = ""  # a file in place of the download
     image_size: ImageSize = (128, 128)
     query_mask: Literal["pseudo", "none"] = "pseudo"
+    # the supports' masks, in training and scoring: generated, the truth, or GrabCut in the truth's box
+    support_masks: Literal["pseudo", "drawn", "boxes"] = "pseudo"
     use_ha: bool = True
     use_ht: bool = True
     use_hc: bool = True

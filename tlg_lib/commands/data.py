@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from . import options as o
+
 app = typer.Typer(no_args_is_help=True, help="Make, list, check and look at datasets.")
 
 From = Annotated[list[Path] | None, typer.Option("--from", help="folder or archive already on disk; repeatable")]
@@ -102,7 +104,7 @@ def splits(
 
 
 @app.command()
-def verify(folder: Folder, dataset: Dataset = "") -> None:
+def verify(folder: Folder, dataset: Dataset = "", json: o.Json = False) -> None:
     """Decode every file; print counts per class and fold, everything broken, and the remedies."""
     from rich.console import Console
     from rich.table import Table
@@ -112,6 +114,11 @@ def verify(folder: Folder, dataset: Dataset = "") -> None:
     from ..errors import TLGError
 
     report = look(folder, _dataset(folder, dataset))
+    if json:
+        o.print_json({**vars(report), "root": str(report.root)})
+        if report.broken:
+            raise TLGError(f"{report.broken} problems in {folder} (listed above)", code=3)
+        return
     table = Table(title=f"{report.root}: {report.images:,} images, {report.masks:,} masks, dataset {report.dataset}")
     for column in ("fold", "class", "name", "images", "share of pixels", "trn rows", "val rows"):
         table.add_column(column, justify="left" if column == "name" else "right")
@@ -139,6 +146,25 @@ def verify(folder: Folder, dataset: Dataset = "") -> None:
         kinds = ", ".join(f"{len(lines)} {kind}" for kind, lines in report.problems.items() if lines)
         raise TLGError(f"{report.broken} problems in {folder} ({kinds})", code=3)
     print("everything is readable and fits together")
+
+
+@app.command()
+def weights(
+    preset: Annotated[str, typer.Argument(help="whose backbone and CLIP to fetch: pascal or coco")] = "pascal",
+    backbone: Annotated[str | None, typer.Option(help="in place of the preset's: resnet50 or vgg16")] = None,
+    clip: Annotated[str, typer.Option(help="CLIP for pseudo masks beside it; none = do without")] = (
+        "ViT-B-16-quickgelu/openai"
+    ),
+) -> None:
+    """Fetch and verify weights ahead of a run, for a machine that will be without a network."""
+    from ..backbones import load_backbone
+    from ..config import make_config
+    from ..masks.clips import load_clip
+
+    config = make_config(preset, **({"backbone": backbone} if backbone else {}))
+    print(f"{config.backbone}: {load_backbone(config).weights}, loaded")
+    for name in dict.fromkeys((config.clip, *(() if clip == "none" else (clip,)))):
+        print(f"CLIP {name}: {load_clip(name, config.clip_weights if name == config.clip else '').weights}, loaded")
 
 
 @app.command()

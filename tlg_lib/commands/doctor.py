@@ -6,8 +6,12 @@ from typing import Annotated
 
 import typer
 
+from . import options as o
+
 
 def command(
+    preset: Annotated[str, typer.Argument(help="what this preset lacks here; default: all that there is")] = "",
+    json: o.Json = False,
     gradients: Annotated[
         str,
         typer.Option(
@@ -31,10 +35,17 @@ def command(
 
         print_report(gradients, backbone)
         return
+    findings = examine(preset)
+    problems = sum(f.state == PROBLEM for f in findings)
+    failed = TLGError(f"{problems} problem{'s' if problems > 1 else ''} found (above, each with its remedy)", code=3)
+    if json:
+        o.print_json({"library": library_place(), "findings": [vars(finding) for finding in findings]})
+        if problems:
+            raise failed
+        return
     console = Console(soft_wrap=True, highlight=False)
     marks = {OK: "[green]ok     [/green]", NOTE: "[yellow]note   [/yellow]", PROBLEM: "[red]problem[/red]"}
     console.print(escape(library_place()))
-    findings = examine()
     area = ""
     for finding in findings:
         if finding.area != area:
@@ -43,7 +54,6 @@ def command(
         console.print(f"  {marks[finding.state]} {escape(finding.text)}")
         if finding.remedy:
             console.print(f"          -> {escape(finding.remedy)}")
-    problems = sum(f.state == PROBLEM for f in findings)
     if problems:
-        raise TLGError(f"{problems} problem{'s' if problems > 1 else ''} found (above, each with its remedy)", code=3)
-    print("\neverything that the mini preset needs is here")
+        raise failed
+    print(f"\neverything that the {preset or 'mini'} preset needs is here")

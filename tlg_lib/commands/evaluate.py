@@ -18,6 +18,7 @@ EVALUATION = (
     "test_draw",
     "data",
     "masks",
+    "support_masks",
     "device",
     "cache_features",
     "workers",
@@ -28,6 +29,7 @@ def command(
     folder: Annotated[Path, typer.Argument(help="folder of a training run (holds checkpoint.safetensors)")],
     shots: Annotated[str, typer.Option(help="shot counts, as 1,5")] = "1,5",
     settings: o.Set = None,
+    json: o.Json = False,
 ) -> None:
     """Score the last and the best epoch, the wrong-support control and the training-free rows."""
     from rich.console import Console
@@ -52,8 +54,13 @@ def command(
             f"another name would be wrong: train again, or set one of {', '.join(EVALUATION)}"
         )
     label = f"TLG {config.variant}"
+    if config.support_masks != "pseudo":
+        label += f", supports {config.support_masks}"
     records = evaluate_trained(after, str(folder), config.variant, label, counts, True, inputs)
     records = evaluate_training_free(after, str(folder / TRAINING_FREE), counts, inputs) + records
+    if json:
+        o.print_json(records)
+        return
     table = Table(
         title=f"{config.preset}, fold {config.fold}, seed {config.seed}, supervision {config.supervision}, "
         f"{config.eval_episodes} episodes"

@@ -20,6 +20,15 @@ OK, NOTE, PROBLEM = "ok", "note", "problem"
 ROOM = 3 << 30  # bytes that `make run` and its caches need at most
 
 
+EXTRAS = {  # one package of each
+    "notebooks": ("papermill", "notebooks, `tlg run`, sweeps"),
+    "bench": ("POT", "the straightforward network of `tlg bench`"),
+    "coco": ("pycocotools", "COCO's annotations"),
+    "slurm": ("submitit", "sweeps on a cluster"),
+    "crf": ("pydensecrf2", "dense CRF for pseudo masks"),
+}
+
+
 @dataclass(frozen=True)
 class Finding:
     """One line of the report. state: "ok", "note" (works without it) or "problem" (something will fail).
@@ -33,10 +42,16 @@ class Finding:
     remedy: str = ""
 
 
-def examine() -> list[Finding]:
-    """Look at everything; a check that itself fails becomes a problem with its reason."""
+def examine(preset: str = "") -> list[Finding]:
+    """Look at everything, or at what ``preset`` needs; a check that itself fails becomes a problem with its reason."""
     found: list[Finding] = []
-    for area, check in CHECKS.items():
+    checks = CHECKS
+    if preset:
+        from ..config import make_config
+
+        config = make_config(preset)  # an unknown preset is refused before anything is looked at
+        checks = {"versions": versions, "device": device, preset: lambda: needs(config), "folders": folders}
+    for area, check in checks.items():
         try:
             found += check()
         except TLGError as error:
@@ -75,15 +90,12 @@ def versions() -> Iterator[Finding]:
     yield Finding(
         "versions", OK, f"Python {python}, {fine} of {len(wanted)} packages, torch {metadata.version('torch')}"
     )
-    try:
-        yield Finding("versions", OK, f"pydensecrf2 {metadata.version('pydensecrf2')} (dense CRF for pseudo masks)")
-    except metadata.PackageNotFoundError:
-        yield Finding(
-            "versions",
-            NOTE,
-            "no pydensecrf2: masks are refined without the dense CRF",
-            "pip install 'tlg-lib[crf]' (needs a compiler)",
-        )
+    for extra, (package, what) in EXTRAS.items():
+        try:
+            yield Finding("versions", OK, f"{package} {metadata.version(package)} ({what})")
+        except metadata.PackageNotFoundError:
+            compiler = " (needs a compiler)" if extra == "crf" else ""
+            yield Finding("versions", NOTE, f"no {package}: {what}", f"pip install 'tlg-lib[{extra}]'{compiler}")
 
 
 def device() -> Iterator[Finding]:
@@ -136,6 +148,13 @@ def _memory() -> int:
 
 def weights() -> Iterator[Finding]:
     """Backbones and CLIP: the shipped and pip-installed ones by checksum, the others by presence."""
+    yield from weights_shipped()
+    yield from map(_backbone, ("resnet50", "vgg16"))
+    yield from map(_clip, ("ViT-B-32/openai", "ViT-B-16-quickgelu/openai"))
+
+
+def weights_shipped() -> Iterator[Finding]:
+    """EfficientNet-Lite0 and the mini CLIP, in this order."""
     from ..backbones import PUBLISHED
     from ..machine.weights import pip_weights_file, verify_sha256
     from ..masks.clips import load_clip
@@ -144,31 +163,43 @@ def weights() -> Iterator[Finding]:
     yield Finding("weights", OK, "EfficientNet-Lite0 (ImageNet), checksum right")
     load_clip("mini")
     yield Finding("weights", OK, "mini CLIP, checksum right")
+
+
+def _backbone(name: str, missing: str = NOTE) -> Finding:
     import torch
     import torchvision.models as models
 
-    hub = Path(torch.hub.get_dir()) / "checkpoints"
-    for name, entry in (("ResNet-50", models.ResNet50_Weights), ("VGG-16", models.VGG16_Weights)):
-        file = hub / Path(entry.IMAGENET1K_V1.url).name
-        if file.is_file():
-            yield Finding("weights", OK, f"{name} (ImageNet) in {hub}")
+    entry = {"resnet50": models.ResNet50_Weights, "vgg16": models.VGG16_Weights}[name]
+    file = Path(torch.hub.get_dir()) / "checkpoints" / Path(entry.IMAGENET1K_V1.url).name
+    if file.is_file():
+        return Finding("weights", OK, f"{name} (ImageNet) in {file.parent}")
+    remedy = f"tlg data weights; offline: put {file.name} into {file.parent} or --set backbone_weights=FILE"
+    return Finding("weights", missing, f"no {name} weights, needed by presets pascal and coco", remedy)
+
+
+def _clip(name: str, missing: str = NOTE) -> Finding:
+    if _cached_clip(name):
+        return Finding("weights", OK, f"CLIP {name} in the cache")
+    remedy = "tlg data weights; offline: --set clip_weights=FILE"
+    return Finding("weights", missing, f"no CLIP {name}, needed by presets pascal and coco", remedy)
+
+
+def needs(config) -> Iterator[Finding]:
+    """What a preset needs beside the packages: its backbone, its CLIP, its data and their pseudo masks."""
+    from ..experiment import data_root
+
+    shipped = list(weights_shipped())
+    yield shipped[0] if config.backbone == "efficientnet_lite0" else _backbone(config.backbone, PROBLEM)
+    yield shipped[1] if config.clip == "mini" else _clip(config.clip, PROBLEM)
+    root, made = data_root(config), config.dataset == "mini"
+    for kind in ("JPEGImages", "SegmentationClassAug", "PseudoMasks"):
+        count = len((list_images if kind == "JPEGImages" else list_masks)(root / kind).files)
+        masks = f"tlg masks make --data {root}"
+        remedy = masks if kind == "PseudoMasks" else f"tlg data {root.name}, or name a folder in VOC layout with --data"
+        if count or made:
+            yield Finding("data", OK, f"{count:,} files in {root / kind}" + " (made by the first run)" * (not count))
         else:
-            yield Finding(
-                "weights",
-                NOTE,
-                f"no {name}, needed by presets pascal and coco",
-                f"fetched at first use; offline: put {file.name} into {hub} or --set backbone_weights=FILE",
-            )
-    for name in ("ViT-B-32/openai", "ViT-B-16-quickgelu/openai"):
-        if _cached_clip(name):
-            yield Finding("weights", OK, f"CLIP {name} in the cache")
-        else:
-            yield Finding(
-                "weights",
-                NOTE,
-                f"no CLIP {name}, needed by presets pascal and coco",
-                "fetched at first use; offline: --set clip_weights=FILE",
-            )
+            yield Finding("data", PROBLEM, f"nothing in {root / kind}", remedy)
 
 
 def _cached_clip(name: str) -> bool:

@@ -12,8 +12,10 @@ from . import options as o
 
 def command(
     preset: Annotated[str, typer.Argument(help="mini, smoke, pascal-lite, pascal or coco")] = "mini",
-    folds: Annotated[str, typer.Option(help="test folds, as 0,1,2,3")] = "0,1,2,3",
-    seeds: Annotated[str, typer.Option(help="seeds, as 0,1,2; an interval needs at least two")] = "0,1,2",
+    folds: Annotated[str, typer.Option("--fold", "--folds", help="test folds, as 0,1,2,3")] = "0,1,2,3",
+    seeds: Annotated[
+        str, typer.Option("--seed", "--seeds", help="seeds, as 0,1,2; an interval needs at least two")
+    ] = "0,1,2",
     out: Annotated[Path | None, typer.Option(help="folder of the ladder")] = None,
     workers: Annotated[int, typer.Option(help="processes side by side; 0 = one per core")] = 0,
     supervision: o.Supervision = None,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..config import Config, make_config
 from ..errors import TLGError
+
+if TYPE_CHECKING:
+    from ..config import Config
 
 Set = Annotated[list[str] | None, typer.Option("--set", help="any setting, as key=value; repeatable")]
 Fold = Annotated[int | None, typer.Option(help="test fold 0..3")]
@@ -15,6 +17,7 @@ Seed = Annotated[int | None, typer.Option(help="random seed")]
 Variant = Annotated[str | None, typer.Option(help="corrected, released or hsnet")]
 Supervision = Annotated[str | None, typer.Option(help="pixel or image")]
 Backbone = Annotated[str | None, typer.Option(help="efficientnet_lite0, resnet50 or vgg16")]
+Json = Annotated[bool, typer.Option("--json", help="print the figures as JSON and nothing else")]
 Data = Annotated[str | None, typer.Option(help="dataset folder in VOC layout")]
 
 
@@ -31,5 +34,14 @@ def parse_settings(settings: list[str] | None) -> dict[str, str]:
 
 def config_from_options(preset: str, settings: list[str] | None, **named) -> Config:
     """The preset's config with the named options that were given, then every --set."""
+    from ..config import make_config
+
     given = {key: value for key, value in named.items() if value is not None}
     return make_config(preset, **{**given, **parse_settings(settings)})
+
+
+def print_json(value) -> None:
+    """For another program: sorted keys, numbers as they are."""
+    import json
+
+    print(json.dumps(value, indent=2, sort_keys=True))

@@ -13,8 +13,10 @@ from . import options as o
 def command(
     preset: Annotated[str, typer.Argument(help="a preset, or the name of a file in notebooks/params")] = "mini",
     out: Annotated[Path | None, typer.Option(help="run folder; by default runs/<preset>")] = None,
-    fold: Annotated[str | None, typer.Option(help="test fold 0..3, several as 0,2, or all")] = None,
-    seed: Annotated[str | None, typer.Option(help="random seed, several as 0,1,2")] = None,
+    fold: Annotated[
+        str | None, typer.Option("--fold", "--folds", help="test fold 0..3, several as 0,2, or all")
+    ] = None,
+    seed: Annotated[str | None, typer.Option("--seed", "--seeds", help="random seed, several as 0,1,2")] = None,
     variant: Annotated[str | None, typer.Option(help="corrected, released, hsnet or all")] = None,
     supervision: Annotated[str | None, typer.Option(help="pixel, image or all")] = None,
     backbone: o.Backbone = None,

@@ -35,11 +35,11 @@ def runs_home() -> Path:
 
 
 def notebooks_home() -> Path:
-    """The folder of the notebooks; they belong to the checkout, not to the package."""
-    folder = PACKAGE.parent / "notebooks"
-    if not folder.is_dir():
-        raise TLGError(f"no notebooks at {folder}: install from a clone with `pip install -e .`", code=3)
-    return folder
+    """The folder of the notebooks: the checkout's, else those that the wheel carries."""
+    for folder in (PACKAGE.parent / "notebooks", PACKAGE / "_notebooks"):
+        if (folder / "params").is_dir():
+            return folder
+    raise TLGError(f"no notebooks beside {PACKAGE} or in it: install tlg-lib again", code=3)
 
 
 @contextmanager

@@ -1,4 +1,6 @@
-"""Progress of long work: a bar on a terminal, about ten plain lines elsewhere, nothing when told to be quiet."""
+"""Progress of long work: a bar on a terminal, about ten plain lines elsewhere, nothing when told to be quiet.
+
+It goes to stderr, so that stdout holds results alone; in a notebook, where stderr is shown as an error, to stdout."""
 
 from __future__ import annotations
 
@@ -24,10 +26,11 @@ def track(
     if sys.stderr.isatty():
         yield from tqdm(items, total=total, initial=start, desc=label, unit=unit, leave=False)
         return
+    stream = sys.stdout if type(sys.stdout).__module__.startswith("ipykernel") else sys.stderr
     began, next_share = time.perf_counter(), 0.1
     for done, item in enumerate(items, start + 1):
         yield item
         if total and done / total >= next_share - 1e-9:
             seconds = time.perf_counter() - began
-            print(f"{label}: {done}/{total} {unit}, {seconds:.0f} s", flush=True)
+            print(f"{label}: {done}/{total} {unit}, {seconds:.0f} s", file=stream, flush=True)
             next_share = (int(10 * done / total) + 1) / 10

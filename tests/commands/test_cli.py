@@ -1,0 +1,79 @@
+"""The command line as a whole: version, extras that are not installed, figures for other programs."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tlg_lib import __version__, cli
+
+BLOCK = """
+import sys
+class NotInstalled:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {blocked}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, NotInstalled())
+{code}
+"""
+
+
+def without(blocked, code):
+    text = BLOCK.format(blocked=set(blocked), code=code)
+    return subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, timeout=300)
+
+
+def test_the_core_runs_without_any_extra():
+    """Data, masks, training, scoring, prediction and the report import nothing that is an extra."""
+    modules = "train evaluate predict experiment data.mini.make data.voc masks.generate runs.study runs.records"
+    code = "import importlib\n" + "\n".join(f"importlib.import_module('tlg_lib.{m}')" for m in modules.split())
+    done = without({*cli.EXTRAS, "torchmetrics"}, code + "\nfrom tlg_lib import cli")
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.parametrize("extra, command", [("notebooks", ["run", "smoke"]), ("slurm", ["sweep", "seeds", "--slurm"])])
+def test_a_missing_extra_is_one_line_that_names_it(extra, command):
+    blocked = [module for module, name in cli.EXTRAS.items() if name == extra]
+    done = without(blocked, f"from tlg_lib import cli; cli.main({command})")
+    assert done.returncode == 3 and done.stderr.strip().splitlines()[-1].endswith(f"pip install 'tlg-lib[{extra}]'")
+    assert "Traceback" not in done.stderr
+
+
+def test_help_loads_no_torch():
+    code = "import tlg_lib.cli, sys\nassert not {'torch', 'numpy', 'pydantic', 'matplotlib'} & set(sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_version_is_printed(capsys):
+    with pytest.raises(SystemExit) as exit:
+        cli.main(["--version"])
+    assert exit.value.code == 0 and capsys.readouterr().out == f"tlg {__version__}\n"
+
+
+def test_verify_gives_its_figures_to_other_programs(tiny_voc, capsys):
+    with pytest.raises(SystemExit) as exit:
+        cli.main(["data", "verify", str(tiny_voc), "--json"])
+    report = json.loads(capsys.readouterr().out)
+    assert exit.value.code == 0 and report["images"] == 80 and len(report["classes"]) == 20
+
+
+def test_progress_leaves_stdout_to_results(capsys):
+    from tlg_lib.machine.progress import track
+
+    assert list(track(range(20), label="work", unit="steps")) == list(range(20))
+    streams = capsys.readouterr()
+    assert streams.out == "" and "work: 20/20 steps" in streams.err
+
+
+def test_notebooks_are_copied_and_changed_copies_kept(tmp_path, capsys):
+    for _ in range(2):
+        with pytest.raises(SystemExit) as exit:
+            cli.main(["notebooks", str(tmp_path / "mine")])
+        assert exit.value.code == 0
+    changed = tmp_path / "mine" / "00_start_here.ipynb"
+    changed.write_text("{}")
+    with pytest.raises(SystemExit):
+        cli.main(["notebooks", str(tmp_path / "mine")])
+    assert changed.read_text() == "{}" and f"kept as it is: {changed}" in capsys.readouterr().out
