@@ -1,4 +1,4 @@
-"""Frozen image classifiers as sources of feature maps, behind one interface (DESIGN 3.1 and 4).
+"""Frozen image classifiers as sources of feature maps, behind one interface (docs/design.md, 3.1 and 4).
 
 ``load_backbone(config)`` gives a module that turns uint8 RGB images into a list of maps, low to high. It
 has no learnable parameter, stays in evaluation mode, and computes without gradients.

@@ -1,4 +1,4 @@
-"""Predictions without training, to stand beside every result (DESIGN 3.3): masks, prototypes and their fusions.
+"""Predictions without training, beside every result (docs/design.md, 3.3): masks, prototypes and their fusions.
 
 A predictor maps an EpisodeBatch to foreground probabilities float [B, K, H, W], one map per shot.
 Prototypes are masked means of unit-length features, as in PANet (Wang et al., ICCV 2019); the probability is

@@ -1,6 +1,6 @@
 """Look inside a forward pass: ``with capture(model, names) as seen:`` keeps named intermediate tensors.
 
-The network calls ``record(name, tensor)`` at every step of DESIGN 3.1; outside ``capture`` that does nothing.
+The network calls ``record(name, tensor)`` at every step of docs/design.md, 3.1; outside ``capture`` that does nothing.
 Names: ``corr_query/l4``, ``conv4d_query/mix432``, ``ha/q_cat``, ``attn/s_cross``, ``ot/q_plan``, ``ht/q_out``,
 ``hc/text_merge``, ``prior/query``, ``dec/q_res`` ... (``model.tensor_names()`` lists those of a model).
 """

@@ -1,5 +1,12 @@
 """Centre-pivot 4D convolutions and the coarse-to-fine encoder made of them (HSNet: Min et al., ICCV 2021).
 
+The idea: a correlation says for every pair of positions, one in each image, how alike they are. A match is to be
+believed where its neighbours agree: positions beside it in this image match positions beside its partner in the other.
+That is a convolution in four dimensions; a full k^4 kernel is too dear, so only two planes of it are kept, one k x k
+over this image at the partner's position and one over the other image at this position:
+y(p, q) = sum_d w1(d) x(p + d, q) + sum_d w2(d) x(p, q + d). Strides shrink the other image until one position is left.
+Coarse levels are added to finer ones on the way (Encoder4d).
+
 A 4D map has the axes [B, C, H, W, h, w]: H, W of *this* image (whose map comes out), h, w of the *other*.
 In memory C stands last, so that both halves of the convolution read it without full copies.
 """

@@ -1,4 +1,4 @@
-"""Cosine correlation of every query position with every support position, level by level (DESIGN 3.1)."""
+"""Cosine correlation of every query position with every support position, level by level (docs/design.md, 3.1)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a map at stride 8 to two logits per image pixel, with the image's pseudo mask beside them (DESIGN 3.1)."""
+"""From a map at stride 8 to two logits per image pixel, with its pseudo mask beside them (docs/design.md, 3.1)."""
 
 from __future__ import annotations
 

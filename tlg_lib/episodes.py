@@ -24,7 +24,7 @@ from .machine.paths import write_json
 class Episode:
     """One task: segment class ``class_id`` (0-based) in ``query``, given ``support`` images of that class.
 
-    ``support_class`` differs from ``class_id`` only in the wrong-support control (DESIGN 3.3).
+    ``support_class`` differs from ``class_id`` only in the wrong-support control (docs/design.md, 3.3).
     """
 
     query: str

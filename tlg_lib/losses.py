@@ -105,7 +105,7 @@ def _pixel_loss(logits: Tensor, target: Tensor, confidence: Tensor, config: Conf
 
 
 def l2_of_everything(parameters) -> Tensor:
-    """Sum of un-squared L2 norms, the release's extra term on a single GPU (DESIGN 3.1)."""
+    """Sum of un-squared L2 norms, the release's extra term on a single GPU (docs/design.md, 3.1)."""
     return torch.stack([p.norm() for p in parameters]).sum()
 
 

@@ -1,7 +1,7 @@
 """Intersection over union as the field counts it: sums per class over all episodes, then the mean over classes.
 
 mIoU = mean_c ( sum_e I_ce / sum_e U_ce ),  FB-IoU = mean over {background, foreground} of the same sums pooled
-over classes (DESIGN section 2; HSNet, Min et al., ICCV 2021). Pixels marked 255 in the truth are ignored.
+over classes (docs/design.md, 2; HSNet, Min et al., ICCV 2021). Pixels marked 255 in the truth are ignored.
 """
 
 from __future__ import annotations
@@ -43,25 +43,36 @@ class Scores:
     episodes: int
 
 
-def scores(intersection: np.ndarray, union: np.ndarray, class_ids: np.ndarray) -> Scores:
-    """Scores from per-episode counts: intersection, union int [E, 2] (background, foreground), class_ids [E].
+def class_iou(intersection: np.ndarray, union: np.ndarray, class_ids: np.ndarray) -> dict[int, float]:
+    """IoU in percent by class id: summed intersection over summed union of the class's episodes, all [E].
 
-    Raises TLGError when there is no episode, or when a class has no pixel, true or predicted, at all.
+    The mean of the values is the mIoU. Raises TLGError when there is no episode, or when a class has no pixel, true or
+    predicted, at all.
     """
     intersection, union, class_ids = np.asarray(intersection), np.asarray(union), np.asarray(class_ids)
     if len(class_ids) == 0:
         raise TLGError("no episodes to score", code=3)
-    per_class = {}
+    found = {}
     for class_id in np.unique(class_ids):
         chosen = class_ids == class_id
-        total = union[chosen, 1].sum()
+        total = union[chosen].sum()
         if total == 0:
             raise TLGError(
                 f"class number {class_id} has neither true nor predicted pixels in "
                 f"{chosen.sum()} episodes: its masks are empty (tlg data verify)",
                 code=3,
             )
-        per_class[int(class_id)] = 100.0 * float(intersection[chosen, 1].sum() / total)
+        found[int(class_id)] = 100.0 * float(intersection[chosen].sum() / total)
+    return found
+
+
+def scores(intersection: np.ndarray, union: np.ndarray, class_ids: np.ndarray) -> Scores:
+    """Scores from per-episode counts: intersection, union int [E, 2] (background, foreground), class_ids [E].
+
+    Raises TLGError as class_iou does.
+    """
+    intersection, union = (np.asarray(v).reshape(-1, 2) for v in (intersection, union))
+    per_class = class_iou(intersection[:, 1], union[:, 1], class_ids)
     pooled = intersection.sum(0) / np.maximum(union.sum(0), 1)
     return Scores(float(np.mean(list(per_class.values()))), 100.0 * float(pooled.mean()), per_class, len(class_ids))
 

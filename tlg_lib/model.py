@@ -1,4 +1,4 @@
-"""The network, top to bottom as in the paper's figure: correlate, encode in 4D, HA, HT, HC, decode (DESIGN 3).
+"""The network, top to bottom as in the paper's figure: correlate, encode in 4D, HA, HT, HC, decode (docs/design.md, 3).
 
 One class serves ``released`` (what the authors' code computes, to 1e-4), ``corrected`` and ``hsnet``: the switches
 of the config say which. The backbone stays outside; it is frozen, and its maps are the inputs.

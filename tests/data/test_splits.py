@@ -11,12 +11,18 @@ from PIL import Image
 
 from tlg_lib.data import splits
 from tlg_lib.data.folder import SegmentationFolder
-from tlg_lib.data.splits import SPLITS, build_splits, class_index, compare_splits, read_split, read_splits
+from tlg_lib.data.splits import SPLITS, build_splits, class_index, compare_splits, read_split
 from tlg_lib.errors import TLGError
 
 from conftest import make_tiny_voc
 
 pytestmark = pytest.mark.usefixtures("own_home")
+
+
+def read_splits(root, dataset):
+    """All eight lists below root/splits."""
+    lists = {(split, fold): root / "splits" / split / f"fold{fold}.txt" for split in SPLITS for fold in range(4)}
+    return {split: {fold: read_split(lists[split, fold], dataset) for fold in range(4)} for split in SPLITS}
 
 
 def folder_with(root, areas, size=(375, 500), val=()):

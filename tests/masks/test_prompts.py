@@ -24,7 +24,7 @@ def test_every_class_has_words_of_its_own(dataset):
     assert len(prompts.names) == len(prompts.attributes) == len(prompts.background) == len(names)
     assert len(set(prompts.class_prompts())) == len(names)
     assert len(set(prompts.attributes)) == len(names)
-    assert all(" with " in words for words in prompts.attributes), "DESIGN: as 'bicycle with wheels'"
+    assert all(" with " in words for words in prompts.attributes), "docs/design.md, 5: as 'bicycle with wheels'"
     assert all(1 <= words.count(",") <= 2 and ", " not in words for words in prompts.background), "as 'road,park'"
     assert len(prompts.background_list) >= 20
     assert len(set(prompts.background_list)) == len(prompts.background_list)

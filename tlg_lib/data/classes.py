@@ -1,4 +1,4 @@
-"""Class names and folds of Pascal-5i, COCO-20i and the mini benchmark (DESIGN section 2).
+"""Class names and folds of Pascal-5i, COCO-20i and the mini benchmark (docs/design.md, 2).
 
 Class numbers are 0-based everywhere in the code. Label maps store class + 1 (0 is background), and split
 lists write class + 1 with two digits.

@@ -1,6 +1,6 @@
 """Feature maps of the frozen backbone: computed once per image, kept on disk, mapped into memory.
 
-The backbone never changes, so its maps depend on the image, the size and the weights alone (DESIGN section 9).
+The backbone never changes, so its maps depend on the image, the size and the weights alone (docs/design.md, 9).
 One .npy file per layer, float32 [N, C, h, w], is filled in order; a marker counts the finished images, so an
 interrupted build goes on where it stopped. Without a cache, images shared by the episodes of a batch run once.
 """

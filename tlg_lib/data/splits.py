@@ -1,7 +1,7 @@
 """Split lists: read, built by rule, or HSNet's published ones; and the index of classes in each label map.
 
 A list holds rows ``<image>__<class from 1>``; fold f's list names the classes that fold f holds out
-(DESIGN section 2). The rule: an image is a row of each class that covers at least 2,048 of its pixels.
+(docs/design.md, 2). The rule: an image is a row of each class that covers at least 2,048 of its pixels.
 """
 
 from __future__ import annotations
@@ -388,12 +388,6 @@ def published_splits(root: str | Path, source: str | Path = "", progress: bool =
     counts = {split: [len(splits[split][f]) for f in range(FOLDS)] for split in SPLITS}
     write_splits(root, splits, {"lists": "hsnet", "dataset": "pascal", "source": facts["source"], "rows": counts})
     return splits
-
-
-def read_splits(root: str | Path, dataset: str) -> Splits:
-    """All eight lists below root/splits."""
-    folder = Path(root) / "splits"
-    return {split: {f: read_split(folder / split / f"fold{f}.txt", dataset) for f in range(FOLDS)} for split in SPLITS}
 
 
 def compare_splits(first: Splits, second: Splits) -> list[dict]:

@@ -21,8 +21,8 @@ from matplotlib.patches import FancyArrowPatch
 from ..data.images import tint
 from ..machine.paths import atomic
 
-ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILLION, PURPLE = (
-    "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7",
+ORANGE, SKY, GREEN, BLUE, VERMILLION, PURPLE = (
+    "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7",
 )  # fmt: skip
 INK, GREY, PALE = "#222222", "#767676", "#E4E4E4"
 

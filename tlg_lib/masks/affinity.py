@@ -1,4 +1,4 @@
-"""Which patches belong together: maps spread over a doubly stochastic affinity (CLIP-ES, DESIGN 5)."""
+"""Which patches belong together: maps spread over a doubly stochastic affinity (CLIP-ES, docs/design.md, 5)."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Softmax Grad-CAM of a CLIP image tower: where it looks for a class, against other classes and background.
 
-Vision transformers follow CLIP-ES (Lin et al., CVPR 2023; DESIGN section 5): any input size, the gradient
+Vision transformers follow CLIP-ES (Lin et al., CVPR 2023; docs/design.md, 5): any input size, the gradient
 taken at ``ln_1`` of the last block, and the attention weights of the last blocks recomputed on the way.
 Convolutional towers use plain Grad-CAM (Selvaraju et al., ICCV 2017) at their last stage.
 """

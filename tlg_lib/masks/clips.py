@@ -1,6 +1,6 @@
 """CLIP models behind one small interface: the embedded mini CLIP, or any open_clip model by official name.
 
-All are built by open_clip's own factory. The mini CLIP (DESIGN section 6, assets/mini_clip/MODEL_CARD.md)
+All are built by open_clip's own factory. The mini CLIP (docs/design.md, 6, assets/mini_clip/MODEL_CARD.md)
 takes its early image stages from a pip package and the rest from a checksummed file of this repository; it
 knows some two hundred words, and ``Clip.unknown_words`` says which words of a prompt it does not know.
 """

@@ -1,6 +1,6 @@
 """Pseudo masks from image-level labels: CAM, affinity, argmax and refinement, for an image or a folder.
 
-The order is that of CLIP-ES (DESIGN section 5). ``MaskMaker`` shows every stage of an image;
+The order is that of CLIP-ES (docs/design.md, 5). ``MaskMaker`` shows every stage of an image;
 ``generate_masks`` writes a folder of masks, goes on where it was stopped, and skips masks that match the
 recipe and the image.
 """

@@ -1,6 +1,6 @@
 """The words behind every class: synonyms, an attribute, the usual background, and words for no object.
 
-Prompts come from YAML data files in the form of DESIGN section 5 (CLIP-ES, Lin et al., CVPR 2023). A user's
+Prompts come from YAML data files in the form of docs/design.md, 5 (CLIP-ES, Lin et al., CVPR 2023). A user's
 YAML may override any entry; unknown classes and prompts beyond the text tower's limit are refused by name.
 """
 

@@ -1,4 +1,4 @@
-"""The authors' checkpoints and ours: the same network under two sets of names (DESIGN 3.1).
+"""The authors' checkpoints and ours: the same network under two sets of names (docs/design.md, 3.1).
 
 Theirs carry a ``module.`` prefix, the whole backbone under ``backbone.`` and layers that nothing uses; none of that
 is needed by ours, and all of it is kept beside the converted file so that the way back is complete.

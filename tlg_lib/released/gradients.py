@@ -75,11 +75,16 @@ def gradient_reach(config: Config) -> list[Reach]:
         # `other` of a 4D convolution may run as a matrix product of its weights, so its parent is asked.
         owner = name.rsplit(".", 1)[0].removesuffix(".other").removesuffix(".this")
         row[1] += parameter.numel() * (owner in used)
-        row[2] += parameter.numel() * (parameter.grad is not None and bool(parameter.grad.any()))
+        row[2] += reached(parameter)
     rows = [Reach(part, *numbers) for part, numbers in counts.items()]
     if config.variant == "released" and config.backbone == "resnet50":
         rows += [Reach(f"{name} (in the authors' file only)", n, 0, 0) for name, n in UNUSED_PARAMETERS.items()]
     return rows
+
+
+def reached(parameter: torch.Tensor) -> int:
+    """How many numbers a parameter has that learns: all of its own where its gradient has an entry other than 0."""
+    return parameter.numel() if parameter.grad is not None and bool(parameter.grad.any()) else 0
 
 
 def _part(name: str) -> str:
@@ -115,11 +120,8 @@ def count_parameters(config, inputs=None) -> dict[str, int]:
     kernel without input where every masked object misses the few positions of the pooled grid that a stride keeps.
     inputs: those that the caller has open (inputs.py).
     """
-    import torch
-
     from ..inputs import Inputs
     from ..losses import total_loss
-    from ..model import build_model
 
     experiment = (inputs or Inputs()).open(config)
     model = build_model(config, experiment.backbone, experiment.text).to(experiment.device).train()
@@ -136,9 +138,8 @@ def count_parameters(config, inputs=None) -> dict[str, int]:
             config.support_loss > 0,
         )
         total_loss(output, batch, config, list(model.parameters())).backward()
-    reached = [p for p in model.parameters() if p.grad is not None and bool((p.grad != 0).any())]
     return {
         "total": sum(p.numel() for p in model.parameters()),
         "learnable": sum(p.numel() for p in model.parameters() if p.requires_grad),
-        "receiving_gradient": sum(p.numel() for p in reached),
+        "receiving_gradient": sum(reached(p) for p in model.parameters()),
     }

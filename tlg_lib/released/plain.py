@@ -1,4 +1,4 @@
-"""The released network (DESIGN 3.1) in its plainest form: the yardstick of ``tlg bench``, never used to predict.
+"""The released network (docs/design.md, 3.1) in its plainest form: the yardstick of ``tlg bench``, never to predict.
 
 Nothing is shared, skipped or reordered: both correlations are computed, the 4D encoder runs once per direction
 on copies in the order that each convolution wants, Sinkhorn comes from POT one sample at a time, and every

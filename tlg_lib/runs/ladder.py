@@ -17,7 +17,7 @@ from ..machine.paths import atomic, write_json
 from .records import mean_interval, seed_means
 from .study import Row, Study
 
-# Rungs in the order of DESIGN 3.2's table, what is ours last: label, and the settings that change together.
+# Rungs in the order of docs/design.md's table (3.2), what is ours last: label, and the settings that change together.
 RUNGS: dict[str, tuple[str, tuple[str, ...]]] = {
     "hetero": ("heterogeneous path trained", ("train_hetero",)),
     "transport": ("differentiable, scaled transport", ("transport", "transport_reg")),

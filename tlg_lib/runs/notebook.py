@@ -279,7 +279,7 @@ def _numbers(name: str, value, everything: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _rows(config: Config, variant: str, supervision: str) -> tuple:
-    """What to train: the whole table of DESIGN 3.3, or every wanted variant on every wanted kind of target."""
+    """What to train: the whole table of docs/design.md, 3.3, or every wanted variant on every wanted kind of target."""
     from .study import Row, table_rows
 
     for name, value, known in (("variant", variant, VARIANTS), ("supervision", supervision, SUPERVISIONS)):

@@ -29,20 +29,6 @@ class Comparison:
         )
 
 
-def class_miou(intersections, unions, class_ids) -> float:
-    """mIoU in percent: per class the summed intersection over the summed union, then the mean over classes.
-
-    intersections, unions: [E] pixels of the foreground per episode; class_ids: [E]. A class whose union is 0
-    in every episode counts as 0.
-    """
-    intersections, unions, class_ids = (np.asarray(v) for v in (intersections, unions, class_ids))
-    scores = []
-    for c in np.unique(class_ids):
-        union = unions[class_ids == c].sum()
-        scores.append(intersections[class_ids == c].sum() / union if union else 0.0)
-    return 100 * float(np.mean(scores))
-
-
 def paired_bootstrap(
     intersections_a,
     unions_a,
@@ -68,8 +54,11 @@ def paired_bootstrap(
     ``2 min(#[d* <= 0] + 1, #[d* >= 0] + 1) / (resamples + 1)``, at most 1 (Davison and Hinkley 1997, ch. 4).
     It speaks about episodes, not about seeds: two trainings of the same setting also differ.
 
-    Raises TLGError when lengths differ, values are negative or an intersection exceeds its union.
+    Raises TLGError when lengths differ, values are negative or an intersection exceeds its union, and as
+    metrics.class_iou does.
     """
+    from ..metrics import class_iou
+
     arrays = [np.asarray(v, dtype=np.float64) for v in (intersections_a, unions_a, intersections_b, unions_b)]
     class_ids = np.asarray(class_ids)
     _check(arrays, class_ids, groups)
@@ -90,7 +79,7 @@ def paired_bootstrap(
     low, high = np.quantile(differences, [(1 - confidence) / 2, (1 + confidence) / 2])
     tail = min((differences <= 0).sum(), (differences >= 0).sum())
     p_value = float(min(1.0, 2 * (tail + 1) / (resamples + 1)))
-    first, second = (class_miou(*arrays[i : i + 2], class_ids) for i in (0, 2))
+    first, second = (float(np.mean(list(class_iou(*arrays[i : i + 2], class_ids).values()))) for i in (0, 2))
     return Comparison(first - second, float(low), float(high), p_value, first, second, len(class_ids), units)
 
 

@@ -32,7 +32,7 @@ class Row:
 
 
 def table_rows(config: Config) -> tuple[Row, ...]:
-    """The trained rows that stand beside each other in every study (DESIGN 3.3)."""
+    """The trained rows that stand beside each other in every study (docs/design.md, 3.3)."""
     image, pixel = {"supervision": "image"}, {"supervision": "pixel"}
     rows = [
         Row("corrected-pixel", "TLG corrected, pixel labels", _items(pixel), True),

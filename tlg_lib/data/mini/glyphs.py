@@ -3,7 +3,7 @@
 A glyph is a pair of grey images: ``shape``, the whole object with its holes filled, and ``detail``, the part
 of it that gets a second colour (windows, screens, faces, hooves). Glyph names are "mdi:bus-side" (Material
 Design Icons), "fa:crow" (Font Awesome), "own:sheep-standing" (drawn here) or "pot:fa:seedling" (a glyph of a
-plant standing in a pot of ours). DESIGN section 6.
+plant standing in a pot of ours). docs/design.md, 6.
 """
 
 from __future__ import annotations

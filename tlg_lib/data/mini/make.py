@@ -1,4 +1,4 @@
-"""The mini benchmark on disk: 20 x 60 pictures in VOC layout, made from a seed in a minute (DESIGN 6).
+"""The mini benchmark on disk: 20 x 60 pictures in VOC layout, made from a seed in a minute (docs/design.md, 6).
 
 Every picture depends on (seed, class, index) alone, so any number of workers, and a run that was interrupted
 and resumed, give the same bytes. They also depend on the fonts and, in the last digit, on the versions of

@@ -2,7 +2,7 @@
 
 Everything is computed at twice the final size in float64 and then reduced, so that edges are soft, and so
 that rounding to bytes hides the last bits in which machines may differ. The label map follows the VOC
-convention: class + 1, 0 background, 255 on a thin border round every object (DESIGN section 6).
+convention: class + 1, 0 background, 255 on a thin border round every object (docs/design.md, 6).
 """
 
 from __future__ import annotations
