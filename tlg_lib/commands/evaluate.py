@@ -7,22 +7,10 @@ from typing import Annotated
 
 import typer
 
-from ..config import Evaluation
 from . import options as o
 
-# What may differ between training and scoring: how much is scored, where things lie, what computes.
-EVALUATION = (
-    *Evaluation.model_fields,
-    "seed",
-    "shots",
-    "test_draw",
-    "data",
-    "masks",
-    "support_masks",
-    "device",
-    "cache_features",
-    "workers",
-)
+# What may differ between training and scoring, beside how much is scored: where things lie, what computes.
+ELSEWHERE = ("seed", "shots", "test_draw", "data", "masks", "support_masks", "device", "cache_features", "workers")
 
 
 def command(
@@ -36,6 +24,7 @@ def command(
     from rich.table import Table
 
     from ..checkpoints import load_checkpoint
+    from ..config import Evaluation
     from ..errors import TLGError
     from ..inputs import Inputs
     from ..runs.study import TRAINING_FREE, evaluate_trained, evaluate_training_free
@@ -47,11 +36,12 @@ def command(
     trained = load_checkpoint(folder / "checkpoint.safetensors").config
     config, inputs = trained.replace(**o.parse_settings(settings)), Inputs()
     before, after = trained.to_dict(), config.to_dict()
-    changed = [name for name in after if after[name] != before[name] and name not in EVALUATION]
+    free = (*Evaluation.model_fields, *ELSEWHERE)
+    changed = [name for name in after if after[name] != before[name] and name not in free]
     if changed:
         raise TLGError(
             f"--set {changed[0]}={after[changed[0]]}: {folder} was trained with {before[changed[0]]}, a score under "
-            f"another name would be wrong: train again, or set one of {', '.join(EVALUATION)}"
+            f"another name would be wrong: train again, or set one of {', '.join(free)}"
         )
     label = f"TLG {config.variant}"
     if config.support_masks != "pseudo":
