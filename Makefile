@@ -1,6 +1,7 @@
 # make run           from nothing to a report: .venv, install, notebooks 00..10 on the generated data
 # make test          .venv, install, unit tests, then every notebook at smoke size
 # make test-browser  the widgets in a real JupyterLab in headless Chromium (skipped aloud where there is none)
+# make exercises    the solution of every exercise, run in its notebook (smoke size; SIZE=full for the full one)
 # make docs          docs/ again from a finished `make run`
 # make install       .venv and the installation alone; CPU=1: PyTorch without CUDA (4 GB less)
 # make clean         what was generated here: .venv, caches, the mini data; runs/ and real data stay
@@ -11,7 +12,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-units test-notebooks test-browser docs clean
+.PHONY: help install run test test-units test-notebooks test-browser exercises docs clean
 
 VENV := $(CURDIR)/.venv
 BIN := $(VENV)/bin
@@ -76,6 +77,10 @@ test-browser: install
 	@echo "== widgets in headless Chromium"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,browser]'
 	@$(TEST_ENV) $(BIN)/python -m pytest tests/browser -m browser -rs
+
+exercises: install
+	@echo "== exercises"
+	@$(if $(filter full,$(SIZE)),,TLG_HOME=$(TEST_HOME) $(TEST_ENV)) $(BIN)/python -m tlg_lib.runs.exercises
 
 docs: install
 	@$(BIN)/tlg run mini

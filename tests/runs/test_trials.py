@@ -1,27 +1,31 @@
-"""Brief trials: what a line about a difference says, that settings and data name a training, that results are kept."""
+"""Short trainings: their size follows the preset, the score card outlives a notebook, differences are not overdone."""
 
 import pytest
 
 from tlg_lib.config import make_config
-from tlg_lib.runs import trials as with_without
+from tlg_lib.errors import TLGError
+from tlg_lib.runs import trials
 from tlg_lib.runs.notebook import Run
-from tlg_lib.runs.trials import HA, NOTHING, Trial, brief_trials, network_to_look_at, verdict
-
-
-def trial(*miou):
-    return Trial((), miou, make_config("smoke"))
+from tlg_lib.runs.trials import BARE, ROWS, ScoreCard, brief, network_to_look_at, verdict
 
 
 def test_a_difference_within_the_spread_of_seeds_is_called_noise():
-    line = verdict({"without": trial(40, 44, 42), "with": trial(43, 45, 44)})
+    line = verdict({"without": (40, 44, 42), "with": (43, 45, 44)})
     assert line.startswith("with minus without: +2.0 points (by seed +3.0, +1.0, +2.0;")
     assert "up to 4.0" in line and line.endswith("within the noise of brief runs")
 
 
 def test_a_larger_difference_is_not_called_proof():
-    line = verdict({"without": trial(40, 41), "with": trial(30, 31)})
+    line = verdict({"without": (40, 41), "with": (30, 31)})
     assert "-10.0 points" in line and line.endswith("brief and this is one fold")
-    assert verdict({"a": trial(1, 2), "b": trial(9, 9)}, smoke=True).endswith("smoke: figures mean nothing")
+    assert verdict({"a": (1, 2), "b": (9, 9)}, smoke=True).endswith("smoke: figures mean nothing")
+
+
+@pytest.mark.parametrize("preset, steps, batch, episodes", [("mini", 125, 4, 200), ("pascal", 2000, 8, 200)])
+def test_short_trainings_grow_with_the_preset_but_not_without_end(tmp_path, preset, steps, batch, episodes):
+    config = brief(Run(make_config(preset), (0,), (0,), (1,), (), tmp_path), **BARE)
+    assert (config.steps, config.batch, config.eval_episodes) == (steps, batch, episodes)
+    assert config.query_mask == "none" and not config.prototype_prior and not config.late_fusion
 
 
 @pytest.fixture
@@ -49,21 +53,25 @@ def run(tiny_voc, own_home, tmp_path, monkeypatch):
     return Run(config, (0,), (0,), (1,), table_rows(config), tmp_path / "run")
 
 
-def test_trials_train_each_setting_once_and_score_all_seeds_on_the_same_list(run, monkeypatch):
-    trials = brief_trials(run, {"without": NOTHING, "with": HA})
-    assert [len(t.models) for t in trials.values()] == [2, 2]
-    assert not trials["without"].config.use_ha and trials["with"].config.use_ha
-    assert hasattr(trials["with"].models[0], "aggregation") and not hasattr(trials["without"].models[0], "aggregation")
-    monkeypatch.setattr("tlg_lib.train._train", lambda *a: pytest.fail("trained again"))
-    again = brief_trials(run, {"without": NOTHING, "with": HA})
-    assert {k: t.miou for k, t in again.items()} == {k: t.miou for k, t in trials.items()}
+def test_the_card_keeps_the_order_of_the_notebooks_and_the_other_rows(run):
+    ScoreCard(run).add("4D + HA", (50, 51.234))
+    card = ScoreCard(run)
+    card.add("4D encoder", [12])
+    assert ScoreCard(run).scores == {"4D encoder": [12.0], "4D + HA": [50.0, 51.23]}
+    ScoreCard(run).add("4D + HA", [60])
+    assert ScoreCard(run).scores["4D + HA"] == [60.0] and list(ScoreCard(run).scores) == [ROWS[1], ROWS[2]]
+    with pytest.raises(TLGError, match="no row '4E'"):
+        card.add("4E", [1])
+    card.path.write_text("[1")
+    with pytest.raises(TLGError, match="scorecard.json: delete it"):
+        ScoreCard(run)
 
 
 def test_changed_data_are_another_training(run, monkeypatch):
-    config = with_without._brief(run)
-    before = with_without._folder(run, config)
+    config = brief(run)
+    before = trials.brief_folder(run, config)
     monkeypatch.setattr("tlg_lib.experiment.data_digest", lambda *a: "other-data")
-    assert with_without._folder(run, config) != before
+    assert trials.brief_folder(run, config) != before
 
 
 def test_the_network_of_notebook_06_is_preferred(run):

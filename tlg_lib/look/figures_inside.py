@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import io
+import itertools
 from collections.abc import Mapping, Sequence
 
 import matplotlib
@@ -15,7 +16,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-from .figures import BLUE, GREY, INK, ORANGE, PALE, VERMILLION, overlay, show_image, styled
+from .figures import BLUE, GREEN, GREY, INK, ORANGE, PALE, PURPLE, VERMILLION, overlay, show_image, styled
 
 HEAT = "cividis"  # readable with every kind of colour vision, and rising in lightness
 
@@ -119,16 +120,17 @@ def correlation_figure(
 
 @styled
 def plan_figure(plans: Mapping[str, np.ndarray], title: str = "") -> Figure:
-    """Matrices [N, M] side by side with their marginals as bars, each coloured from 0 to its own maximum.
+    """Matrices [N, M] side by side with their marginals as bars, all coloured on one scale, which the figure names.
 
     plans: label -> matrix. The bars above and at the right are the column and row sums over the uniform ones.
     """
-    figure = Figure(figsize=(2.75 * len(plans) + 0.2, 3.4), layout="constrained")
+    figure = Figure(figsize=(2.75 * len(plans) + 0.2, 3.6), layout="constrained")
+    highest = max(float(plan.max()) for plan in plans.values())
     for part, (label, plan) in zip(np.atleast_1d(figure.subfigures(1, len(plans))), plans.items()):
         grid = part.subplots(2, 2, width_ratios=(5, 1), height_ratios=(1, 5))
         top, corner, main, right = grid[0, 0], grid[0, 1], grid[1, 0], grid[1, 1]
         corner.axis("off")
-        main.imshow(plan, cmap=HEAT, vmin=0, vmax=plan.max(), aspect="auto", interpolation="nearest")
+        main.imshow(plan, cmap=HEAT, vmin=0, vmax=highest, aspect="auto", interpolation="nearest")
         main.set(xlabel="answering token", ylabel="asking token", xticks=[], yticks=[])
         main.grid(False)
         total = plan.sum()
@@ -143,8 +145,8 @@ def plan_figure(plans: Mapping[str, np.ndarray], title: str = "") -> Figure:
             ax.grid(False)
             ax.tick_params(labelsize=7)
         part.suptitle(label, fontsize=10)
-    if title:
-        figure.suptitle(title, fontsize=11, fontweight="bold", x=0.01, ha="left")
+    title = f"{title}  (one scale: dark 0, bright {highest:.2g})".strip()
+    figure.suptitle(title, fontsize=11, fontweight="bold", x=0.01, ha="left")
     return figure
 
 
@@ -227,22 +229,24 @@ def heat_row(
 def paired_dots(scores: Mapping[str, Sequence[float]], metric: str = "mIoU, percent", title: str = "") -> Figure:
     """Runs that differ only in the seed: a dot each, their mean as a bar, one line per setting; seeds are joined.
 
-    scores: label -> one score per seed, in the same order of seeds.
+    scores: label -> one score per seed, in the same order of seeds; a row may have fewer.
     """
     labels = list(scores)
     figure = Figure(figsize=(7.4, 0.62 * len(labels) + 1.25), layout="constrained")
     axes = figure.subplots()
-    table = np.array([scores[label] for label in labels], dtype=float)  # [settings, seeds]
-    for seed in range(table.shape[1]):
-        axes.plot(table[:, seed], range(len(labels)), color=PALE, lw=2, zorder=1)
-    for line, colour in zip(range(len(labels)), (GREY, BLUE, ORANGE, VERMILLION)):
-        axes.scatter(table[line], [line] * table.shape[1], color=colour, s=55, zorder=3, edgecolor="white", lw=0.7)
-        mean = table[line].mean()
+    lines = {label: len(labels) - 1 - i for i, label in enumerate(labels)}  # the first on top
+    for seed in range(max(map(len, scores.values()))):
+        joined = [(scores[label][seed], line) for label, line in lines.items() if len(scores[label]) > seed]
+        axes.plot(*zip(*joined), color=PALE, lw=2, zorder=1)
+    colours = itertools.cycle((GREY, BLUE, ORANGE, VERMILLION, GREEN, PURPLE))
+    for (label, line), colour in zip(lines.items(), colours):
+        axes.scatter(scores[label], [line] * len(scores[label]), color=colour, s=55, zorder=3, ec="white", lw=0.7)
+        mean = float(np.mean(scores[label]))
         axes.plot([mean, mean], [line - 0.28, line + 0.28], color=colour, lw=3, zorder=2)
         axes.text(
             mean, line + 0.3, f"{mean:.1f}", ha="center", va="bottom", fontsize=9, fontweight="bold", color=colour
         )
-    axes.set_yticks(range(len(labels)), labels)
+    axes.set_yticks(list(lines.values()), labels)
     axes.set(xlabel=metric, ylim=(-0.55, len(labels) - 0.25))
     axes.margins(x=0.15)
     axes.grid(axis="y", visible=False)

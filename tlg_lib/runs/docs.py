@@ -142,6 +142,8 @@ def _output(output, path: Path, out: Path) -> str:
         _write(out / "pictures" / name, drawing)
         alt = html.escape("".join(data.get("text/plain", "")), quote=True)
         return f'<p><img src="pictures/{name}" alt="{alt}"></p>'
+    if "text/markdown" in data:
+        return _markdown("".join(data["text/markdown"]))
     if "text/html" in data:
         return re.sub(r"(?s)<style.*?</style>|<script.*?</script>", "", "".join(data["text/html"]))
     return f"<pre>{html.escape(''.join(data.get('text/plain', '')))}</pre>"

@@ -1,94 +1,107 @@
-"""With and without one part: short trainings that differ in a switch, repeated over seeds, scored on one list."""
+"""Short trainings of notebooks 03 to 06: their size, the score card they share, and what a difference may be called."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
+import json
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from ..config import Config
+from ..errors import TLGError
+from ..machine.paths import write_json
 
-STEPS, BATCH, EPISODES = 60, 4, 200  # of a brief run: enough to see a tendency, far from convergence
+LONGEST, SEEDS = 2000, (0, 1, 2)  # optimizer steps of a short training, its seeds
 
-# The ladder of notebooks 03 to 05: each adds one part to the one before.
-NOTHING = {"use_ha": False, "use_ht": False, "use_hc": False}
-HA = {"use_ha": True, "use_ht": False, "use_hc": False}
-HA_HT = {"use_ha": True, "use_ht": True, "use_hc": False}
-HA_HT_HC = {"use_ha": True, "use_ht": True, "use_hc": True}
+# What notebooks 03 to 05 leave out: the query's own mask, which would hide what a part can do, and all that is ours.
+BARE = {
+    "variant": "corrected",
+    "supervision": "pixel",
+    "query_mask": "none",
+    "prototype_prior": False,
+    "late_fusion": 0.0,
+    "mask_dropout": 0.0,
+    "correlation_pool": 1,
+    "support_loss": 0.0,
+    "flip": False,
+}
+# The rows of the score card, in the order in which the notebooks add them.
+ROWS = (
+    "the pseudo mask alone",
+    "4D encoder",
+    "4D + HA",
+    "4D + HA + HT",
+    "4D + HA + HT + HC",
+    "with the query's mask",
+    "with what is ours",
+)
 
 
-@dataclass(frozen=True)
-class Trial:
-    """Networks of one setting. models, miou: one per seed, trained on the same batches; config: the first seed's."""
+def brief(run, **changes) -> Config:
+    """The config of a short training: half the preset's steps (at most LONGEST) and batch, a fifth of its episodes.
 
-    models: tuple
-    miou: tuple[float, ...]
-    config: Config
-
-
-def brief_trials(run, settings: dict[str, dict], seeds: tuple[int, ...] = (0, 1, 2)) -> dict[str, Trial]:
-    """Train each setting briefly with each seed and score it on the same test episodes of the run's first fold.
-
-    run: notebook.Run; settings: label -> changes of the config. A smoke run takes its preset's few steps and two
-    seeds. Finished trainings are found again. Returns label -> Trial, mIoU in percent at probability 0.5.
+    run: notebook.Run; a smoke run keeps its few steps. changes: settings, as in Config.replace.
     """
-    from ..machine.locks import folder_lock
-    from ..train import load_trained, train
-    from .jobs import default_workers, run_study_jobs
-    from .notebook import open_data
-    from .study import in_workers, train_job
-
-    open_data(run)
-    if run.smoke:
-        seeds = seeds[:2]
-    configs = {label: [_brief(run, **changes, seed=seed) for seed in seeds] for label, changes in settings.items()}
-    places = {c: _folder(run, c) for group in configs.values() for c in group}
-    with folder_lock(run.folder, name=".brief.lock", wait=True):  # notebooks 03 to 05 share some of these
-        left = [
-            (label, c) for label, group in configs.items() for c in group if not (places[c] / "trained.json").is_file()
-        ]
-        if run.smoke:  # starting a process would take longer than these trainings
-            for _, config in left:
-                train(config, places[config], False, run.inputs)
-        elif left:
-            run_study_jobs(
-                in_workers(
-                    [(f"{label}, seed {c.seed}", train_job, (c.to_dict(), str(places[c]))) for label, c in left]
-                ),
-                default_workers(run.config),
-                "trained",
-                True,
-            )
-    trials = {}
-    for label, group in configs.items():
-        models = tuple(load_trained(places[c], progress=False, inputs=run.inputs)[0] for c in group)
-        trials[label] = Trial(models, tuple(_score(m, group[0], run) for m in models), group[0])
-    return trials
-
-
-def _folder(run, config: Config) -> Path:
-    """Named by settings and data, so that a change of either is a new training."""
-    return run.folder / "jobs" / f"brief-{config.digest()}-{run.inputs.open(config).digest(config)[:8]}"
-
-
-def _score(model, config: Config, run) -> float:
-    from ..evaluate import count_episodes, network_predictor
-
-    experiment = run.inputs.open(config)
-    episodes = experiment.test_episodes(config, config.eval_episodes if run.smoke else EPISODES)
-    counts = count_episodes(
-        network_predictor(model), episodes, experiment.batches(config), batch_size=config.eval_batch
+    config = run.config
+    size = (
+        {}
+        if run.smoke
+        else {
+            "steps": min(config.steps // 2, LONGEST),
+            "batch": max(1, config.batch // 2),
+            "eval_episodes": max(1, config.eval_episodes // 5),
+        }
     )
-    return counts.scores().miou
+    return config.replace(**{"epoch_episodes": 0, "shots": 1, **size, **changes})
 
 
-def verdict(trials: dict[str, Trial], smoke: bool = False) -> str:
-    """One line: the difference of the last setting to the first, seed by seed, beside the spread over seeds."""
-    labels = list(trials)
-    first, last = trials[labels[0]], trials[labels[-1]]
-    gains = np.subtract(last.miou, first.miou)
-    spread = max(np.ptp(first.miou), np.ptp(last.miou))
+def brief_seeds(run) -> tuple[int, ...]:
+    """Three seeds, in a smoke run two."""
+    return SEEDS[:2] if run.smoke else SEEDS
+
+
+class ScoreCard:
+    """mIoU by row and seed of one run, carried from notebook to notebook in <run>/scorecard.json.
+
+    A row is one of ROWS; a notebook that runs again replaces its own row and leaves the others.
+    """
+
+    def __init__(self, run):
+        self.path = run.folder / "scorecard.json"
+        try:
+            saved = json.loads(self.path.read_text(encoding="utf-8"))
+            self.scores = {row: [float(s) for s in saved[row]] for row in ROWS if row in saved}
+        except FileNotFoundError:
+            self.scores = {}
+        except (OSError, ValueError, TypeError, AttributeError):
+            raise TLGError(
+                f"cannot read the score card {self.path}: delete it and run notebooks 03 to 06 again"
+            ) from None
+
+    def add(self, row: str, scores: Sequence[float]) -> None:
+        """Write a row: one score in percent per seed. Raises TLGError for a row that the card does not have."""
+        if row not in ROWS:
+            raise TLGError(f"no row '{row}' on the score card: choose one of {', '.join(ROWS)}")
+        found = {**self.scores, row: [round(float(s), 2) for s in scores]}
+        self.scores = {name: found[name] for name in ROWS if name in found}
+        write_json(self.path, self.scores)
+
+    def figure(self, title: str = "The network so far, 1-shot"):
+        """Rows as lines, seeds as dots (figures_inside.paired_dots)."""
+        from ..look.figures_inside import paired_dots
+
+        return paired_dots(self.scores, title=title)
+
+
+def verdict(scores: Mapping[str, Sequence[float]], smoke: bool = False) -> str:
+    """One line: the last setting minus the first, seed by seed, beside the spread over seeds.
+
+    scores: label -> mIoU in percent, one per seed, in the same order of seeds.
+    """
+    labels = list(scores)
+    first, last = (np.asarray(scores[label], dtype=float) for label in (labels[0], labels[-1]))
+    gains = last - first
+    spread = max(np.ptp(first), np.ptp(last))
     line = (
         f"{labels[-1]} minus {labels[0]}: {gains.mean():+.1f} points (by seed "
         f"{', '.join(f'{g:+.1f}' for g in gains)}; seeds alone move a score by up to {spread:.1f})"
@@ -114,8 +127,8 @@ def network_to_look_at(run):
     if (folder / "trained.json").is_file():
         words = f"the network of notebook 06 ({run.rows[0].label})"
     else:
-        config = _brief(run)
-        folder = _folder(run, config)
+        config = brief(run)
+        folder = brief_folder(run, config)
         with folder_lock(run.folder, name=".brief.lock", wait=True):
             train(config, folder, False, run.inputs)
         words = f"a network trained for {config.steps} steps only: run notebook 06 for a real one"
@@ -123,7 +136,6 @@ def network_to_look_at(run):
     return model, config.replace(shots=1), words, folder
 
 
-def _brief(run, **changes) -> Config:
-    """The config of a brief run; a smoke run keeps its preset's few steps."""
-    small = {} if run.smoke else {"steps": STEPS, "batch": BATCH}
-    return run.config.replace(epoch_episodes=0, shots=1, **{**small, **changes})
+def brief_folder(run, config: Config):
+    """Named by settings and data, so that a change of either is a new training."""
+    return run.folder / "jobs" / f"brief-{config.digest()}-{run.inputs.open(config).digest(config)[:8]}"
