@@ -19,7 +19,7 @@ from pathlib import Path
 from tlg_lib.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
 from tlg_lib.config import Config, make_config
 from tlg_lib.errors import TLGError
-from tlg_lib.evaluate import count_episodes, network_predictor
+from tlg_lib.evaluate import count_episodes
 from tlg_lib.experiment import Experiment, open_experiment
 from tlg_lib.machine.paths import atomic, runs_home, write_json
 from tlg_lib.predict import PHOTO
@@ -58,7 +58,7 @@ def score(config: Config, folder: Path) -> dict[str, float]:
     if file.is_file() and json.loads(file.read_text())["config"] == config.to_dict():
         return json.loads(file.read_text())["scores"]
     model, _ = load_trained(folder, progress=False)
-    rows = {"": network_predictor(model), "prototype, ": prototype(model.levels)}
+    rows = {"": model.predict, "prototype, ": prototype(model.levels)}
     found = {}
     for supports in SUPPORTS:
         for shots in SHOTS:

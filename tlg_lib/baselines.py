@@ -20,7 +20,6 @@ from .prototypes import (
     enlarge,
     masked_mean,
     prototype_probability,
-    put_right,
     query_mask_alone,
     soft_mask,
 )
@@ -109,36 +108,9 @@ def base_fusion(levels, general: Tensor) -> Predictor:
     return mean_of(soft_mask, joint_prototype(levels, general), support_against_background(levels, general))
 
 
-def late_fusion(network: Predictor, levels, with_mask: bool, share: float, general: Tensor | None = None) -> Predictor:
-    """The network's answer and, with weight ``share``, that of mask and prototypes (no mask: the support's alone).
-
-    A network fits the base classes better than the hidden ones; what needs no training does not. With ``general``,
-    the base classes' mean background [C] that a trained network carries, the prototypes are those held against it;
-    without (a network fresh from its seed) those of baseline 6. The shares in config.py are a compromise between
-    base-class scores of mini and of photographs (docs/ladder.md).
-    """
-    if general is None:
-        free = fusions(levels)[BOTH] if with_mask else prototype(levels)
-    elif with_mask:
-        free = base_fusion(levels, general)
-    else:  # the map against the general background marks too little on its own (mini: 61 for 66 mIoU)
-        free = mean_of(prototype(levels), support_against_background(levels, general))
-    return lambda batch: torch.lerp(network(batch), free(batch), share)
-
-
 def mean_of(*predictors: Predictor) -> Predictor:
     """The predictor that averages the probabilities of several."""
     return lambda batch: torch.stack([predictor(batch) for predictor in predictors]).mean(0)
-
-
-@torch.no_grad()
-def rectified_targets(batch: EpisodeBatch, levels) -> Tensor:
-    """Pseudo targets of a training batch put right by prototypes: the fusion of both, long {0, 1, 255} [B, H, W].
-
-    Neighbouring features outvote a mask where they agree against it (prototype rectification: Zhang et al.,
-    ProDA, CVPR 2021); negatives and pixels marked 255 stay as they are. No drawn mask is involved.
-    """
-    return put_right(batch, fusions(levels)[BOTH](batch)[:, 0] >= 0.5)
 
 
 def training_free(levels, general: Tensor) -> dict[str, Predictor]:

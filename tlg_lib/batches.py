@@ -15,7 +15,6 @@ from .data.features import FeatureStore
 from .data.folder import SegmentationFolder
 from .data.images import resize_image, resize_mask
 from .episodes import Episode
-from .losses import READ_CONFIDENCE
 
 
 @dataclass
@@ -24,8 +23,7 @@ class EpisodeBatch:
 
     query: list over layers of [B, C, h, w]; support: K such lists; *_mask: pseudo masks (the supports' as
     ``support_masks`` says), float {0, 1}, the network's inputs; *_target: long {0, 1, 255}, training targets by
-    supervision; *_confidence: float 0..1, the mask generator's confidence in foreground; truth: long {0, 1, 255},
-    for scoring only.
+    supervision; truth: long {0, 1, 255}, for scoring only.
     """
 
     episodes: list[Episode]
@@ -35,7 +33,6 @@ class EpisodeBatch:
     support_mask: Tensor  # [B, K, 1, H, W]
     query_target: Tensor  # [B, H, W]
     support_target: Tensor  # [B, K, H, W]
-    query_confidence: Tensor  # [B, H, W]
     truth: Tensor  # [B, H, W]
     class_ids: Tensor  # [B]
 
@@ -50,7 +47,6 @@ class EpisodeBatch:
             swap(self.support_mask),
             swap(self.query_target),
             swap(self.support_target),
-            swap(self.query_confidence),
             swap(self.truth),
             self.class_ids,
         )
@@ -67,7 +63,6 @@ class BatchMaker:
         self._true = lru_cache(keep)(self._load_true)
         self._boxed = lru_cache(keep)(self._load_boxed)
         self._supports = {"pseudo": self._pseudo, "drawn": self._true, "boxes": self._boxed}[config.support_masks]
-        self._confident = lru_cache(keep)(self._load_confidence)
 
     def _load_pseudo(self, image: str, class_id: int) -> np.ndarray:
         return resize_mask(self.data.pseudo_mask(image, class_id), self.config.image_size)
@@ -86,12 +81,8 @@ class BatchMaker:
         box = (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
         return resize_mask(cut(self.data.image(image), [box], [], []), self.config.image_size)
 
-    def _load_confidence(self, image: str, class_id: int) -> np.ndarray:
-        score = (255 * self.data.confidence(image, class_id)).round().astype(np.uint8)
-        return resize_image(np.repeat(score[..., None], 3, 2), self.config.image_size)[..., 0]
-
     def __call__(self, episodes: list[Episode], training: bool = False) -> EpisodeBatch:
-        """training=False leaves the targets equal to the truth and asks for no confidence."""
+        """training=False leaves the targets equal to the truth."""
         shots, size, device = len(episodes[0].support), len(episodes), self.store.device
         images = [e.query for e in episodes] + [s for e in episodes for s in e.support]
         maps = self.store(images)  # the images of a batch in one call
@@ -102,19 +93,11 @@ class BatchMaker:
         support_pseudo = support_pseudo.unflatten(0, (size, shots))  # [B, K, H, W]
         true = stack([self._true(e.query, e.class_id) for e in episodes])
         target, support_target = true, support_pseudo
-        confidence = (pseudo == 1).float()
         if training and self.config.supervision == "image":
             target = pseudo
-            if self.config.noisy_targets in READ_CONFIDENCE:
-                confidence = stack([self._confident(e.query, e.class_id) for e in episodes]).float() / 255
         elif training and self.config.support_loss > 0:
             support_target = stack([self._true(s, e.support_class) for e in episodes for s in e.support])
             support_target = support_target.unflatten(0, (size, shots))
-        for i, episode in enumerate(episodes if training else ()):
-            if episode.support_class != episode.class_id:  # a negative: nothing in the query matches the support
-                target = target.clone() if target is true or target is pseudo else target
-                target[i] = torch.where(target[i] == 255, target[i], 0)
-                confidence[i] = 0
         return EpisodeBatch(
             episodes,
             [m[:size] for m in maps],
@@ -123,7 +106,6 @@ class BatchMaker:
             (support_pseudo == 1).float()[:, :, None],
             target.long(),
             support_target.long(),
-            confidence,
             true.long(),
             torch.tensor([e.class_id for e in episodes], device=device),
         )

@@ -39,6 +39,8 @@ COMMANDS = (
     "masks",
     "sweep",
     "ladder",
+    "choose",
+    "curve",
     "bench",
     "doctor",
     "notebooks",

@@ -29,7 +29,7 @@ from pydantic import (
 
 from .errors import TLGError
 
-Variant = Literal["corrected", "released", "hsnet"]
+Variant = Literal["extended", "corrected", "released", "hsnet"]
 Supervision = Literal["pixel", "image"]
 VARIANTS: tuple[str, ...] = get_args(Variant)
 SUPERVISIONS: tuple[str, ...] = get_args(Supervision)
@@ -120,14 +120,23 @@ class What(Section):
     dataset: Literal["mini", "pascal", "coco"] = "mini"  # class names and folds
     masks: str = ""  # folder of pseudo masks; "" = the dataset's PseudoMasks
     fold: int = Field(0, ge=0, le=3)
+    # a fold whose classes stand in for the test classes, which then are neither trained on nor tested: choices between
+    # settings are made so (`tlg choose`); -1: none, the fold's own classes are tested
+    validation_fold: int = Field(-1, ge=-1, le=3)
     seed: int = Field(0, ge=0, le=2**31 - 1)
     shots: int = Field(1, ge=1, le=50)
     # test queries: row after row of the list, or a class drawn evenly, then one of its images
     test_draw: Literal["rows", "classes"] = "rows"
     # training images that also show a hidden class: left out, or kept (its pixels are background then), as the authors
     novel_rows: Literal["drop", "keep"] = "drop"
-    variant: Variant = "corrected"
+    variant: Variant = "extended"
     supervision: Supervision = "pixel"
+
+    @model_validator(mode="after")
+    def _choices_do_not_see_the_test_fold(self) -> What:
+        if self.validation_fold == self.fold:
+            raise ValueError(f"validation_fold={self.fold}: that is the test fold, whose classes no choice may see")
+        return self
 
 
 class Network(Section):
@@ -155,8 +164,8 @@ class Network(Section):
     # the other image's maps are averaged, those at stride 8 over so many positions a side
     correlation_pool: Annotated[Literal[1, 2, 4], BeforeValidator(_whole)] = 4
     prototype_prior: bool = True  # cosine maps of support and query-self prototypes enter the decoder
-    # the share of what needs no training in the prediction (baselines.py); pascal-lite and image: 0.6
-    late_fusion: float = Field(0.5, ge=0, le=1)
+    # mask, prototypes and network vote, with a trust chosen on base images held out from training (trust.py)
+    trusted_vote: bool = True
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Network:
@@ -178,11 +187,10 @@ class Training(Section):
     support_loss: float = Field(0.6, ge=0, le=100)
     dice: float = Field(1.0, ge=0, le=100)  # weight of a soft Dice beside cross-entropy, which alone under-segments
     l2_all: float = Field(0.0, ge=0, le=1)  # released adds 1e-4 on one GPU only; off by default
-    # how training with supervision="image" copes with noisy masks (losses.py); of no effect with "pixel"
-    noisy_targets: Literal["none", "confidence", "bootstrap", "soft", "size", "prototype", "consensus"] = "consensus"
-    # share of training queries whose pseudo mask is hidden (0.5 everywhere); pascal-lite: 0.5, image: 0.97
-    mask_dropout: float = Field(0.0, ge=0, le=1)
-    negatives: float = Field(0.0, ge=0, le=0.9)  # share of episodes with a support of another class, target empty
+    # ours: with supervision="image", targets are put right by class prototypes; of no effect with "pixel"
+    noisy_targets: Literal["none", "consensus"] = "consensus"
+    # ours: share of training queries whose pseudo mask is hidden (0.5 everywhere); image: 0.97
+    mask_dropout: float = Field(0.5, ge=0, le=1)
     accumulate: int = Field(1, ge=1, le=1024)
     checkpoint_every: int = Field(50, ge=1, le=10**8)  # steps
     epoch_steps: int = Field(50, ge=1, le=10**8)  # an "epoch": evaluated on base and test classes, last and best kept
@@ -250,6 +258,7 @@ class Config(Evaluation, Training, Network, What):  # pydantic lists the fields 
 
 FIELDS = Config.model_fields
 NAMES = (*FIELDS, *SWITCHES)  # what a setting may be called
+RETIRED = ("late_fusion", "negatives")  # settings of older files, accepted there as 0
 KIND = ("preset", "variant", "supervision")  # the names of bundles of settings
 
 
@@ -259,23 +268,23 @@ def _shown(value: Any) -> str:
     return "x".join(map(str, value)) if isinstance(value, tuple) else str(value) if value != "" else '""'
 
 
-# What each variant means; `corrected` is the field defaults above.
+# What is not the paper's, switched off.
+_NOTHING_OF_OURS: dict[str, Any] = dict(
+    token_skip=False,
+    correlation_pool=1,
+    prototype_prior=False,
+    trusted_vote=False,
+    dice=0.0,
+    support_loss=0.6,
+    noisy_targets="none",
+    mask_dropout=0.0,
+)
+# What each variant means; `extended` is the field defaults above.
 VARIANT_SWITCHES: dict[str, dict[str, Any]] = {
-    "corrected": {},
-    "released": dict(
-        as_released="all",
-        transport_reg=0.5,
-        token_count=50,
-        token_skip=False,
-        correlation_pool=1,
-        prototype_prior=False,
-        late_fusion=0.0,
-        dice=0.0,
-        support_loss=0.6,
-        noisy_targets="none",
-        negatives=0.0,
-        mask_dropout=0.0,
-    ),
+    "extended": {},
+    # What the paper describes, trained end to end, and nothing of ours (docs/design.md, 3.2).
+    "corrected": _NOTHING_OF_OURS,
+    "released": dict(as_released="all", transport_reg=0.5, token_count=50, **_NOTHING_OF_OURS),
     # The plain 4D encoder and decoder, without HA, HT, HC and without the mask input (docs/design.md, 3.3).
     "hsnet": dict(
         use_ha=False,
@@ -283,7 +292,7 @@ VARIANT_SWITCHES: dict[str, dict[str, Any]] = {
         use_hc=False,
         query_mask="none",
         prototype_prior=False,
-        late_fusion=0.0,
+        trusted_vote=False,
         mask_dropout=0.0,
         correlation_pool=1,
     ),
@@ -292,7 +301,7 @@ VARIANT_SWITCHES: dict[str, dict[str, Any]] = {
 # What learning from pseudo masks needs besides targets put right (noisy_targets): the query's mask is both input and
 # nearly the target, and while it always lies there the network learns to copy it. With half hidden photographs
 # (masks of 35 mIoU, 1,000 steps) reach 45.0 and with 0.97 46.9; mini (56) 62.3 and 61.5 (docs/ladder.md).
-SUPERVISION_SWITCHES: dict[str, dict[str, Any]] = {"pixel": {}, "image": dict(mask_dropout=0.97, late_fusion=0.6)}
+SUPERVISION_SWITCHES: dict[str, dict[str, Any]] = {"pixel": {}, "image": dict(mask_dropout=0.97)}
 
 # Half as wide is no worse (docs/performance.md), and what it saves is better spent on steps.
 _LITE = dict(backbone="efficientnet_lite0", width=32, widths_4d=(8, 16, 32), support_loss=0.0, flip=True)
@@ -315,17 +324,8 @@ _PAPER = dict(
 PRESETS: dict[str, dict[str, Any]] = {
     "mini": dict(steps=250, epoch_episodes=60, extra_episodes=400, **_MINI),
     "smoke": dict(steps=4, batch=2, eval_episodes=8, epoch_episodes=4, epoch_steps=2, checkpoint_every=2, **_MINI),
-    # With masks as weak as these photographs' it costs nothing to hide half, and the support then counts for more.
     "pascal-lite": dict(
-        dataset="pascal",
-        image_size=(224, 224),
-        steps=1000,
-        token_count=49,
-        epoch_steps=250,
-        lr=1e-3,
-        mask_dropout=0.5,
-        late_fusion=0.6,
-        **_LITE,
+        dataset="pascal", image_size=(224, 224), steps=1000, token_count=49, epoch_steps=250, lr=1e-3, **_LITE
     ),
     "pascal": dict(dataset="pascal", **_PAPER),
     "coco": dict(
@@ -338,7 +338,7 @@ def make_config(preset: str = "mini", **overrides: Any) -> Config:
     """Config of a preset with overrides; strings such as "3", "true", "128x128" are read by field type."""
     if not isinstance(preset, str) or preset not in PRESETS:
         raise TLGError(f"unknown preset '{preset}': choose one of {', '.join(PRESETS)}")
-    variant = overrides.get("variant", PRESETS[preset].get("variant", "corrected"))
+    variant = overrides.get("variant", PRESETS[preset].get("variant", "extended"))
     if not isinstance(variant, str) or variant not in VARIANT_SWITCHES:
         raise TLGError(f"unknown variant '{variant}': choose one of {', '.join(VARIANTS)}")
     supervision = SUPERVISION_SWITCHES.get(str(overrides.get("supervision", "pixel")), {})
@@ -350,6 +350,10 @@ def config_from_dict(values: dict[str, Any]) -> Config:
     """Config from a saved dictionary (every field present or defaulted), checked."""
     if not isinstance(values, dict):
         raise TLGError(f"a config is a mapping of names to values, not {type(values).__name__}")
+    for name in RETIRED:
+        if values.get(name):
+            raise TLGError(f"{name}={values[name]!r}: this setting is gone since an older version: train again without it")
+    values = {name: value for name, value in values.items() if name not in RETIRED}
     unknown = sorted(str(name) for name in values if name not in NAMES)
     if unknown:
         close = difflib.get_close_matches(unknown[0], NAMES, n=1)

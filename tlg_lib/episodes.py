@@ -133,20 +133,10 @@ def wrong_support(episodes: list[Episode], rows: list[Row], seed: int) -> list[E
 class TrainingSampler:
     """Training episodes by step: ``sampler.batch(step)`` needs no state, so a resumed run draws the same.
 
-    Every row is the query once per pass in a shuffled order; the support is another image of its class. A share
-    ``negatives`` of them gets a support of a class that the query image does not show (support_class tells).
+    Every row is the query once per pass in a shuffled order; the support is another image of its class.
     """
 
-    def __init__(
-        self,
-        rows: list[Row],
-        *,
-        batch: int,
-        seed: int,
-        shots: int = 1,
-        negatives: float = 0.0,
-        names: tuple[str, ...] | None = None,
-    ):
+    def __init__(self, rows: list[Row], *, batch: int, seed: int, shots: int = 1, names: tuple[str, ...] | None = None):
         if not rows:
             raise TLGError("no training rows: check the split lists of the other folds (tlg data verify)", code=3)
         self.by_class = images_by_class(rows)
@@ -154,7 +144,7 @@ class TrainingSampler:
         self.rows = [row for row in rows if row[1] not in lonely]
         if not self.rows:
             _need(self.by_class, names)
-        self.batch_size, self.seed, self.shots, self.negatives = batch, seed, shots, negatives
+        self.batch_size, self.seed, self.shots = batch, seed, shots
         self._order: tuple[int, np.ndarray] | None = None
 
     def _row(self, position: int) -> Row:
@@ -170,17 +160,9 @@ class TrainingSampler:
         for position in range(step * self.batch_size, (step + 1) * self.batch_size):
             image, class_id = self._row(position)
             key = f"train/{self.seed}/{position}"
-            support_class = self._other_class(image, class_id, key)
-            others = [other for other in self.by_class[support_class] if other != image]
-            episodes.append(Episode(image, _choose(key, others, self.shots), class_id, support_class))
+            others = [other for other in self.by_class[class_id] if other != image]
+            episodes.append(Episode(image, _choose(key, others, self.shots), class_id))
         return episodes
-
-    def _other_class(self, image: str, class_id: int, key: str) -> int:
-        """The class of the support: the query's own, or for a negative one that no row of the image names."""
-        if not self.negatives or _draw(f"{key}/negative", 10**6) >= self.negatives * 10**6:
-            return class_id
-        absent = [c for c, images in self.by_class.items() if image not in images and len(images) > 1]
-        return absent[_draw(f"{key}/class", len(absent))] if absent else class_id
 
 
 def save_episodes(path: str | Path, episodes: list[Episode]) -> None:

@@ -6,6 +6,7 @@ base classes and applied to test classes without predicting again.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,13 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .baselines import Predictor, late_fusion
+from .baselines import Predictor
 from .batches import BatchMaker, EpisodeBatch
 from .episodes import Episode
 from .errors import TLGError
 from .machine.paths import atomic
 from .machine.progress import track
 from .metrics import Scores, intersection_union, scores, vote
+from .prototypes import Consensus
 
 THRESHOLDS = tuple(round(0.1 + 0.05 * i, 2) for i in range(17))  # 0.1 .. 0.9
 
@@ -88,19 +90,18 @@ class Counts:
             raise TLGError(f"cannot read counts {path} ({error}): delete it and evaluate again", code=3) from None
 
 
-def network_predictor(model) -> Predictor:
-    """Foreground probabilities of a trained network, float [B, K, H, W]; with ``late_fusion`` as config says."""
-    from .model import predict_shots
+def judged_by_labels(make: BatchMaker, consensus: Consensus, levels) -> Callable[[list[Episode]], EpisodeBatch]:
+    """A maker of batches whose ``truth`` is the pseudo mask put right by class prototypes: no drawn mask is looked at.
 
-    def predict_batch(batch: EpisodeBatch) -> Tensor:
-        supports = [(maps, batch.support_mask[:, k]) for k, maps in enumerate(batch.support)]
-        return predict_shots(model, batch.query, supports, batch.query_mask, batch.class_ids).transpose(0, 1)
+    With ``supervision="image"`` what is chosen (a threshold, the best epoch) may rest on nothing else.
+    """
 
-    config = model.config
-    if not config.late_fusion:
-        return predict_batch
-    general = model.background if model.background.any() else None  # zeros before training
-    return late_fusion(predict_batch, model.levels, config.query_mask == "pseudo", config.late_fusion, general)
+    def judged(episodes: list[Episode]) -> EpisodeBatch:
+        batch = make(episodes)
+        batch.truth = consensus.object_in(batch, levels).long()
+        return batch
+
+    return judged
 
 
 def predict(predictor: Predictor, batch: EpisodeBatch, threshold: float = 0.5) -> Tensor:

@@ -6,6 +6,7 @@ stops before long work. A job opens its inputs at its door and hands them on; no
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,10 +18,11 @@ from .data.digest import data_digest
 from .data.features import FeatureStore
 from .data.folder import SegmentationFolder, open_folder
 from .data.ready import check_files
-from .episodes import Episode, Row, TrainingSampler, test_episodes, wrong_support
+from .episodes import Episode, Row, TrainingSampler, images_by_class, test_episodes, wrong_support
 from .machine.device import pick_device
 from .machine.paths import data_home
 
+HELD_OUT = 0.15
 SMALL_TEST_LIST = 200  # rows; below this a fold tests on both of its lists and trains on both of the others'
 
 
@@ -42,16 +44,44 @@ class Experiment:
         return config.dataset == "pascal" and len(self.data.rows("val", config.fold)) < SMALL_TEST_LIST
 
     def training_rows(self, config: Config) -> list[Row]:
-        return self.data.training_rows(config.fold, self.both_splits(config), config.novel_rows == "keep")
+        """The base classes' rows that the protocol trains on, those held out for choices among them."""
+        keep = config.novel_rows == "keep"
+        return self.data.training_rows(config.fold, self.both_splits(config), keep, config.validation_fold)
 
     def sampler(self, config: Config) -> TrainingSampler:
         rows = self.training_rows(config)
-        return TrainingSampler(
-            rows, batch=config.batch, seed=config.seed, negatives=config.negatives, names=self.data.classes
-        )
+        if self.both_splits(config):
+            kept = [row for row in rows if not held_out(row[0])]
+            lists = images_by_class(kept).values()
+            if any(len(images) > 1 for images in lists):  # else a handful of rows: all are needed
+                rows = kept
+        return TrainingSampler(rows, batch=config.batch, seed=config.seed, names=self.data.classes)
+
+    def _test_rows(self, config: Config) -> list[Row]:
+        """Rows of the classes that are scored: the test fold's, or those of the fold that stands in for it."""
+        fold = config.fold if config.validation_fold < 0 else config.validation_fold
+        return self.data.test_rows(fold, self.both_splits(config))
+
+    def choice_rows(self, config: Config) -> list[Row]:
+        """Rows of base classes that training does not see, for choices: trust, threshold, best epoch.
+
+        The val rows of the other folds without images that also show a test class; where training needs those (small
+        subsets of Pascal), the images that it holds out. A folder too small for either gives its base rows as they are.
+        """
+        both = self.both_splits(config)
+        if both:
+            rows = [row for row in self.training_rows(config) if held_out(row[0])]
+        else:
+            folds = {config.fold, config.validation_fold} - {-1}
+            novel = {c + 1 for fold in folds for c in self.data.fold_classes(fold)}
+            rows = [r for r in self.data.base_rows(config.fold) if r[1] + 1 not in novel]
+            rows = [row for row in rows if novel.isdisjoint(self.data.classes_in(row[0]))]
+        enough = {c for c, images in images_by_class(rows).items() if len(images) > 1}
+        rows = [row for row in rows if row[1] in enough]
+        return rows or self.data.base_rows(config.fold)
 
     def test_episodes(self, config: Config, count: int | None = None) -> list[Episode]:
-        rows = self.data.test_rows(config.fold, self.both_splits(config))
+        rows = self._test_rows(config)
         return test_episodes(
             rows,
             dataset=config.dataset,
@@ -71,16 +101,15 @@ class Experiment:
 
     def digest(self, config: Config) -> str:
         """What the run's data are: of the rows that are trained on and tested on."""
-        test_rows = self.data.test_rows(config.fold, self.both_splits(config))
-        return data_digest(self.data, self.training_rows(config) + test_rows)
+        return data_digest(self.data, self.training_rows(config) + self._test_rows(config))
 
     def wrong_support(self, config: Config) -> list[Episode]:
-        rows = self.data.test_rows(config.fold, self.both_splits(config))
+        rows = self._test_rows(config)
         return wrong_support(self.test_episodes(config), rows, config.seed)
 
     def base_episodes(self, config: Config, count: int) -> list[Episode]:
-        """Episodes of base classes, evenly spread over them, for choices that must not see test classes."""
-        rows = self.data.base_rows(config.fold)
+        """Episodes of ``choice_rows``, evenly spread over them, for choices that must not see test classes."""
+        rows = self.choice_rows(config)
         spread = [rows[(i * 7919) % len(rows)] for i in range(len(rows))] if len(rows) % 7919 else rows
         return test_episodes(
             spread,
@@ -91,6 +120,11 @@ class Experiment:
             count=count,
             names=self.data.classes,
         )
+
+
+def held_out(image: str) -> bool:
+    """Whether a small folder keeps this image from training, for choices: a share HELD_OUT, everywhere the same."""
+    return int(hashlib.sha256(f"held/{image}".encode()).hexdigest()[:8], 16) % 1000 < 1000 * HELD_OUT
 
 
 def data_root(config: Config) -> Path:

@@ -1,17 +1,7 @@
-"""Training losses: the release's cross-entropy, and what the field knows against noisy targets.
+"""Training losses: the release's cross-entropy, and a soft Dice term beside it.
 
-With ``supervision="image"`` the targets are pseudo masks. Treating them as true teaches the network their
-mistakes, so ``noisy_targets`` names a remedy:
-
-- ``confidence``: cross-entropy weighted by |2 p - 1|, p the generator's confidence, so that unsure pixels
-  count little (the idea of confidence-weighted pseudo labels, e.g. Zou et al., PseudoSeg, ICLR 2021);
-- ``soft``: the generator's soft map p is the target (soft CAM targets);
-- ``bootstrap``: target 0.6 x mask + 0.4 x the network's own detached prediction (Reed et al., ICLR 2015 workshop);
-- ``prototype``: masks put right by feature prototypes before training (baselines.rectified_targets; the idea of
-  ProDA, Zhang et al., CVPR 2021);
-- ``consensus`` (default): masks put right by class prototypes over all training images of the class (prototypes.py);
-- ``size``: cross-entropy outside unsure pixels, plus a penalty when the predicted foreground share leaves
-  0.5 to 1.5 times the mask's (size constraints: Kervadec et al., Medical Image Analysis 2019).
+With ``supervision="image"`` the targets are pseudo masks. Treating them as true teaches the network their mistakes, so
+with ``noisy_targets="consensus"`` they are put right by class prototypes before they come here (prototypes.py).
 """
 
 from __future__ import annotations
@@ -22,10 +12,6 @@ from torch import Tensor
 
 from .config import Config
 from .metrics import IGNORE
-
-READ_CONFIDENCE = ("confidence", "soft", "size")  # remedies that need the mask generator's confidences
-BOOTSTRAP_SHARE = 0.4
-UNSURE = 0.25  # confidences within this of 0.5 are unsure
 
 
 def remedy(config: Config) -> str:
@@ -76,32 +62,11 @@ def prepare_target(target: Tensor, config: Config) -> Tensor:
     return torch.where(target == IGNORE, 0, target) if "ignore_255" in config.as_released else target
 
 
-def query_loss(logits: Tensor, target: Tensor, confidence: Tensor, config: Config) -> Tensor:
-    """Cross-entropy as ``noisy_targets`` says, plus ``dice`` x soft Dice; confidence float 0..1 [B, H, W]."""
+def query_loss(logits: Tensor, target: Tensor, config: Config) -> Tensor:
+    """Cross-entropy plus ``dice`` x soft Dice; logits [B, 2, H, W], target long {0, 1, 255} [B, H, W]."""
     target = prepare_target(target, config)
-    loss = _pixel_loss(logits, target, confidence, config)
-    if config.dice:
-        loss = loss + config.dice * soft_dice(logits, confidence if remedy(config) == "soft" else target)
-    return loss
-
-
-def _pixel_loss(logits: Tensor, target: Tensor, confidence: Tensor, config: Config) -> Tensor:
-    kind = remedy(config)
-    if kind in ("none", "prototype", "consensus"):  # the latter two have put the targets right before
-        return cross_entropy(logits, target)
-    if kind == "confidence":
-        return cross_entropy(logits, target, (2 * confidence - 1).abs())
-    if kind == "soft":
-        return cross_entropy(logits, confidence)
-    foreground = logits.softmax(1)[:, 1]
-    if kind == "bootstrap":
-        mixed = (1 - BOOTSTRAP_SHARE) * (target == 1).float() + BOOTSTRAP_SHARE * foreground.detach()
-        return cross_entropy(logits, mixed, (target != IGNORE).float())
-    unsure = (confidence - 0.5).abs() < UNSURE
-    outside = cross_entropy(logits, torch.where(unsure, torch.full_like(target, IGNORE), target))
-    share, wanted = foreground.mean((1, 2)), (target == 1).float().mean((1, 2))
-    excess = (share - 1.5 * wanted).clamp_min(0) + (0.5 * wanted - share).clamp_min(0)
-    return outside + 10 * excess.square().mean()
+    loss = cross_entropy(logits, target)
+    return loss + config.dice * soft_dice(logits, target) if config.dice else loss
 
 
 def l2_of_everything(parameters) -> Tensor:
@@ -111,7 +76,7 @@ def l2_of_everything(parameters) -> Tensor:
 
 def total_loss(output, batch, config: Config, parameters) -> Tensor:
     """1.4 x query + 0.6 x support cross-entropy by default, plus ``l2_all`` x the norms of all parameters."""
-    loss = config.query_loss * query_loss(output.query_logits, batch.query_target, batch.query_confidence, config)
+    loss = config.query_loss * query_loss(output.query_logits, batch.query_target, config)
     if output.support_logits is not None:
         target = prepare_target(batch.support_target[:, 0], config)
         loss = loss + config.support_loss * cross_entropy(output.support_logits, target)

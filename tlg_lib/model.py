@@ -1,7 +1,7 @@
 """The network, top to bottom as in the paper's figure: correlate, encode in 4D, HA, HT, HC, decode (docs/design.md, 3).
 
-One class serves ``released`` (what the authors' code computes, to 1e-4), ``corrected`` and ``hsnet``: the switches
-of the config say which. The backbone stays outside; it is frozen, and its maps are the inputs.
+One class serves ``released`` (what the authors' code computes, to 1e-4), ``corrected``, ``extended`` and ``hsnet``: the
+switches of the config say which. The backbone stays outside; it is frozen, and its maps are the inputs.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from . import backbones
+from . import backbones, trust
 from .aggregation import HeterogeneousAggregation, branch_layers, resize
+from .batches import EpisodeBatch
 from .capture import record
 from .checkpoints import load_weights, read_pretrained, save_pretrained
 from .conv4d import Encoder4d
@@ -74,7 +75,10 @@ class TLG(nn.Module):
         self.with_mask = config.query_mask == "pseudo"
         priors = 2 * PER_LEVEL + self.with_mask if config.prototype_prior else 0
         self.decoder = Decoder(config.width, mask=self.with_mask, prior=priors)
-        if config.late_fusion or config.prototype_prior:
+        if config.trusted_vote:
+            # The network's share and the mask's trust in the vote (trust.py), chosen when training ends.
+            self.register_buffer("trust", torch.tensor(trust.DEFAULT))
+        if config.trusted_vote or config.prototype_prior:
             # The base classes' mean background feature (prototypes.py), zeros until training begins.
             self.register_buffer("background", torch.zeros(sum(backbone_channels[i[-1]] for i in self.levels[1:])))
 
@@ -197,6 +201,20 @@ class TLG(nn.Module):
         model = build_model(config, backbones.LAYOUTS[config.backbone], TextVectors(**words) if words else None)
         load_weights(model, weights)
         return model.eval()
+
+    @torch.no_grad()
+    def predict(self, batch: EpisodeBatch) -> Tensor:
+        """What is scored: foreground probability of each query from each support, float 0..1 [B, K, H, W].
+
+        With ``trusted_vote`` the network's answer has been put to the vote with prototypes and mask (trust.py).
+        """
+        return trust.answer(self, batch) if self.config.trusted_vote else self.network_alone(batch)
+
+    @torch.no_grad()
+    def network_alone(self, batch: EpisodeBatch) -> Tensor:
+        """The network's own answer before any vote, float 0..1 [B, K, H, W]."""
+        supports = [(maps, batch.support_mask[:, k]) for k, maps in enumerate(batch.support)]
+        return predict_shots(self, batch.query, supports, batch.query_mask, batch.class_ids).transpose(0, 1)
 
     def tensor_names(self) -> list[str]:
         """Names that tlg_lib.capture can keep from a forward pass of this model."""

@@ -56,7 +56,7 @@ class FewShotPredictor:
 
     class_name: words, synonyms separated by commas; it need not be a class of the dataset; "" when the masks of all
     support images are drawn. checkpoint: file or run folder; "photo" for the network for photographs that comes with
-    the library; "none" for the training-free fusion; "" for the latest corrected run of `mini`, or without a class
+    the library; "none" for the training-free fusion; "" for the latest extended run of `mini`, or without a class
     name for "photo" where it is installed. clip, clip_weights, prompts_file: as for `tlg masks`; clip "" means the
     checkpoint's. Attributes: ``config``, ``method`` (what predicts, in words), ``notes`` (what the user should know).
     Raises TLGError.
@@ -73,7 +73,6 @@ class FewShotPredictor:
         threshold: float | None = None,
     ):
         from .backbones import load_backbone
-        from .evaluate import network_predictor
         from .machine.device import pick_device
 
         self.notes: list[str] = []
@@ -90,7 +89,7 @@ class FewShotPredictor:
             self._load_words(*self._words)
         self.backbone = load_backbone(self.config).to(self.device)
         if weights is not None:
-            self.predictor = network_predictor(self._network(weights))
+            self.predictor = self._network(weights).predict
         else:
             levels = self.backbone.levels
             self.predictor = fusions(levels)[BOTH] if self.named else prototype(levels)
@@ -239,7 +238,6 @@ class FewShotPredictor:
             masks,
             empty.long(),
             masks[:, :, 0].long(),
-            empty,
             empty.long(),
             torch.tensor([self.class_id], device=self.device),
         )
@@ -270,7 +268,7 @@ def as_photograph(image) -> np.ndarray:
 
 
 def latest_checkpoint() -> Path | None:
-    """The most recently written checkpoint of a `corrected` run below runs/mini, or None."""
+    """The most recently written checkpoint of an `extended` run below runs/mini, or None."""
     from .checkpoints import load_checkpoint
 
     found = sorted((runs_home() / "mini").rglob("checkpoint.safetensors"), key=lambda p: p.stat().st_mtime)
@@ -279,7 +277,7 @@ def latest_checkpoint() -> Path | None:
             config = load_checkpoint(path).config
         except TLGError:
             continue  # a damaged file elsewhere must not keep a good one from being used
-        if config.variant == "corrected" and config.query_mask == "pseudo":
+        if config.variant == "extended" and config.query_mask == "pseudo":
             return path
     return None
 

@@ -115,10 +115,8 @@ def soft_mask(batch: EpisodeBatch) -> Tensor:
 
 
 def put_right(batch: EpisodeBatch, foreground: Tensor) -> Tensor:
-    """The batch's targets with ``foreground`` bool [B, H, W] in their place, save for negatives and 255."""
-    negative = torch.tensor([e.support_class != e.class_id for e in batch.episodes], device=foreground.device)
-    keep = negative[:, None, None] | (batch.query_target == 255)
-    return torch.where(keep, batch.query_target, foreground.long())
+    """The batch's targets with ``foreground`` bool [B, H, W] in their place, save for pixels marked 255."""
+    return torch.where(batch.query_target == 255, batch.query_target, foreground.long())
 
 
 def query_mask_alone(batch: EpisodeBatch) -> Tensor:
@@ -146,13 +144,13 @@ class Consensus:
         inside = contrast_probability(self.foreground[ids], self.background[ids], query)  # [B, h, w]
         return enlarge(inside, batch.query_mask.shape[-2:])
 
-    def targets(self, batch: EpisodeBatch, levels) -> Tensor:
-        """Training targets: mask and class prototypes at equal weight, long {0, 1, 255} [B, H, W].
+    def object_in(self, batch: EpisodeBatch, levels) -> Tensor:
+        """What mask and class prototypes at equal weight call the object, bool [B, H, W]."""
+        return (soft_mask(batch)[:, 0] + self.probability(batch, levels)) / 2 >= 0.5
 
-        Negatives and pixels marked 255 stay as they are.
-        """
-        fused = (soft_mask(batch)[:, 0] + self.probability(batch, levels)) / 2 >= 0.5  # [B, H, W]
-        return put_right(batch, fused)
+    def targets(self, batch: EpisodeBatch, levels) -> Tensor:
+        """Training targets put right: ``object_in``, long {0, 1, 255} [B, H, W]; pixels marked 255 stay as they are."""
+        return put_right(batch, self.object_in(batch, levels))
 
 
 @torch.no_grad()

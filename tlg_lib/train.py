@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 from torch.multiprocessing import ProcessRaisedException
 
-from .baselines import rectified_targets
 from .checkpoints import (
     Checkpoint,
     load_checkpoint,
@@ -27,7 +26,7 @@ from .checkpoints import (
 from .config import Config, config_from_dict
 from .episodes import shots_remark
 from .errors import TLGError
-from .evaluate import count_episodes, network_predictor
+from .evaluate import count_episodes, judged_by_labels
 from .experiment import Experiment
 from .inputs import Inputs
 from .losses import remedy, total_loss
@@ -36,7 +35,9 @@ from .machine.paths import write_json
 from .machine.progress import track
 from .model import TLG, build_model
 from .prototypes import Consensus, base_consensus
+from .trust import DEFAULT, choose, reliability, trust_from
 
+CHOICE_EPISODES = 200  # held-out base episodes on which share and trust are chosen
 # Settings that may change between stopping and resuming: they do not change what is learned.
 FREE = (
     "data",
@@ -139,12 +140,12 @@ def _train(fabric, config: Config, folder: Path, experiment: Experiment, progres
 
 
 def _consensus(config: Config, experiment: Experiment, model: TLG, progress: bool) -> Consensus | None:
-    """What the base classes' images agree on, where targets or a new network's ``background`` need it; sets the latter.
+    """What the base classes' images agree on, where targets, choices or a new network's ``background`` need it.
 
-    A network that goes on has its background from the checkpoint.
+    Sets the latter; a network that goes on has its background from the checkpoint.
     """
     new = hasattr(model, "background") and not model.background.any()
-    if not (new or remedy(config) == "consensus"):
+    if not (new or config.supervision == "image"):  # with pseudo masks as targets, they judge the epochs too
         return None
     consensus = base_consensus(config, experiment, progress)
     if new:
@@ -202,8 +203,11 @@ def _loop(fabric, config, folder, experiment, model, wrapped, optimizer, about, 
         about["losses"].append(round(loss, 6))
         about["step"] = step + 1
         ends_epoch = (step + 1) % config.epoch_steps == 0 or step + 1 == config.steps
+        if ends_epoch and config.trusted_vote and fabric.is_global_zero:
+            count = CHOICE_EPISODES if step + 1 == config.steps else config.epoch_episodes
+            _choose_trust(config, experiment, make, model, consensus, count)
         if ends_epoch and config.epoch_episodes and fabric.is_global_zero:
-            _end_epoch(config, folder, experiment, make, model, about)
+            _end_epoch(config, folder, experiment, make, model, about, consensus)
         if ends_epoch or (step + 1) % config.checkpoint_every == 0:
             about["seconds"] = round(spent + time.perf_counter() - began, 2)
             if fabric.is_global_zero:
@@ -229,9 +233,7 @@ def _step(fabric, config, folder, sampler, make, model, wrapped, optimizer, cons
     for part in range(config.accumulate):
         start = (fabric.global_rank * config.accumulate + part) * size
         batch = make(episodes[start : start + size], training=True)
-        if remedy(config) == "prototype":
-            batch.query_target = rectified_targets(batch, model.levels)
-        elif remedy(config) == "consensus":
+        if remedy(config) == "consensus":
             batch.query_target = consensus.targets(batch, model.levels)
         if flipped:
             batch = batch.flipped()
@@ -280,8 +282,29 @@ def hide_masks(masks: Tensor, config: Config) -> Tensor:
     return torch.where(hidden, torch.full_like(masks, 0.5), masks)
 
 
-def _end_epoch(config: Config, folder: Path, experiment: Experiment, make, model: TLG, about: dict) -> None:
-    """Score test and base classes on a few episodes; keep the best weights by each, named as such."""
+def _choose_trust(config, experiment: Experiment, make, model: TLG, consensus: Consensus | None, count: int) -> None:
+    """Set the model's share and trust (trust.py) by ``count`` episodes of base images held out from training.
+
+    With ``supervision="image"`` no drawn mask is read: the share stays, and the trust follows from how well mask,
+    prototypes and network agree.
+    """
+    if not count:
+        return
+    episodes = experiment.base_episodes(config.replace(shots=1), min(count, config.eval_episodes))
+    model.eval()
+    if config.supervision == "image":
+        chosen = DEFAULT[0], trust_from(reliability(model, consensus, episodes, make))
+    else:
+        chosen = choose(model, episodes, make)
+    model.train()
+    model.trust.copy_(torch.tensor(chosen))
+
+
+def _end_epoch(config: Config, folder: Path, experiment: Experiment, make, model: TLG, about: dict, consensus) -> None:
+    """Score test and base classes on a few episodes; keep the best weights by each, named as such.
+
+    The base classes' best is judged as training is: by drawn masks, or by pseudo masks put right.
+    """
     model.eval()
     one = config.replace(shots=1)
     row = {
@@ -291,11 +314,12 @@ def _end_epoch(config: Config, folder: Path, experiment: Experiment, make, model
     }
     fold = set(experiment.data.fold_classes(config.fold))
     classes = {"test": len(fold), "base": len(experiment.data.classes) - len(fold)}
-    for name, episodes in (
-        ("test", experiment.test_episodes(one, config.epoch_episodes)),
-        ("base", experiment.base_episodes(one, config.epoch_episodes)),
+    judged = make if config.supervision == "pixel" else judged_by_labels(make, consensus, model.levels)
+    for name, episodes, maker in (
+        ("test", experiment.test_episodes(one, config.epoch_episodes), make),
+        ("base", experiment.base_episodes(one, config.epoch_episodes), judged),
     ):
-        counts = count_episodes(network_predictor(model), episodes, make, (config.threshold,), config.eval_batch)
+        counts = count_episodes(model.predict, episodes, maker, (config.threshold,), config.eval_batch)
         row[name] = round(counts.scores(0).miou, 4)
         remarks = counts.remarks(0, classes[name]) + shots_remark(episodes)
         row[f"{name}_remarks"] = "; ".join(remarks)

@@ -85,7 +85,7 @@ def test_multiply_adds_of_correlation_are_what_the_formula_says(networks):
     )
     counted = {
         n: measure.parts(networks[n], measure.operation(networks[n], "forward1", inputs), "cpu")
-        for n in ("straightforward", "released", "corrected")
+        for n in ("straightforward", "released", "extended")
     }
     assert counted["straightforward"]["correlation"]["multiply_adds"] == 2 * once
     assert counted["released"]["correlation"]["multiply_adds"] == once
@@ -94,8 +94,8 @@ def test_multiply_adds_of_correlation_are_what_the_formula_says(networks):
         for n, groups in ((positions[0] ** 2, channels[:1]), (positions[1] ** 2, channels[1:3]))
     )
     pooled = once - finest + finest // 16 - middle + middle // 4
-    assert counted["corrected"]["correlation"]["multiply_adds"] == pooled, "4 x 4 and 2 x 2 positions"
-    assert counted["corrected"]["4D encoder"]["multiply_adds"] < counted["released"]["4D encoder"]["multiply_adds"]
+    assert counted["extended"]["correlation"]["multiply_adds"] == pooled, "4 x 4 and 2 x 2 positions"
+    assert counted["extended"]["4D encoder"]["multiply_adds"] < counted["released"]["4D encoder"]["multiply_adds"]
 
 
 def test_parts_exclude_what_is_inside_them_and_leave_no_trace():
@@ -139,7 +139,7 @@ def test_peak_memory_sees_an_operation_that_allocates():
         "measure.operation = lambda *a: lambda: torch.ones(64 << 18).sum()  # 64 MiB, let go at once\n"
         "print(json.dumps(measure._measure_memory(json.loads(sys.argv[1]))))"
     )
-    request = json.dumps({"case": SMALL.to_dict(), "network": "corrected", "operation": "forward1"})
+    request = json.dumps({"case": SMALL.to_dict(), "network": "extended", "operation": "forward1"})
     done = subprocess.run([sys.executable, "-c", code, request], capture_output=True, text=True, check=True)
     seen = json.loads(done.stdout.splitlines()[-1])
     assert 55 < seen["peak"] - seen["before"] < 90
@@ -152,7 +152,7 @@ def test_fit_finds_the_coefficients_of_a_known_cost():
     assert found["worst"] < 1e-9
     points = [{"size": int(s), "forward": 1.0 * s, "step": 2.0 * s, "peak": 3.0 * s} for s in sizes]
     result = {
-        "network": "corrected",
+        "network": "extended",
         "backbone": "resnet50",
         "batch": 1,
         "device": "cpu",
@@ -211,4 +211,4 @@ def test_unknown_names_are_refused_in_one_line(capsys):
     with pytest.raises(SystemExit) as stopped:
         main(["bench", "network", "--network", "fast"])
     assert stopped.value.code == 2
-    assert "choose from straightforward, released, corrected" in capsys.readouterr().err
+    assert "choose from straightforward, released, extended" in capsys.readouterr().err

@@ -305,7 +305,7 @@ def test_images(place, content):
 # --- results and checkpoints
 
 ROW = {
-    "key": "corrected-pixel",
+    "key": "extended-pixel",
     "label": "TLG",
     "variant": "corrected",
     "supervision": "pixel",
@@ -337,7 +337,7 @@ RESULTS = {
     "batch": 8,
     "threshold": 0.5,
     "test_rows": 100,
-    "main_row": "corrected-pixel",
+    "main_row": "extended-pixel",
     "variant": "corrected",
     "supervision": "pixel",
     "miou": 41.5,

@@ -70,12 +70,12 @@ def test_every_default_has_the_type_of_its_field():
             assert type(getattr(config, name)) is f.annotation, name
 
 
-def test_released_turns_every_corrected_switch_off():
-    released, corrected = make_config("mini", variant="released"), make_config("mini")
+def test_released_turns_every_switch_off():
+    released, extended = make_config("mini", variant="released"), make_config("mini")
     for name, value in VARIANT_SWITCHES["released"].items():
         assert name == "as_released" or getattr(released, name) == value
-    assert released.as_released == set(SWITCHES) and not corrected.as_released
-    assert (released.to_dict()["tokens"], corrected.to_dict()["tokens"]) == ("rows", "grid")
+    assert released.as_released == set(SWITCHES) and not extended.as_released
+    assert (released.to_dict()["tokens"], extended.to_dict()["tokens"]) == ("rows", "grid")
 
 
 def test_switches_of_the_release_are_named_alone_or_as_a_set():
@@ -101,15 +101,31 @@ def test_another_variant_or_supervision_brings_its_settings_and_leaves_the_calle
     config = make_config(preset)
     for kind in ({"variant": "released"}, {"supervision": "image"}, {"variant": "hsnet", "supervision": "image"}):
         assert config.replace(**kind) == make_config(preset, **kind)
-        assert config.replace(**kind).replace(variant="corrected", supervision="pixel") == config
-    own = make_config(preset, late_fusion=0.3, lr=0.01, tokens="rows", fold=2)
+        assert config.replace(**kind).replace(variant="extended", supervision="pixel") == config
+    own = make_config(preset, mask_dropout=0.3, lr=0.01, tokens="rows", fold=2)
     moved = own.replace(variant="released", shots=5)
-    assert moved == make_config(preset, variant="released", late_fusion=0.3, lr=0.01, fold=2, shots=5)
-    assert moved.replace(variant="corrected").late_fusion == 0.3
+    assert moved == make_config(preset, variant="released", mask_dropout=0.3, lr=0.01, fold=2, shots=5)
+    assert moved.replace(variant="extended").mask_dropout == 0.3
 
 
 def test_learning_from_pseudo_masks_hides_most_of_them_unless_told_otherwise():
     assert make_config("mini", supervision="image").mask_dropout == 0.97
-    assert make_config("mini").mask_dropout == 0.0
+    assert make_config("mini").mask_dropout == 0.5
     assert make_config("mini", supervision="image", mask_dropout=0.1).mask_dropout == 0.1
     assert make_config("mini", supervision="image", variant="released").mask_dropout == 0.0
+
+
+def test_corrected_has_the_papers_switches_and_nothing_of_ours():
+    released, corrected, extended = (
+        make_config("pascal-lite", variant=v) for v in ("released", "corrected", "extended")
+    )
+    ours = {
+        "token_skip": False, "correlation_pool": 1, "prototype_prior": False, "trusted_vote": False, "dice": 0.0,
+        "support_loss": 0.6, "noisy_targets": "none", "mask_dropout": 0.0,
+    }  # fmt: skip
+    for name, value in ours.items():
+        assert getattr(corrected, name) == getattr(released, name) == value != getattr(extended, name), name
+    assert not corrected.as_released
+    for name in set(FIELDS) - set(ours) - {"variant"}:
+        assert getattr(corrected, name) == getattr(extended, name), name
+    assert make_config("mini", variant="corrected", supervision="image").mask_dropout == 0.0

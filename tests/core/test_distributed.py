@@ -24,7 +24,6 @@ TINY = dict(
     device="cpu",
     dropout=0.0,
     mask_dropout=0.0,
-    negatives=0.0,
     support_loss=0.6,
 )
 

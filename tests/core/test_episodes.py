@@ -107,14 +107,3 @@ def test_saved_lists_come_back_and_broken_ones_are_named(tmp_path):
         (tmp_path / "bad.json").write_text(text)
         with pytest.raises(TLGError, match="bad.json"):
             load_episodes(tmp_path / "bad.json")
-
-
-def test_negatives_show_a_class_that_the_query_does_not_and_keep_their_share():
-    sampler = TrainingSampler(ROWS, batch=10, seed=0, negatives=0.3)
-    episodes = [e for step in range(300) for e in sampler.batch(step)]
-    negatives = [e for e in episodes if e.support_class != e.class_id]
-    assert 0.27 < len(negatives) / len(episodes) < 0.33
-    assert not any((e.query, e.support_class) in ROWS for e in negatives)
-    assert all((e.support[0], e.support_class) in ROWS for e in negatives)
-    plain = TrainingSampler(ROWS, batch=10, seed=0)
-    assert [e.query for e in plain.batch(5)] == [e.query for e in sampler.batch(5)]

@@ -9,7 +9,6 @@ from tlg_lib.losses import cross_entropy, l2_of_everything, prepare_target, quer
 
 LOGITS = torch.randn(2, 2, 3, 3, generator=torch.Generator().manual_seed(0))
 TARGET = torch.tensor([[[0, 1, 255], [1, 1, 0], [0, 0, 255]], [[1, 0, 0], [255, 255, 255], [1, 1, 0]]])
-CONFIDENCE = torch.rand(2, 3, 3, generator=torch.Generator().manual_seed(1))
 
 
 def by_hand(weight=lambda b, y, x: 1.0):
@@ -27,17 +26,11 @@ def by_hand(weight=lambda b, y, x: 1.0):
     return sum(per_image) / 2
 
 
-def image_config(kind):
-    return make_config("mini", supervision="image", noisy_targets=kind, dice=0.0)
-
-
 @pytest.mark.parametrize("kind", choices("noisy_targets"))
 def test_drawn_targets_need_no_remedy(kind):
     plain, named = (make_config("mini", supervision="pixel", noisy_targets=k) for k in ("none", kind))
     assert named.dice, "Dice beside cross-entropy"
-    torch.testing.assert_close(
-        query_loss(LOGITS, TARGET, CONFIDENCE, named), query_loss(LOGITS, TARGET, CONFIDENCE, plain)
-    )
+    torch.testing.assert_close(query_loss(LOGITS, TARGET, named), query_loss(LOGITS, TARGET, plain))
 
 
 def test_cross_entropy_ignores_255_and_averages_images():
@@ -48,40 +41,7 @@ def test_released_counts_255_as_background():
     config = make_config("mini", variant="released")
     filled = torch.where(TARGET == 255, 0, TARGET)
     assert torch.equal(prepare_target(TARGET, config), filled)
-    assert float(query_loss(LOGITS, TARGET, CONFIDENCE, config)) == pytest.approx(
-        float(F.cross_entropy(LOGITS, filled)), abs=1e-6
-    )
-
-
-def test_confidence_weights_pixels_by_certainty():
-    def weight(b, y, x):
-        return abs(2 * float(CONFIDENCE[b, y, x]) - 1)
-
-    got = query_loss(LOGITS, TARGET, CONFIDENCE, image_config("confidence"))
-    assert float(got) == pytest.approx(by_hand(weight), abs=1e-5)
-
-
-def test_soft_target_is_the_confidence_itself():
-    log_p = LOGITS.log_softmax(1)
-    expected = -(CONFIDENCE * log_p[:, 1] + (1 - CONFIDENCE) * log_p[:, 0]).mean()
-    assert float(query_loss(LOGITS, TARGET, CONFIDENCE, image_config("soft"))) == pytest.approx(float(expected))
-
-
-def test_bootstrap_trusts_a_confident_network_more_than_the_plain_loss():
-    """Where the network is sure of background and the mask says foreground, the bootstrapped loss is smaller."""
-    logits = torch.tensor([6.0, 0.0]).view(1, 2, 1, 1).expand(1, 2, 2, 2)
-    target = torch.ones(1, 2, 2, dtype=torch.long)
-    plain, soft = (query_loss(logits, target, torch.ones(1, 2, 2), image_config(k)) for k in ("none", "bootstrap"))
-    assert float(soft) == pytest.approx(0.6 * float(plain), rel=0.02)
-
-
-def test_size_penalises_a_prediction_that_fills_the_image():
-    target = torch.zeros(1, 4, 4, dtype=torch.long)
-    target[0, 0] = 1
-    sure = target.float()
-    full = torch.tensor([-4.0, 4.0]).view(1, 2, 1, 1).expand(1, 2, 4, 4)
-    with_size = query_loss(full, target, sure, image_config("size"))
-    assert float(with_size - cross_entropy(full, target)) == pytest.approx(10 * (0.99966 - 0.375) ** 2, rel=1e-2)
+    assert float(query_loss(LOGITS, TARGET, config)) == pytest.approx(float(F.cross_entropy(LOGITS, filled)), abs=1e-6)
 
 
 def test_l2_term_is_the_sum_of_norms():
@@ -101,7 +61,7 @@ def test_dice_by_hand():
         total += 1 - (2 * overlap + 1) / (size + 1)
     assert float(soft_dice(LOGITS, TARGET)) == pytest.approx(total / 2, abs=1e-6)
     with_dice, without = (make_config("mini", dice=d) for d in (2.0, 0.0))
-    difference = query_loss(LOGITS, TARGET, CONFIDENCE, with_dice) - query_loss(LOGITS, TARGET, CONFIDENCE, without)
+    difference = query_loss(LOGITS, TARGET, with_dice) - query_loss(LOGITS, TARGET, without)
     assert float(difference) == pytest.approx(total, abs=1e-5)
 
 

@@ -40,7 +40,7 @@ def built(config):
 
 
 @pytest.mark.parametrize("size", [(128, 128), (224, 224), (320, 400), (400, 400)])
-@pytest.mark.parametrize("variant", ["corrected", "released"])
+@pytest.mark.parametrize("variant", ["extended", "released"])
 def test_every_size_runs(variant, size):
     config = make_config("mini", variant=variant, image_size=size, width=16, widths_4d=(4, 8, 16))
     with torch.no_grad():
@@ -52,15 +52,15 @@ def test_every_size_runs(variant, size):
 @pytest.mark.parametrize("backbone", ["resnet50", "vgg16"])
 @pytest.mark.parametrize("size", [(64, 64), (80, 112), (136, 144)])
 def test_other_backbones_and_odd_sizes_run(backbone, size):
-    config = small("corrected", backbone=backbone, image_size=size)
+    config = small("extended", backbone=backbone, image_size=size)
     with torch.no_grad():
         output = built(config)(*inputs(config))
     assert output.query_logits.shape == output.support_logits.shape == (2, 2, *size)
 
 
 @pytest.mark.parametrize("query_mask", ["pseudo", "none"])
-def test_every_parameter_of_corrected_learns(query_mask):
-    config = small("corrected", query_mask=query_mask)
+def test_every_parameter_of_extended_learns(query_mask):
+    config = small("extended", query_mask=query_mask)
     model = built(config).train()
     output = model(*inputs(config))
     (output.query_logits.square().mean() + output.support_logits.square().mean()).backward()
@@ -87,25 +87,25 @@ def changed(config, which):
         return not torch.equal(model(*first).query_logits, model(*second).query_logits)
 
 
-def test_only_corrected_looks_at_the_support_mask():
+def test_only_extended_looks_at_the_support_mask():
     assert not changed(small("released"), 3)
-    assert changed(small("corrected"), 3)
-    assert changed(small("corrected", prototype_prior=False), 3)
+    assert changed(small("extended"), 3)
+    assert changed(small("extended", prototype_prior=False), 3)
     assert changed(small("hsnet"), 3)
 
 
 def test_nothing_of_the_query_mask_leaks_in_without_it():
-    assert changed(small("corrected"), 2)
-    for variant in ("corrected", "released", "hsnet"):
+    assert changed(small("extended"), 2)
+    for variant in ("extended", "released", "hsnet"):
         assert not changed(small(variant, query_mask="none"), 2)
 
 
 def test_the_support_matters_in_every_variant():
-    for variant in ("corrected", "released", "hsnet"):
+    for variant in ("extended", "released", "hsnet"):
         assert changed(small(variant), 1)
 
 
-@pytest.mark.parametrize("variant", ["corrected", "released", "hsnet"])
+@pytest.mark.parametrize("variant", ["extended", "released", "hsnet"])
 def test_skipping_the_support_changes_nothing_for_the_query(variant):
     config = small(variant)
     model = built(config).eval()
@@ -116,7 +116,7 @@ def test_skipping_the_support_changes_nothing_for_the_query(variant):
 
 
 def test_one_direction_is_computed_where_one_is_enough():
-    config = small("corrected")
+    config = small("extended")
     model = built(config).eval()
     with torch.no_grad(), capture(model) as seen:
         model(*inputs(config), need_support=False)
@@ -124,7 +124,7 @@ def test_one_direction_is_computed_where_one_is_enough():
 
 
 def test_pooled_directions_are_the_same_network_with_the_images_exchanged():
-    config = small("corrected", mask_support=False)
+    config = small("extended", mask_support=False)
     model = built(config).eval()
     query, support, query_mask, support_mask, ids = inputs(config)
     names = ["corr_query/l2", "corr_support/l2", "after4d_query", "after4d_support"]
@@ -141,12 +141,12 @@ def test_pooled_directions_are_the_same_network_with_the_images_exchanged():
 @pytest.mark.parametrize(
     "variant, switches",
     [
-        ("corrected", {}),
-        ("corrected", dict(correlation_grid="other")),
-        ("corrected", dict(correlation_pool=1)),
-        ("corrected", dict(use_ht=False)),
-        ("corrected", dict(second_attention="within", query_residual="support")),
-        ("corrected", dict(query_mask="none")),
+        ("extended", {}),
+        ("extended", dict(correlation_grid="other")),
+        ("extended", dict(correlation_pool=1)),
+        ("extended", dict(use_ht=False)),
+        ("extended", dict(second_attention="within", query_residual="support")),
+        ("extended", dict(query_mask="none")),
         ("hsnet", {}),
         ("released", {}),
     ],
@@ -169,15 +169,15 @@ def test_shots_in_one_batch_are_the_single_shots(variant, switches, size):
 
 def test_the_seed_decides_the_weights():
     def first(seed):
-        return built(small("corrected", seed=seed)).encoder.squeeze4[0].conv.this.weight
+        return built(small("extended", seed=seed)).encoder.squeeze4[0].conv.this.weight
 
     assert torch.equal(first(1), first(1)) and not torch.equal(first(1), first(2))
 
 
 def test_leaving_out_a_part_does_not_change_where_the_others_start():
-    whole = built(small("corrected")).state_dict()
+    whole = built(small("extended")).state_dict()
     for switch in (dict(use_ht=False), dict(use_hc=False), dict(prototype_prior=False)):
-        rest = built(small("corrected", **switch)).state_dict()
+        rest = built(small("extended", **switch)).state_dict()
         wider = {k.rpartition(".")[0] for k in rest if rest[k].shape != whole[k].shape}  # layers with another input
         shared = [k for k in rest if k.rpartition(".")[0] not in wider]
         assert len(shared) > 50 and set(rest) <= set(whole)
@@ -185,7 +185,7 @@ def test_leaving_out_a_part_does_not_change_where_the_others_start():
 
 
 def test_text_vectors_are_needed_and_must_fit():
-    config = small("corrected")
+    config = small("extended")
     with pytest.raises(TLGError, match="use_hc=true needs text vectors"):
         build_model(config, LAYOUTS[config.backbone])
     with pytest.raises(TLGError, match="32"):
@@ -193,7 +193,7 @@ def test_text_vectors_are_needed_and_must_fit():
 
 
 def test_capture_takes_what_is_asked_and_lets_go():
-    config = small("corrected")
+    config = small("extended")
     model = built(config).eval()
     with capture(model, ["ot/q_plan", "prior/query"]) as seen:
         model(*inputs(config))
@@ -205,7 +205,7 @@ def test_capture_takes_what_is_asked_and_lets_go():
         pass
 
 
-@pytest.mark.parametrize("variant", ["corrected", "released", "hsnet"])
+@pytest.mark.parametrize("variant", ["extended", "released", "hsnet"])
 def test_named_tensors_are_the_recorded_ones(variant):
     config = small(variant)
     model = built(config)
@@ -215,6 +215,6 @@ def test_named_tensors_are_the_recorded_ones(variant):
 
 
 def test_weights_of_another_width_are_refused_in_one_line():
-    other = built(small("corrected", prototype_prior=False)).state_dict()
+    other = built(small("extended", prototype_prior=False)).state_dict()
     with pytest.raises(TLGError, match="do not fit its config.*train again"):
-        load_weights(built(small("corrected")), other)
+        load_weights(built(small("extended")), other)

@@ -102,7 +102,7 @@ def test_a_checkpoint_is_used_for_a_class_that_it_never_heard_of(tmp_path, photo
     path = trained_stub(tmp_path)
     support, query = save(photograph, tmp_path / "s.png"), save(photograph[:100], tmp_path / "q.png")
     summary = predict_files(query, [support, support], "coffee mug", tmp_path / "out", progress=False, checkpoint=path)
-    assert summary["method"].startswith("TLG corrected, pixel labels") and str(path) in summary["method"]
+    assert summary["method"].startswith("TLG extended, pixel labels") and str(path) in summary["method"]
     assert len(summary["support"]) == 2
     assert any("does not know" in note and "mug" in note for note in summary["notes"])
     assert Image.open(summary["queries"][0]["mask"]).size == (128, 100)
@@ -145,12 +145,12 @@ def test_prediction_equals_the_network_on_the_same_inputs(tmp_path, photograph):
     np.testing.assert_array_equal(found.mask, found.probability >= config.threshold)
 
 
-def test_the_latest_corrected_checkpoint_of_mini_is_the_default(tmp_path):
+def test_the_latest_extended_checkpoint_of_mini_is_the_default(tmp_path):
     import os
 
     runs = tmp_path / "home" / "runs" / "mini" / "jobs"
     assert latest_checkpoint() is None
-    for age, (name, variant) in enumerate([("new-released", "released"), ("new", "corrected"), ("old", "corrected")]):
+    for age, (name, variant) in enumerate([("new-released", "released"), ("new", "extended"), ("old", "extended")]):
         (runs / name).mkdir(parents=True)
         path = trained_stub(runs / name, variant=variant)
         os.utime(path, (10**9 - age, 10**9 - age))
@@ -186,7 +186,7 @@ def test_faults_are_named_in_one_line(tmp_path, photograph, change, named):
 
 def textless_stub(folder):
     """A network that reads neither a name nor the query's mask, as the one for photographs."""
-    return trained_stub(folder, query_mask="none", use_hc=False, late_fusion=0.5)
+    return trained_stub(folder, query_mask="none", use_hc=False)
 
 
 @pytest.mark.parametrize("network", ["none", "stub"])

@@ -1,4 +1,4 @@
-"""Each switch changes what it says and nothing else, alone on `released` and alone off from `corrected`."""
+"""Each switch changes what it says and nothing else, alone on `released` and alone off from `extended`."""
 
 import pytest
 import torch
@@ -49,10 +49,9 @@ TRAINING = {
     "ignore_255",
     "dice",
     "support_loss",
-    "negatives",
     "mask_dropout",
     "noisy_targets",
-    "late_fusion",
+    "trusted_vote",
 }  # of losses.py and train.py
 
 
@@ -93,8 +92,8 @@ def test_every_network_switch_of_released_is_covered():
 
 
 @pytest.mark.parametrize("switch", sorted(set(RELEASED) - TRAINING))
-def test_a_switch_alone_off_from_corrected_still_trains(switch):
-    config = small("corrected").replace(**{switch: RELEASED[switch]})
+def test_a_switch_alone_off_from_extended_still_trains(switch):
+    config = small("extended").replace(**{switch: RELEASED[switch]})
     model = built(config).train()
     output = model(*inputs(config))
     (output.query_logits.sum() + output.support_logits.sum()).backward()
@@ -111,7 +110,7 @@ def test_a_switch_alone_off_from_corrected_still_trains(switch):
     ],
 )
 def test_parts_can_be_left_out(parts):
-    for variant in ("released", "corrected"):
+    for variant in ("released", "extended"):
         config = small(variant).replace(**parts)
         if variant == "released" and not (config.use_ha or config.use_hc):
             continue
@@ -134,15 +133,15 @@ def test_train_hetero_decides_what_learns():
 
 def test_text_maps_decide_whether_the_projection_learns():
     for value in ("frozen", "learned"):
-        model = built(small("corrected", text_maps=value)).train()
-        model(*inputs(small("corrected"))).query_logits.sum().backward()
+        model = built(small("extended", text_maps=value)).train()
+        model(*inputs(small("extended"))).query_logits.sum().backward()
         assert (model.text.project.weight.grad is not None) == (value == "learned")
     assert torch.equal(model.text.maps(torch.arange(2))["query"], torch.ones(2, 1, *model.text.size))  # begins at 1
 
 
 def test_shared_reductions_of_vgg_are_one_convolution():
     assert set(built(small("released", backbone="vgg16")).aggregation.reduce) == {"512"}
-    assert set(built(small("corrected", backbone="vgg16")).aggregation.reduce) == {"low_512", "mid_512", "high_512"}
+    assert set(built(small("extended", backbone="vgg16")).aggregation.reduce) == {"low_512", "mid_512", "high_512"}
 
 
 def test_combinations_that_cannot_run_are_refused_with_the_reason():

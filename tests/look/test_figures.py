@@ -20,8 +20,8 @@ MASK[20:22, 8:20] = 255
 ENTRY = dict(
     support=IMAGE, support_mask=MASK, query=IMAGE, pseudo=MASK, prediction=MASK, truth=MASK, label="cat", iou=61.0
 )
-SCORES = {"corrected-pixel": {0: 50.0, 1: 52.0, 2: 48.0, 3: 55.0}, "mask": {0: 40.0, 1: 41.0}}
-CLASSES = {"corrected-pixel": {"cat": 50.0, "dog": 70.0}, "mask": {"cat": 40.0}}
+SCORES = {"extended-pixel": {0: 50.0, 1: 52.0, 2: 48.0, 3: 55.0}, "mask": {0: 40.0, 1: 41.0}}
+CLASSES = {"extended-pixel": {"cat": 50.0, "dog": 70.0}, "mask": {"cat": 40.0}}
 
 CALLS = {
     "contact_sheet": lambda: f.contact_sheet([IMAGE] * 5, list("abcde"), columns=3),
@@ -29,11 +29,11 @@ CALLS = {
     "task_picture": lambda: f.task_picture(IMAGE, MASK, IMAGE, MASK, MASK, "cat"),
     "episode_rows": lambda: f.episode_rows([ENTRY, ENTRY], "two"),
     "fold_chart": lambda: f.fold_chart(["a", "b", "c", "d"], [0, 1, 2, 3], {0: (1, 2)}),
-    "score_dots": lambda: f.score_dots(SCORES, "t", errors={"corrected-pixel": 1.5}),
+    "score_dots": lambda: f.score_dots(SCORES, "t", errors={"extended-pixel": 1.5}),
     "class_bars": lambda: f.class_bars(CLASSES, "t"),
     "shot_lines": lambda: f.shot_lines({"mask": {1: 40.0, 5: 42.0}}, "t"),
     "training_curves": lambda: f.training_curves(
-        {"corrected-pixel fold 0": {"step": [1, 2], "loss": [1.0, 0.5], "score_step": [2], "miou": [30.0]}}
+        {"extended-pixel fold 0": {"step": [1, 2], "loss": [1.0, 0.5], "score_step": [2], "miou": [30.0]}}
     ),
     "threshold_curve": lambda: f.threshold_curve({"mask": ([0.1, 0.9], [30.0, 20.0])}, {"mask": 0.5}, "t"),
     "dumbbells": lambda: f.dumbbells({"fold 0": (50.0, 52.0)}, ("last", "best"), "t"),

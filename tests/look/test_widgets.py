@@ -133,12 +133,11 @@ def test_text_effect_changes_with_the_words_and_leaves_the_network_alone(scene):
 
 
 def test_the_dataset_s_words_give_the_network_s_own_prediction(scene):
-    from tlg_lib.evaluate import network_predictor
 
     words = inside.class_words(load_prompts("mini"), scene.episode.class_id)
     effect = inside.text_effect(scene, WordClip(), load_prompts("mini"), words)
     with torch.no_grad():
-        expected = network_predictor(scene.model)(scene.batch)[0].mean(0).numpy()
+        expected = scene.model.predict(scene.batch)[0].mean(0).numpy()
     assert np.allclose(effect.probability, expected, atol=1e-5)
 
 

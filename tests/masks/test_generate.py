@@ -103,7 +103,7 @@ def test_masks_are_written_in_the_authors_format(folder):
         mask, truth = data.pseudo_mask(image, class_id), data.mask(image, class_id)
         assert mask.shape == truth.shape
         assert (mask & truth).sum() / (mask | truth).sum() > 0.6
-        confidence = data.confidence(image, class_id)
+        confidence = np.array(Image.open(folder / "PseudoMasks_conf" / f"{image}--{class_id}.png")) / 255
         assert confidence[truth == 1].mean() > 0.5 > 0.2 > confidence[truth == 0].mean()
 
 

@@ -1,4 +1,4 @@
-"""The ladder's rungs change one thing each, begin at released and end at corrected."""
+"""The ladder's rungs change one thing each, begin at released and end at extended."""
 
 import json
 import math
@@ -15,7 +15,7 @@ from tlg_lib.runs.study import row_config
 
 @pytest.mark.parametrize("preset", ["mini", "pascal-lite", "pascal"])
 @pytest.mark.parametrize("supervision", ["pixel", "image"])
-def test_rungs_lead_from_released_to_corrected_one_change_at_a_time(preset, supervision):
+def test_rungs_lead_from_released_to_extended_one_change_at_a_time(preset, supervision):
     config = make_config(preset, supervision=supervision)
     rows = ladder_rows(config)
     climb = [row_config(config, row, 1, 2) for row in rows if row.name.startswith("up-")]

@@ -43,9 +43,9 @@ def records(folds=range(4), seeds=(0,)):
     found = []
     for seed in seeds:
         for fold in folds:
-            found.append(record("corrected-pixel", fold, 50.0 + fold + seed, seed))
-            found.append(record("corrected-pixel", fold, 53.0 + fold + seed, seed, epoch="best by test classes"))
-            found.append(record("corrected-pixel", fold, 20.0, seed, control="wrong support"))
+            found.append(record("extended-pixel", fold, 50.0 + fold + seed, seed))
+            found.append(record("extended-pixel", fold, 53.0 + fold + seed, seed, epoch="best by test classes"))
+            found.append(record("extended-pixel", fold, 20.0, seed, control="wrong support"))
             found.append(record("query pseudo mask", fold, 40.0 - fold, seed, epoch="no training"))
             for i, name in enumerate(FUSIONS):
                 found.append(record(name, fold, 30.0 + (i == fold % 3) * 5, seed, epoch="no training"))
@@ -54,16 +54,16 @@ def records(folds=range(4), seeds=(0,)):
 
 def test_mean_only_of_all_four_folds():
     whole = fold_table(records_frame(records()))
-    assert whole.loc["corrected-pixel", "mean"] == pytest.approx(51.5)
+    assert whole.loc["extended-pixel", "mean"] == pytest.approx(51.5)
     part = fold_table(records_frame(records(folds=(0, 1, 3))))
     assert part["mean"].isna().all() and as_scores(part, mean=True) == {}
-    assert as_scores(part)["corrected-pixel"] == {0: 50.0, 1: 51.0, 3: 53.0}
+    assert as_scores(part)["extended-pixel"] == {0: 50.0, 1: 51.0, 3: 53.0}
 
 
 def test_one_method_lacking_a_fold_has_no_mean_while_the_others_have():
     some = [r for r in records() if not (r["row"] == "query pseudo mask" and r["fold"] == 2)]
     table = fold_table(records_frame(some))
-    assert math.isnan(table.loc["mask", "mean"]) and table.loc["corrected-pixel", "mean"] == pytest.approx(51.5)
+    assert math.isnan(table.loc["mask", "mean"]) and table.loc["extended-pixel", "mean"] == pytest.approx(51.5)
 
 
 def test_fusion_is_the_best_of_three_on_each_fold_and_control_is_its_own_row():
@@ -71,18 +71,18 @@ def test_fusion_is_the_best_of_three_on_each_fold_and_control_is_its_own_row():
     assert list(table.loc["fusion", [0, 1, 2, 3]]) == [35.0] * 4
     assert list(table.loc["wrong-support", [0, 1, 2, 3]]) == [20.0] * 4
     best = fold_table(records_frame(records()), epoch="best by test classes")
-    assert best.loc["corrected-pixel", "mean"] == pytest.approx(54.5)
+    assert best.loc["extended-pixel", "mean"] == pytest.approx(54.5)
 
 
 def test_interval_over_seeds_is_students_t():
     table = fold_table(records_frame(records(seeds=(0, 1, 2))))
     # Seed means 51.5, 52.5, 53.5: standard deviation 1, t(0.975, 2) = 4.302653 from a printed table.
-    assert half_widths(table)["corrected-pixel"] == pytest.approx(4.302653 / math.sqrt(3), rel=1e-5)
+    assert half_widths(table)["extended-pixel"] == pytest.approx(4.302653 / math.sqrt(3), rel=1e-5)
     assert half_widths(fold_table(records_frame(records()))) == {}
 
 
 def test_per_class_takes_each_class_from_its_fold():
-    found = per_class(records_frame(records()), "corrected-pixel")
+    found = per_class(records_frame(records()), "extended-pixel")
     assert found == {f"{n}{f}": 50.0 + f + i for f in range(4) for i, n in enumerate(("cat", "dog"))}
 
 
@@ -104,7 +104,7 @@ def results(tmp_path, **changes):
         "batch": 8,
         "threshold": 0.5,
         "test_rows": 120,
-        "main_row": "corrected-pixel",
+        "main_row": "extended-pixel",
         "variant": "corrected",
         "supervision": "pixel",
         "query_mask": "pseudo",
@@ -205,7 +205,7 @@ def test_verdict_gives_no_mean_for_three_folds(tmp_path):
 
 def test_find_row_by_epoch_and_threshold(tmp_path):
     value = results(tmp_path)
-    assert find_row(value, "corrected-pixel", epoch="best by test classes")["miou"] == pytest.approx(54.5)
+    assert find_row(value, "extended-pixel", epoch="best by test classes")["miou"] == pytest.approx(54.5)
     assert find_row(value, "mask", epoch="best by test classes")["epoch"] == "no training"
     assert find_row(value, "nothing") is None
 

@@ -6,19 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from tlg_lib.baselines import (
-    fusions,
-    joint_prototype,
-    late_fusion,
-    prototype,
-    self_prototype,
-    support_against_background,
-)
+from tlg_lib.baselines import fusions, joint_prototype, support_against_background
 from tlg_lib.batches import EpisodeBatch
 from tlg_lib.config import make_config
 from tlg_lib.errors import TLGError
 from tlg_lib.evaluate import Counts
-from tlg_lib.prototypes import prototype_probability, query_mask_alone, soft_mask
+from tlg_lib.prototypes import prototype_probability, query_mask_alone
 from tlg_lib.runs.jobs import run_study_jobs
 from tlg_lib.runs.study import Row, Study, row_config, table_rows
 
@@ -44,8 +37,8 @@ def test_rows_change_what_they_name_and_keep_the_rest():
     config = make_config("mini", steps=77, lr=1e-3)
     rows = {row.name: row_config(config, row, fold=2, seed=5) for row in table_rows(config)}
     assert all((c.steps, c.lr, c.fold, c.seed) == (77, 1e-3, 2, 5) for c in rows.values())
-    assert rows["corrected-image"].supervision == "image"
-    assert rows["corrected-nomask"].query_mask == "none"
+    assert rows["extended-image"].supervision == "image"
+    assert rows["extended-nomask"].query_mask == "none"
     assert rows["hsnet-pixel"].variant == "hsnet" and not rows["hsnet-pixel"].use_ha
     assert {"transport", "train_hetero"} <= rows["released-pixel"].as_released
 
@@ -119,23 +112,10 @@ def test_fusion_can_outvote_the_mask():
         f[0, 0, :2], f[0, 1, 2:] = 1.0, 1.0
     mask, support = torch.zeros(1, 1, 4, 4), torch.zeros(1, 1, 1, 4, 4)
     mask[0, 0, 3], support[0, 0, 0, :2] = 1.0, 1.0  # the query mask is wrong, the support's is right
-    batch = EpisodeBatch([], features, [features], mask, support, None, None, None, None, torch.tensor([0]))
+    batch = EpisodeBatch([], features, [features], mask, support, None, None, None, torch.tensor([0]))
     assert (query_mask_alone(batch)[0, 0] >= 0.5).nonzero()[:, 0].unique().tolist() == [3]
     fused = fusions(((0,), (1,), (2,)))["mask + support prototype"](batch)
     assert (fused[0, 0] >= 0.5).nonzero()[:, 0].unique().tolist() == [0, 1]
-
-
-def test_late_fusion_weighs_the_network_and_what_needs_no_training():
-    features = [torch.rand(1, 2, 4, 4) for _ in range(3)]
-    mask = (torch.rand(1, 1, 4, 4) < 0.5).float()
-    batch = EpisodeBatch([], features, [features], mask, mask[:, None], None, None, None, None, torch.tensor([0]))
-    levels, answer = ((0,), (1,), (2,)), torch.rand(1, 1, 4, 4)
-    proto = prototype(levels)(batch)
-    with_mask, without = (late_fusion(lambda batch: answer, levels, seen, 0.3)(batch) for seen in (True, False))
-    torch.testing.assert_close(soft_mask(batch)[:, 0], torch.where(mask[:, 0] > 0.5, 0.75, 0.25))
-    own = self_prototype(levels)(batch)
-    torch.testing.assert_close(with_mask, 0.7 * answer + 0.1 * (proto + own + soft_mask(batch)))
-    torch.testing.assert_close(without, 0.7 * answer + 0.3 * proto)
 
 
 def two_directions(query_object, support_object):
@@ -150,7 +130,7 @@ def two_directions(query_object, support_object):
     mask, support = torch.zeros(1, 1, 4, 4), torch.zeros(1, 1, 1, 4, 4)
     support[0, 0, 0, support_object] = 1.0
     return EpisodeBatch(
-        [], features(query_object), [features(support_object)], mask, support, None, None, None, None, torch.tensor([0])
+        [], features(query_object), [features(support_object)], mask, support, None, None, None, torch.tensor([0])
     )
 
 
@@ -170,21 +150,10 @@ def test_the_general_background_by_hand():
     torch.testing.assert_close(got[3], torch.sigmoid(20 * (0 - cosine[1])).expand(4))
 
 
-def test_late_fusion_with_a_general_background():
-    batch, levels = two_directions([0, 1], [1, 2]), ((0,), (1,), (2,))
-    general, answer = torch.rand(6), torch.rand(1, 1, 4, 4)
-    with_mask, without = (
-        late_fusion(lambda batch: answer, levels, seen, 0.3, general)(batch) for seen in (True, False)
-    )
-    joint, against = joint_prototype(levels, general)(batch), support_against_background(levels, general)(batch)
-    torch.testing.assert_close(with_mask, 0.7 * answer + 0.1 * (joint + against + soft_mask(batch)))
-    torch.testing.assert_close(without, 0.7 * answer + 0.15 * (prototype(levels)(batch) + against))
-
-
 def test_the_image_row_hides_masks_and_the_callers_own_share_wins():
     for given, expected in (({}, 0.97), ({"mask_dropout": 0.2}, 0.2)):
         config = make_config("mini", **given)
-        image = next(row for row in table_rows(config) if row.name == "corrected-image")
+        image = next(row for row in table_rows(config) if row.name == "extended-image")
         assert row_config(config, image, 0, 0).mask_dropout == expected
 
 

@@ -25,7 +25,7 @@ def test_a_larger_difference_is_not_called_proof():
 def test_short_trainings_grow_with_the_preset_but_not_without_end(tmp_path, preset, steps, batch, episodes):
     config = brief(Run(make_config(preset), (0,), (0,), (1,), (), tmp_path), **BARE)
     assert (config.steps, config.batch, config.eval_episodes) == (steps, batch, episodes)
-    assert config.query_mask == "none" and not config.prototype_prior and not config.late_fusion
+    assert config.query_mask == "none" and not config.prototype_prior and not config.trusted_vote
 
 
 @pytest.fixture

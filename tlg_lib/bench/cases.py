@@ -213,7 +213,7 @@ def released_weights(plain: Plain, config: Config) -> dict[str, Tensor]:
     return {key: theirs[release_key(key)].clone() for key in own}
 
 
-def build(case: Case, names: tuple[str, ...] = ("straightforward", "released", "corrected")) -> dict[str, Plain]:
+def build(case: Case, names: tuple[str, ...] = ("straightforward", "released", "extended")) -> dict[str, Plain]:
     """The networks to compare, on one backbone; `released` has the straightforward network's weights."""
     backbone = backbones.load_backbone(case.config("released")).to(case.device)
     plain = Plain(case, backbone)

@@ -40,7 +40,7 @@ def bench_mini(config, repeats: int, progress: bool = True) -> dict:
 
 def _runs(config, progress: bool):
     """(a training step, a batch of evaluation episodes, the list of seconds that making the steps' batches took)."""
-    from ..evaluate import count_episodes, network_predictor
+    from ..evaluate import count_episodes
     from ..experiment import open_experiment
     from ..losses import total_loss
     from ..model import build_model
@@ -68,7 +68,7 @@ def _runs(config, progress: bool):
         optimizer.step()
 
     def scored():
-        count_episodes(network_predictor(model.eval()), test, make, batch_size=len(test))
+        count_episodes(model.eval().predict, test, make, batch_size=len(test))
 
     return step, scored, waits
 

@@ -14,7 +14,7 @@ app = typer.Typer(no_args_is_help=True, help="Measure time, memory and arithmeti
 Backbones = Annotated[list[str] | None, typer.Option("--backbone", help="repeatable; default: all three")]
 Sizes = Annotated[list[int] | None, typer.Option("--size", help="image side in pixels; repeatable")]
 Batches = Annotated[list[int] | None, typer.Option("--batch", help="repeatable; default 1 and 4 (CPU) or 16 (GPU)")]
-Networks = Annotated[list[str] | None, typer.Option("--network", help="straightforward, released, corrected")]
+Networks = Annotated[list[str] | None, typer.Option("--network", help="straightforward, released, extended")]
 Operations = Annotated[list[str] | None, typer.Option("--operation", help="forward1, forward5, step; repeatable")]
 Repeats = Annotated[int, typer.Option(min=1, help="rounds; figures are medians over rounds")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda")]
@@ -107,7 +107,7 @@ def network(
 @app.command()
 def scaling(
     backbone: Annotated[str, typer.Option(help="resnet50, vgg16 or efficientnet_lite0")] = "resnet50",
-    network: Annotated[str, typer.Option(help="straightforward, released or corrected")] = "corrected",
+    network: Annotated[str, typer.Option(help="straightforward, released or extended")] = "extended",
     size: Sizes = None,
     batch: Annotated[int, typer.Option(min=1)] = 1,
     repeats: Repeats = 3,

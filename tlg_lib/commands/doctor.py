@@ -15,7 +15,7 @@ def command(
     gradients: Annotated[
         str,
         typer.Option(
-            help="which parameters of this variant get a gradient, and nothing else: corrected, released or hsnet"
+            help="which parameters of this variant get a gradient, nothing else: extended, corrected, released or hsnet"
         ),
     ] = "",
     backbone: Annotated[str, typer.Option(help="with --gradients: resnet50, vgg16 or efficientnet_lite0")] = "resnet50",

@@ -1,4 +1,4 @@
-"""`tlg ladder`: what every step from released to corrected is worth, measured."""
+"""`tlg ladder`: what every step from released by way of corrected to extended is worth, measured."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def command(
     data: o.Data = None,
     settings: o.Set = None,
 ) -> None:
-    """Train released to corrected one switch at a time, and each switch alone off; table and figure."""
+    """Train released to extended one switch at a time, and each switch alone off; table and figure."""
     from ..errors import TLGError
 
     config = o.config_from_options(preset, settings, supervision=supervision, backbone=backbone, data=data)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 Set = Annotated[list[str] | None, typer.Option("--set", help="any setting, as key=value; repeatable")]
 Fold = Annotated[int | None, typer.Option(help="test fold 0..3")]
 Seed = Annotated[int | None, typer.Option(help="random seed")]
-Variant = Annotated[str | None, typer.Option(help="corrected, released or hsnet")]
+Variant = Annotated[str | None, typer.Option(help="extended, corrected, released or hsnet")]
 Supervision = Annotated[str | None, typer.Option(help="pixel or image")]
 Backbone = Annotated[str | None, typer.Option(help="efficientnet_lite0, resnet50 or vgg16")]
 Json = Annotated[bool, typer.Option("--json", help="print the figures as JSON and nothing else")]
@@ -30,6 +30,14 @@ def parse_settings(settings: list[str] | None) -> dict[str, str]:
             raise TLGError(f"--set {setting}: write it as key=value, for example --set steps=500")
         parsed[key.strip()] = value.strip()
     return parsed
+
+
+def whole_numbers(option: str, text: str) -> tuple[int, ...]:
+    """ "0,1,2" to (0, 1, 2); raises TLGError naming the option."""
+    try:
+        return tuple(int(number) for number in text.split(","))
+    except ValueError:
+        raise TLGError(f"{option} {text}: write whole numbers, as 0,1,2") from None
 
 
 def config_from_options(preset: str, settings: list[str] | None, **named) -> Config:

@@ -31,7 +31,7 @@ def command(
         str,
         typer.Option(
             help="trained network (file or run folder); photo = the library's own for photographs, by default with "
-            "--support-mask; otherwise the latest corrected one in runs/mini; none = training-free"
+            "--support-mask; otherwise the latest extended one in runs/mini; none = training-free"
         ),
     ] = "",
     clip: Annotated[

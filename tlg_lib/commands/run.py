@@ -17,7 +17,7 @@ def command(
         str | None, typer.Option("--fold", "--folds", help="test fold 0..3, several as 0,2, or all")
     ] = None,
     seed: Annotated[str | None, typer.Option("--seed", "--seeds", help="random seed, several as 0,1,2")] = None,
-    variant: Annotated[str | None, typer.Option(help="corrected, released, hsnet or all")] = None,
+    variant: Annotated[str | None, typer.Option(help="extended, corrected, released, hsnet or all")] = None,
     supervision: Annotated[str | None, typer.Option(help="pixel, image or all")] = None,
     backbone: o.Backbone = None,
     shots: Annotated[int | None, typer.Option(help="support images, scored beside 1-shot")] = None,

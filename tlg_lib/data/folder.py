@@ -73,16 +73,19 @@ class SegmentationFolder:
             for fold in range(4)
         }
 
-    def training_rows(self, fold: int, both_splits: bool = False, keep_novel: bool = False) -> list[Row]:
+    def training_rows(
+        self, fold: int, both_splits: bool = False, keep_novel: bool = False, validation_fold: int = -1
+    ) -> list[Row]:
         """Training rows for test fold ``fold``: the other folds' rows.
 
         An image that also holds a held-out class would teach that class as background, so it is left out, unless
         ``keep_novel`` (as the authors keep it). both_splits adds the val rows of the other folds, for folders too
-        small to do without.
+        small to do without. validation_fold: another fold that is left out in the same way (-1: none).
         """
-        novel = {c + 1 for c in self.fold_classes(fold)}
+        left_out = (fold,) if validation_fold < 0 else (fold, validation_fold)
+        novel = {c + 1 for f in left_out for c in self.fold_classes(f)}
         splits = ("trn", "val") if both_splits else ("trn",)
-        rows = [row for f in range(4) if f != fold for split in splits for row in self.rows(split, f)]
+        rows = [row for f in range(4) if f not in left_out for split in splits for row in self.rows(split, f)]
         if keep_novel:
             return rows
         presence = {image: novel.isdisjoint(self.classes_in(image)) for image in {image for image, _ in rows}}
@@ -169,14 +172,6 @@ class SegmentationFolder:
         if self._listed[0] != changed:
             self._listed = changed, list_masks(self.masks)
         return self._listed[1]
-
-    def confidence(self, image_id: str, class_id: int) -> np.ndarray:
-        """Foreground confidence of the mask generator, float32 0..1 [H, W]; the hard mask where none is kept."""
-        path = Path(f"{self.masks}_conf") / f"{image_id}--{class_id}.png"
-        if path.is_file():
-            return in_frame(read_mask(path), self.image_path(image_id)).astype(np.float32) / 255
-        mask = self.pseudo_mask(image_id, class_id)
-        return np.where(mask == 255, 0.5, mask).astype(np.float32)
 
     def missing_masks(self, rows: list[Row]) -> list[Row]:
         """Rows without a pseudo mask; looked up in one directory listing."""

@@ -30,8 +30,10 @@ INK, GREY, PALE = "#222222", "#767676", "#E4E4E4"
 ROLES = {"truth": GREEN, "pseudo": ORANGE, "prediction": BLUE, "support": PURPLE}
 # What is compared: key -> (name in words, colour). Keys are those of results.json.
 METHODS = {
-    "corrected-pixel": ("TLG corrected, pixel labels", BLUE),
-    "corrected-image": ("TLG corrected, image labels", SKY),
+    "extended-pixel": ("TLG extended, pixel labels", BLUE),
+    "extended-image": ("TLG extended, image labels", SKY),
+    "extended-pixel-alone": ("its network alone, pixel labels", "#7AA6C8"),
+    "extended-image-alone": ("its network alone, image labels", "#A9D3EE"),
     "released-pixel": ("TLG as released, pixel labels", VERMILLION),
     "released-image": ("TLG as released, image labels", "#F2A27A"),
     "hsnet-pixel": ("4D encoder alone, pixel labels", PURPLE),
@@ -40,7 +42,7 @@ METHODS = {
     "base-fusion": ("fusion against the base background", "#7FC8B0"),
     "prototype": ("cosine prototype, no training", ORANGE),
     "mask": ("query's pseudo mask alone", GREY),
-    "corrected-nomask": ("control: no query mask", INK),
+    "extended-nomask": ("control: no query mask", INK),
     "wrong-support": ("control: wrong support", "#A89B00"),  # yellow, darkened to be read on white
     "wrong-support-image": ("control: wrong support, image labels", "#C9BD45"),
 }

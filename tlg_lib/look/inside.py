@@ -20,7 +20,6 @@ from ..correlation import mask_features, unit
 from ..data.images import resize_image, resize_mask
 from ..episodes import Episode
 from ..errors import TLGError
-from ..evaluate import network_predictor
 from ..experiment import Experiment
 from ..metrics import vote
 from ..text_prior import TextVectors
@@ -212,7 +211,7 @@ def text_effect(scene: Scene, clip, prompts, words: dict[str, str]) -> TextEffec
     try:
         text.set_vectors(replace(before, **changed))
         maps = text.maps(scene.batch.class_ids)
-        probability = network_predictor(scene.model)(scene.batch)[0].mean(0)  # [H, W]
+        probability = scene.model.predict(scene.batch)[0].mean(0)  # [H, W]
     finally:
         text.set_vectors(before)
     return TextEffect(
@@ -234,7 +233,7 @@ def shot_votes(scene: Scene, supports: tuple[str, ...], support_class: int = -1)
         raise TLGError("no support image is chosen: tick at least one")
     episode = Episode(scene.episode.query, tuple(supports), scene.episode.class_id, support_class)
     batch = scene.experiment.batches(scene.config)([episode])
-    probability = network_predictor(scene.model)(batch)  # [1, K, H, W]
+    probability = scene.model.predict(batch)  # [1, K, H, W]
     voted = vote(probability >= scene.config.threshold)[0]  # [H, W]
     return probability[0].float().cpu().numpy(), voted.bool().cpu().numpy()
 

@@ -1,4 +1,4 @@
-"""The ladder: from ``released`` to ``corrected`` one switch at a time, and each switch alone off again.
+"""The ladder: ``released`` by way of ``corrected`` to ``extended``, one switch at a time; then each alone off.
 
 Climbing shows what the sum is made of, in one order; switching off shows what each part is worth where all the
 others are there. A part that gains on the way up and costs nothing when taken away is not needed. Every rung is
@@ -26,26 +26,25 @@ RUNGS: dict[str, tuple[str, tuple[str, ...]]] = {
     "across": ("second attention across branches", ("second_attention",)),
     "residual": ("query's own residual", ("query_residual",)),
     "grid": ("correlation map on the own grid", ("correlation_grid",)),
-    "pool": ("other image pooled before correlating", ("correlation_pool",)),
     "masked": ("support features masked", ("mask_support",)),
     "text": ("learned text maps", ("text_maps",)),
     "border": ("255 ignored", ("ignore_255",)),
-    "reductions": ("reductions per level", ("reductions",)),
+    "reductions": ("reductions per level", ("reductions",)),  # here `corrected` is reached
+    "pool": ("other image pooled before correlating", ("correlation_pool",)),
     "skip": ("scaled skip around HT", ("token_skip",)),
     "dice": ("soft Dice", ("dice",)),
     "noise": ("targets put right by class prototypes", ("noisy_targets",)),
-    "hidden": ("most query masks hidden in training", ("mask_dropout",)),
+    "hidden": ("query masks hidden in training", ("mask_dropout",)),
     "one-way": ("query direction only", ("support_loss",)),
     "prior": ("prototype maps to the decoder", ("prototype_prior",)),
-    "fusion": ("late fusion with mask and prototypes", ("late_fusion",)),
-    "negatives": ("negative episodes", ("negatives",)),
+    "vote": ("vote of mask, prototypes and network", ("trusted_vote",)),
 }
-PARTS = {"use_ht": "without HT", "use_hc": "without HC"}  # switched off from `corrected` alone
+PARTS = {"use_ht": "without HT", "use_hc": "without HC"}  # switched off from `extended` alone
 
 
 def ladder_rows(config: Config) -> tuple[Row, ...]:
     """Rows of the ladder for this config's preset and supervision; rungs that change nothing are left out."""
-    top = config.replace(variant="corrected").to_dict()
+    top = config.replace(variant="extended").to_dict()
     bottom = make_config(config.preset, variant="released").to_dict()
     fixed = {"supervision": config.supervision, "variant": "released"}
     rungs = {
@@ -143,14 +142,14 @@ def _interval(values: pd.Series) -> tuple[float, float]:
 
 
 def ladder_figure(table: pd.DataFrame, config: Config):
-    """Two panels: climbing from released, and each part switched off from corrected."""
+    """Two panels: climbing from released, and each part switched off from extended."""
     import matplotlib.pyplot as plt
 
     climb, off = (table[table.row.str.startswith(prefix)] for prefix in ("up-", "off-"))
     figure, axes = plt.subplots(1, 2, figsize=(12.5, 0.34 * max(len(climb), len(off)) + 1.7), layout="constrained")
     for axis, part, title in (
         (axes[0], climb, "climbing from released, each keeps those above"),
-        (axes[1], off, "corrected, each switch alone off"),
+        (axes[1], off, "extended, each switch alone off"),
     ):
         y = range(len(part))
         axis.errorbar(part.miou, y, xerr=part.miou_half.fillna(0), fmt="o", color="#0072B2", label="threshold 0.5")

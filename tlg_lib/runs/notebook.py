@@ -23,7 +23,7 @@ PARAMETERS: dict[str, str | int] = {
     "preset": "mini",  # mini, smoke, pascal-lite, pascal or coco
     "fold": "all",  # "all", one number 0..3, or "0,2"
     "seed": 0,  # one number, or "0,1,2" for an interval over seeds
-    "variant": "all",  # "all", corrected, released or hsnet
+    "variant": "all",  # "all", extended, corrected, released or hsnet
     "supervision": "all",  # "all", pixel or image
     "backbone": "",  # "" = the preset's; efficientnet_lite0, resnet50 or vgg16
     "shots": 5,  # 1-shot is always scored; more than one adds that many shots

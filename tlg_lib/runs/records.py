@@ -103,7 +103,7 @@ def _key(record: dict) -> str:
     if record["row"].startswith("mask + "):
         return FUSION
     if record["control"]:
-        names = {"corrected-pixel": WRONG, "corrected-image": f"{WRONG}-image"}
+        names = {"extended-pixel": WRONG, "extended-image": f"{WRONG}-image"}
         return names.get(record["row"], f"{record['row']}, {record['control']}")
     return record["row"]
 

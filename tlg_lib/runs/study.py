@@ -35,9 +35,9 @@ def table_rows(config: Config) -> tuple[Row, ...]:
     """The trained rows that stand beside each other in every study (docs/design.md, 3.3)."""
     image, pixel = {"supervision": "image"}, {"supervision": "pixel"}
     rows = [
-        Row("corrected-pixel", "TLG corrected, pixel labels", _items(pixel), True),
-        Row("corrected-image", "TLG corrected, image labels", _items(image), True),
-        Row("corrected-nomask", "TLG corrected, pixel labels, no query mask", _items({**pixel, "query_mask": "none"})),
+        Row("extended-pixel", "TLG extended, pixel labels", _items(pixel), True),
+        Row("extended-image", "TLG extended, image labels", _items(image), True),
+        Row("extended-nomask", "TLG extended, pixel labels, no query mask", _items({**pixel, "query_mask": "none"})),
         Row("hsnet-pixel", "4D encoder alone, pixel labels", _items({**pixel, "variant": "hsnet"})),
         Row("released-pixel", "TLG as released, pixel labels", _items({**pixel, "variant": "released"})),
     ]
@@ -155,18 +155,21 @@ def train_job(config: dict, folder: str, inputs: Inputs) -> dict:
 def evaluate_trained(
     config: dict, folder: str, name: str, label: str, shots: tuple[int, ...], full: bool, inputs: Inputs | None = None
 ) -> list[dict]:
-    """Records of one trained network: last epoch, threshold 0.5 and the one chosen on base classes; when
-    ``full`` also the best epoch by the test classes and the wrong-support control."""
-    from ..evaluate import network_predictor
+    """Records of one trained network: last epoch, threshold 0.5 and the one chosen on base classes; the network alone
+    where its answer was put to the vote; when ``full`` also the best epoch by the test classes and the wrong-support
+    control."""
     from ..train import load_trained
 
     inputs = inputs or Inputs()
     scorer = _Scorer(config_from_dict(config), folder, name, label, inputs)
     if scorer.finished is not None:
         return scorer.finished
-    last = network_predictor(load_trained(folder, progress=False, inputs=inputs)[0])
+    model = load_trained(folder, progress=False, inputs=inputs)[0]
+    last = model.predict
     for k in shots:
         scorer.score(last, shots=k)
+    if scorer.config.trusted_vote:
+        scorer.score(model.network_alone, shots=shots[0], alone=True)
     if full:
         scorer.score(last, shots=shots[0], control="wrong support")
         best_step = _best_step(folder)
@@ -174,7 +177,7 @@ def evaluate_trained(
             scorer.repeat(shots=shots[0], epoch="best by test classes")
         elif best_step:
             best = load_trained(folder, "best_test", False, inputs)[0]
-            scorer.score(network_predictor(best), shots=shots[0], epoch="best by test classes")
+            scorer.score(best.predict, shots=shots[0], epoch="best by test classes")
     return scorer.finish()
 
 
@@ -240,7 +243,7 @@ class _Scorer:
         self.make = self.experiment.batches(config)
         self.stamp = {"config": config.to_dict(), "data": self.experiment.digest(config)}
         self.records: list[dict] = []
-        self.thresholds: dict[int, float] = {}
+        self.thresholds: dict[bool, float] = {}
 
     @property
     def finished(self) -> list[dict] | None:
@@ -250,21 +253,40 @@ class _Scorer:
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
-    def score(self, predictor, *, shots: int, control: str = "", epoch: str = "last") -> None:
+    def _judged(self):
+        """What makes the batches on which a threshold is chosen: with image labels no drawn mask is looked at."""
+        from ..evaluate import judged_by_labels
+        from ..prototypes import base_consensus
+
+        if self.config.supervision == "pixel":
+            return self.make
+        consensus = base_consensus(self.config, self.experiment)
+        return judged_by_labels(self.make, consensus, self.experiment.backbone.levels)
+
+    def score(self, predictor, *, shots: int, control: str = "", epoch: str = "last", alone: bool = False) -> None:
+        """Records of the predictor at 0.5 and at the threshold chosen on base classes.
+
+        alone: it is the network before its answer is put to the vote, a row of its own with its own threshold.
+        """
         from ..episodes import shots_remark
         from ..evaluate import THRESHOLDS, count_episodes
 
         config = self.config.replace(shots=shots)
-        if 1 not in self.thresholds:
+        if alone not in self.thresholds:
             base = self.experiment.base_episodes(config.replace(shots=1), min(BASE_EPISODES, config.eval_episodes))
-            self.thresholds[1] = count_episodes(
-                predictor, base, self.make, THRESHOLDS, config.eval_batch
+            self.thresholds[alone] = count_episodes(
+                predictor, base, self._judged(), THRESHOLDS, config.eval_batch
             ).best_threshold()
-        chosen = self.thresholds[1]
+        chosen = self.thresholds[alone]
         episodes = self.experiment.scored_episodes(config, control)
         batch = max(1, config.eval_batch // shots)
         counts = count_episodes(predictor, episodes, self.make, (config.threshold, chosen), batch)
-        kind = f"{shots}shot" + ("-wrong" if control else "") + ("-best" if epoch.startswith("best") else "")
+        kind = (
+            f"{shots}shot"
+            + ("-wrong" if control else "")
+            + ("-best" if epoch.startswith("best") else "")
+            + "-alone" * alone
+        )
         counts.save(self.folder / f"counts-{kind}.npz")
         names, held = self.experiment.data.classes, self.experiment.data.fold_classes(config.fold)
         for position, threshold_from in enumerate(("fixed", "base classes")):
@@ -272,8 +294,8 @@ class _Scorer:
             figures["per_class"] = {names[c]: v for c, v in figures["per_class"].items()}
             self.records.append(
                 {
-                    "row": self.name,
-                    "label": self.label,
+                    "row": self.name + "-alone" * alone,
+                    "label": self.label + ", network alone" * alone,
                     "fold": config.fold,
                     "seed": config.seed,
                     "shots": shots,
@@ -292,7 +314,11 @@ class _Scorer:
 
     def repeat(self, *, shots: int, epoch: str) -> None:
         """The records of the last epoch once more under another name: it was the best one."""
-        same = [r for r in self.records if r["shots"] == shots and r["epoch"] == "last" and not r["control"]]
+        same = [
+            r
+            for r in self.records
+            if r["row"] == self.name and r["shots"] == shots and r["epoch"] == "last" and not r["control"]
+        ]
         self.records += [{**record, "epoch": epoch} for record in same]
 
     def finish(self) -> list[dict]:

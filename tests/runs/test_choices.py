@@ -1,0 +1,98 @@
+"""Choices see no test class: rows, tables and the two commands, on a folder of a few pictures."""
+
+import json
+import math
+
+import pandas as pd
+import pytest
+
+from tlg_lib.cli import main
+from tlg_lib.config import make_config
+from tlg_lib.data.classes import fold_classes
+from tlg_lib.errors import TLGError
+from tlg_lib.experiment import open_experiment
+from tlg_lib.runs.choices import choice_table
+from tlg_lib.runs.curve import curve_table
+
+TINY = ("use_hc=false", "backbone_weights=random", "width=16", "widths_4d=4,8,16", "dataset=pascal", "steps=2",
+        "eval_episodes=8", "image_size=64", "token_count=4")  # fmt: skip
+
+
+def tiny_config(folder, **changes):
+    settings = dict(setting.split("=", 1) for setting in TINY)
+    return make_config("smoke", data=str(folder), **settings, **changes)
+
+
+@pytest.mark.parametrize("validation_fold", [-1, 1, 3])
+def test_what_is_scored_is_not_trained_on_and_choices_see_neither(tiny_voc, own_home, validation_fold):
+    config = tiny_config(tiny_voc, fold=0, validation_fold=validation_fold)
+    experiment = open_experiment(config, False)
+    scored = set(fold_classes("pascal", 0 if validation_fold < 0 else validation_fold))
+    hidden = set(fold_classes("pascal", 0)) | scored
+    trained = experiment.sampler(config).rows
+    assert trained and not {c for _, c in trained} & hidden
+    assert all(not experiment.data.classes_in(image) & {c + 1 for c in hidden} for image, _ in trained)
+    assert {e.class_id for e in experiment.test_episodes(config)} <= scored
+
+
+def test_rows_for_choices_are_not_trained_on(tiny_voc, own_home, monkeypatch):
+    from tlg_lib import experiment as module
+
+    config = tiny_config(tiny_voc, fold=0)
+    experiment = open_experiment(config, False)
+    listed = experiment.data.training_rows(0, experiment.both_splits(config))
+    images = sorted({image for image, _ in listed})
+    monkeypatch.setattr(module, "held_out", lambda image: image in images[::2])
+    if experiment.both_splits(config):  # a small folder trains on both lists and keeps some images back
+        assert {i for i, _ in experiment.choice_rows(config)} <= set(images[::2])
+        assert not {i for i, _ in experiment.sampler(config).rows} & set(images[::2])
+    novel = {c + 1 for c in fold_classes("pascal", 0)}
+    assert all(not experiment.data.classes_in(image) & novel for image, _ in experiment.choice_rows(config))
+
+
+def test_the_test_fold_cannot_stand_in_for_itself():
+    with pytest.raises(TLGError, match="validation_fold=2: that is the test fold"):
+        make_config("mini", fold=2, validation_fold=2)
+
+
+def test_the_table_of_choices_by_hand():
+    records = [
+        {"row": row, "miou": miou}
+        for row, miou in (("a", 40.0), ("a", 50.0), ("a-alone", 30.0), ("b", 47.0), ("query pseudo mask", 41.0))
+    ]
+    table = choice_table(records, ["a", "b"])
+    assert list(table.setting) == ["b", "a"] and list(table.answer) == [47.0, 45.0] and list(table["mask"]) == [41, 41]
+    assert math.isnan(table["network alone"][0]) and table["network alone"][1] == 30.0
+
+
+def test_the_curve_has_a_line_per_row_fold_and_seed_without_controls():
+    records = [
+        {"row": row, "fold": fold, "seed": 0, "control": control, "threshold_from": source, "miou": miou}
+        for row, control, miou in (("extended", "", 50.0), ("extended", "wrong support", 9.0), ("other", "", 8.0))
+        for fold in (0, 1)
+        for source, miou in (("fixed", miou + fold), ("base classes", miou + 2))
+    ]
+    table = curve_table(records, "weak", "pixel")
+    assert table.to_dict("records") == [
+        {"strength": "weak", "supervision": "pixel", "row": "extended", "fold": f, "seed": 0, "miou_chosen": 52.0,
+         "miou": 50.0 + f}
+        for f in (0, 1)
+    ]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_choose_and_curve_end_to_end(tiny_voc, own_home, tmp_path, capsys):
+    given = ["smoke", "--data", str(tiny_voc), "--folds", "0", "--workers", "1"]
+    given += [word for setting in TINY for word in ("--set", setting)]
+    for command, more in (("choose", ["--try", "dice=0,lr=1e-3"]), ("curve", ["--masks", "own="])):
+        with pytest.raises(SystemExit) as ended:
+            main([command, *given, *more, "--out", str(tmp_path / command)])
+        assert ended.value.code == 0, capsys.readouterr().err
+    choices = json.loads((tmp_path / "choose" / "choices.json").read_text())
+    assert {row["setting"] for row in choices["rows"]} == {"as it is", "dice=0,lr=1e-3"}
+    assert (tmp_path / "curve" / "curve.png").stat().st_size > 5_000
+    curve = pd.read_csv(tmp_path / "curve" / "curve.csv")
+    assert set(curve.row) == {"query pseudo mask", "base-fusion", "released", "extended-alone", "extended"}
+    with pytest.raises(SystemExit):
+        main(["choose", *given, "--try", "dicee=0"])
+    assert "did you mean 'dice'" in capsys.readouterr().err

@@ -1,0 +1,40 @@
+"""`tlg choose`: compare settings on base classes that stand in for the test classes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from . import options as o
+
+
+def command(
+    preset: Annotated[str, typer.Argument(help="mini, smoke, pascal-lite, pascal or coco")] = "mini",
+    tries: Annotated[
+        list[str] | None, typer.Option("--try", help="a setting to compare, as key=value,key=value; repeatable")
+    ] = None,
+    folds: Annotated[str, typer.Option(help="test folds, whose classes nobody sees, as 0,1,2,3")] = "0,1,2,3",
+    seeds: Annotated[str, typer.Option(help="seeds, as 0,1,2")] = "0",
+    out: Annotated[Path | None, typer.Option(help="folder of the comparison")] = None,
+    workers: Annotated[int, typer.Option(help="processes side by side; 0 = one per core")] = 0,
+    supervision: o.Supervision = None,
+    backbone: o.Backbone = None,
+    data: o.Data = None,
+    settings: o.Set = None,
+) -> None:
+    """Train each setting without the test fold's and the next fold's classes, score the latter, best first."""
+    from ..machine.paths import runs_home
+    from ..runs.choices import compare_settings
+
+    config = o.config_from_options(preset, settings, supervision=supervision, backbone=backbone, data=data)
+    compared = {"as it is": {}} | {text: o.parse_settings(text.split(",")) for text in tries or ()}
+    for changes in compared.values():
+        config.replace(**changes)  # a wrong name or value is told before anything is trained
+    folder = out or runs_home() / f"choices-{preset}-{config.supervision}"
+    table = compare_settings(
+        folder, config, compared, o.whole_numbers("--folds", folds), o.whole_numbers("--seeds", seeds), workers
+    )
+    print(table.round(1).to_string(index=False))
+    print(f"table and settings: {folder}")
