@@ -352,7 +352,9 @@ def config_from_dict(values: dict[str, Any]) -> Config:
         raise TLGError(f"a config is a mapping of names to values, not {type(values).__name__}")
     for name in RETIRED:
         if values.get(name):
-            raise TLGError(f"{name}={values[name]!r}: this setting is gone since an older version: train again without it")
+            raise TLGError(
+                f"{name}={values[name]!r}: this setting is gone since an older version: train again without it"
+            )
     values = {name: value for name, value in values.items() if name not in RETIRED}
     unknown = sorted(str(name) for name in values if name not in NAMES)
     if unknown:
