@@ -137,11 +137,13 @@ def test_prediction_equals_the_network_on_the_same_inputs(tmp_path, photograph):
     with torch.no_grad():
         logits = model(maps[0], maps[1], masks[0], masks[1], torch.tensor([6])).query_logits
     query_features, support_features = (deep_features(m, backbone.levels) for m in maps)
-    free = [0.25 + 0.5 * (masks[0][0, 0] == 1)]  # late fusion: half the network, half mask and both prototypes
+    free = []  # the vote of trust.py, at its start: half network, half both prototypes, an eighth for the mask
     for features, mask in ((support_features, masks[1]), (query_features, masks[0])):
         near = prototype_probability(features, mask, query_features)  # [1, h, w]
         free.append(torch.nn.functional.interpolate(near[None], mask.shape[-2:], mode="bilinear")[0, 0])
-    np.testing.assert_allclose(found.probability, (logits.softmax(1)[0, 1] / 2 + sum(free) / 6).numpy(), atol=2e-4)
+    network, prototypes, mask = (2 * p - 1 for p in (logits.softmax(1)[0, 1], sum(free) / 2, masks[0][0, 0]))
+    expected = (1 + (0.5 * network + 0.5 * prototypes + 0.125 * mask) / 1.125) / 2
+    np.testing.assert_allclose(found.probability, expected.numpy(), atol=2e-4)
     np.testing.assert_array_equal(found.mask, found.probability >= config.threshold)
 
 
