@@ -15,7 +15,7 @@ import numpy as np
 
 from tlg_lib.episodes import Episode, save_episodes
 from tlg_lib.machine.locks import folder_lock
-from tlg_lib.machine.paths import atomic, write_json
+from tlg_lib.machine.paths import atomic, write_json, write_sealed
 from tlg_lib.runs.cell import open_cell
 
 SOURCE = "import sys\nsys.path.insert(0, {tests!r})\nfrom light_cell import work\nwork(folder, {seconds})"
@@ -87,8 +87,9 @@ def write_scores(cell, seed: int, episodes: int = 40) -> None:
         "fb_iou": 60.0,
         "per_class": per_class,
     }
-    write_json(place / "records.json", {"records": [record]})
+    stamp = {"data": f"fold {config.fold} of {config.data}"}
+    write_sealed(place / "records.json", {"stamp": stamp, "records": [record]})
     if cell.training_free:
         free = {**record, "label": "query pseudo mask", "epoch": "no training", "miou": 30.0 + config.fold}
         (cell.folder / "training-free").mkdir(exist_ok=True)
-        write_json(cell.folder / "training-free" / "records.json", {"records": [free]})
+        write_sealed(cell.folder / "training-free" / "records.json", {"stamp": stamp, "records": [free]})

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from .errors import TLGError
+from .machine.paths import user_path
 from .machine.weights import file_state, pip_weights_file, verify_sha256
 
 # The first eight hex digits of the SHA-256 of a weights file, where the publisher put them into its name.
@@ -165,7 +166,7 @@ def load_backbone(config) -> Backbone:
         if weights == "imagenet":
             state, label = _imagenet_state(name), "imagenet"
         else:
-            state, label = file_state(Path(weights).expanduser(), f"backbone_weights={weights}")
+            state, label = file_state(user_path(weights), f"backbone_weights={weights}")
         _load_checked(network, state, name, weights)
     if name == "efficientnet_lite0":
         mean, std = torch.full((3,), 127.0), torch.full((3,), 128.0)

@@ -75,19 +75,21 @@ def load_checkpoint(path: str | Path, config: Config | None = None, *, free: tup
     free: names of settings that may differ (how long to train, where data lies).
     """
     path = Path(path)
-    again = "delete it to start again, or name another"
+    again = "move it away to start again, or name another"
     try:
         with safe_open(str(path), "pt") as file:
             header = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise TLGError(f"no checkpoint {path}: train first (tlg train)", code=3) from None
     except (SafetensorError, OSError, ValueError) as error:
         raise TLGError(f"{path} is not a whole checkpoint of ours ({error}): {again}", code=3) from None
     try:
         description = json.loads(header["tlg"])
-        version, about = int(description["version"]), description["about"]
-    except (KeyError, ValueError, TypeError):
+        version, about, settings = description["version"], description["about"], description["config"]
+        if not (type(version) is int and isinstance(about, dict) and isinstance(settings, dict)):
+            raise ValueError
+    except (KeyError, ValueError, TypeError, RecursionError):
         raise TLGError(
             f"{path} holds tensors but no TLG description: for the authors' files use `tlg convert-release`", code=3
         ) from None
@@ -100,7 +102,7 @@ def load_checkpoint(path: str | Path, config: Config | None = None, *, free: tup
     bad = not_finite(tensors)
     if bad:
         raise TLGError(f"{path}: {bad} is not finite, its training diverged: {again}", code=3)
-    saved = config_from_dict(description["config"])
+    saved = config_from_dict(settings)
     if config is not None:
         theirs, ours = saved.to_dict(), config.to_dict()
         changed = [k for k in ours if k not in free and ours[k] != theirs[k]]

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
+from contextlib import redirect_stdout
 from typing import Annotated
 
 import typer
+from typer.core import TyperCommand
 
 from . import __version__
 from .errors import TLGError
+from .machine.terminal import Guarded, Plain, plain
 
 # Top-level modules that come with an extra; the core is installed without them.
 EXTRAS = {
@@ -62,6 +66,17 @@ def _options(
     pass
 
 
+class _Command(TyperCommand):
+    """A command whose output is text: file names and logs cannot steer the terminal."""
+
+    def invoke(self, ctx):
+        with redirect_stdout(Plain(sys.stdout)):
+            try:
+                return super().invoke(ctx)
+            except EOFError:  # typer would take it for the end of a dialogue
+                raise TLGError("a file ends before its content does: look for it with `tlg data verify`", 3) from None
+
+
 for _module in COMMANDS:
     try:
         _loaded = importlib.import_module(f"tlg_lib.commands.{_module}")
@@ -71,36 +86,62 @@ for _module in COMMANDS:
         continue
     _name = NAMES.get(_module, _module)
     if hasattr(_loaded, "app"):
+        for _registered in _loaded.app.registered_commands:
+            _registered.cls = _Command
         app.add_typer(_loaded.app, name=_name)
     else:
-        app.command(_name)(_loaded.command)
+        app.command(_name, cls=_Command)(_loaded.command)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; bad input becomes one line on stderr and a non-zero exit."""
+    with redirect_stdout(Guarded(sys.stdout)):
+        code, line = _run(arguments)
+        try:
+            sys.stdout.flush()
+        except TLGError as error:
+            code, line = code or error.code, line or f"error: {error}"
+            _give_up_output()
+    if line:
+        print(plain(line, line=True), file=sys.stderr)
+    sys.exit(code)
+
+
+def _run(arguments: list[str] | None) -> tuple[int, str]:
+    """The command's exit code and last line, empty when all went well."""
     try:
         code = app(arguments, standalone_mode=False)
         if code == 130:  # typer turns Ctrl-C into this code
             raise KeyboardInterrupt
-        sys.exit(code if isinstance(code, int) else 0)
+        return code if isinstance(code, int) else 0, ""
     except TLGError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.code)
+        return error.code, f"error: {error}"
     except ModuleNotFoundError as error:
         module = (error.name or "").partition(".")[0]
         if module not in EXTRAS:
             raise
-        print(f"error: this needs {module}: pip install 'tlg-lib[{EXTRAS[module]}]'", file=sys.stderr)
-        sys.exit(3)
+        return 3, f"error: this needs {module}: pip install 'tlg-lib[{EXTRAS[module]}]'"
     except KeyboardInterrupt:
-        print("interrupted: run the same command again to go on from here", file=sys.stderr)
-        sys.exit(130)
+        return 130, "interrupted: run the same command again to go on from here"
+    except OSError as error:  # of the machine, not of the input: a folder that went away, a limit of the system
+        name = f"{error.filename}: " if error.filename else ""
+        return 5, f"error: {name}{error.strerror or error}: look at the path and the disk, then run again"
+    except (MemoryError, RecursionError) as error:
+        return 1, f"error: {type(error).__name__}: the input or the batch is larger than this machine can hold"
     except Exception as error:
         # typer carries its own copy of click in recent versions, so usage errors are told by their method.
         if not hasattr(error, "format_message"):
             raise
-        print(f"error: {' '.join(error.format_message().split())}", file=sys.stderr)
-        sys.exit(2)
+        text = error.format_message()  # empty where the help was just shown, for want of arguments
+        return 2, f"error: {text}" if text else ""
+
+
+def _give_up_output() -> None:
+    """What is left in the buffer of standard output goes nowhere: Python would complain once more at its end."""
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno())
+    except (OSError, ValueError, AttributeError):
+        pass
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from .data.folder import SegmentationFolder, open_folder
 from .data.ready import check_files
 from .episodes import Episode, Row, TrainingSampler, images_by_class, test_episodes, wrong_support
 from .machine.device import pick_device
-from .machine.paths import data_home
+from .machine.paths import data_home, user_path
 
 HELD_OUT = 0.15
 SMALL_TEST_LIST = 200  # rows; below this a fold tests on both of its lists and trains on both of the others'
@@ -130,7 +130,7 @@ def held_out(image: str) -> bool:
 def data_root(config: Config) -> Path:
     """The dataset's folder: the one named, or where `tlg data` puts it (VOC2012, COCO2014, mini)."""
     if config.data:
-        return Path(config.data).expanduser().resolve()
+        return user_path(config.data, follow=True)
     return data_home() / {"mini": "mini", "pascal": "voc", "coco": "coco"}[config.dataset]
 
 
@@ -147,6 +147,14 @@ def open_data(config: Config) -> SegmentationFolder:
 
         ensure_masks(data)
     return data
+
+
+def inputs_digest(config: Config) -> str:
+    """``Experiment.digest`` of the data as they lie there now, "" where there are none; makes and loads nothing."""
+    root = data_root(config)
+    if not (root / "JPEGImages").is_dir() or (config.dataset == "mini" and not (root / "manifest.json").is_file()):
+        return ""
+    return Experiment(open_folder(str(root), config.dataset, config.masks), None, None, None, None).digest(config)
 
 
 def open_experiment(config: Config, progress: bool = True) -> Experiment:

@@ -6,7 +6,6 @@ the CPU as one that was never stopped. The backbone is frozen, in eval mode and 
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from pathlib import Path
@@ -30,8 +29,10 @@ from .evaluate import count_episodes, judged_by_labels
 from .experiment import Experiment
 from .inputs import Inputs
 from .losses import remedy, total_loss
+from .machine.device import code_digest, commit
+from .machine.downloads import sha256_of
 from .machine.locks import folder_lock
-from .machine.paths import write_json
+from .machine.paths import read_sealed, write_json, write_sealed
 from .machine.progress import track
 from .model import TLG, build_model
 from .prototypes import Consensus, base_consensus
@@ -105,13 +106,23 @@ def _train(fabric, config: Config, folder: Path, experiment: Experiment, progres
     done = finished_training(folder, config, digest)
     if done is not None:
         return done
+    if fabric.is_global_zero:
+        _put_aside_other_code(folder)
+    fabric.barrier()
     fabric.seed_everything(config.seed, verbose=False)
     model = build_model(config, experiment.backbone, experiment.text).to(experiment.device)
     optimizer = make_optimizer(model, config)
     about = {"step": 0, "history": [], "losses": [], "data": digest, "best": {}, "seconds": 0.0}
+    about |= {"code": code_digest(), "commit": commit()}
     path = folder / "checkpoint.safetensors"
     if path.is_file():
         saved = load_checkpoint(path, config, free=FREE)
+        if not about.keys() <= saved.about.keys() or not saved.optimizer and saved.about["step"]:
+            raise TLGError(
+                f"{path} holds weights without the state of a training (a copy of best_*.safetensors?), which cannot "
+                "go on from it: move it away, or train in a new folder",
+                code=3,
+            )
         if saved.about["data"] != digest:
             raise TLGError(
                 f"the data of {folder} changed since the run began: restore it, or train in a new folder", code=3
@@ -131,11 +142,14 @@ def _train(fabric, config: Config, folder: Path, experiment: Experiment, progres
         "losses": about["losses"],
         "best": about["best"],
         "data": digest,
+        "code": about["code"],
+        "commit": about["commit"],
+        "weights": sha256_of(path) if fabric.is_global_zero else "",
         "config": config.to_dict(),
         "seconds": about["seconds"],
     }
     if fabric.is_global_zero:
-        write_json(folder / "trained.json", summary)
+        write_sealed(folder / "trained.json", summary)
     return summary
 
 
@@ -154,16 +168,36 @@ def _consensus(config: Config, experiment: Experiment, model: TLG, progress: boo
 
 
 def finished_training(folder: Path, config: Config, digest: str) -> dict | None:
-    """The summary of a finished run with these settings and data, or None."""
-    path = folder / "trained.json"
-    if not path.is_file() or not (folder / "checkpoint.safetensors").is_file():
-        return None
+    """The summary of a finished run with these settings and data by this code, or None where its weights are others."""
     try:
-        summary = json.loads(path.read_text(encoding="utf-8"))
+        summary = read_sealed(folder / "trained.json")
         same = all(summary["config"][k] == v for k, v in config.to_dict().items() if k not in FREE)
-        return summary if same and summary["data"] == digest else None
-    except (ValueError, KeyError, TypeError):
+        here = (digest, code_digest(), sha256_of(folder / "checkpoint.safetensors"))
+        return summary if same and (summary["data"], summary["code"], summary["weights"]) == here else None
+    except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def _put_aside_other_code(folder: Path) -> None:
+    """What other code of the library trained here goes to a folder of its own, and training starts again."""
+    path = folder / "checkpoint.safetensors"
+    if not path.is_file():
+        return
+    about = load_checkpoint(path).about
+    if "data" not in about or about.get("code") == code_digest():
+        return
+    aside = folder / f"of-other-code-{str(about.get('code', 'unknown'))[:16]}"
+    while aside.exists():
+        aside = aside.with_name(f"{aside.name}-again")
+    print(
+        f"the library's code changed since {folder} was trained (commit {about.get('commit', 'unknown')}): what is "
+        f"there moves to {aside.name}, and training starts again",
+        flush=True,
+    )
+    aside.mkdir()
+    for name in ("trained.json", "config.json", "best_test.safetensors", "best_base.safetensors", path.name):
+        if (folder / name).is_file():
+            (folder / name).replace(aside / name)  # the checkpoint last: killed in between, the next call goes on
 
 
 def make_optimizer(model: torch.nn.Module, config: Config) -> torch.optim.AdamW:

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from tlg_lib.checkpoints import load_checkpoint
+from tlg_lib.machine.paths import read_sealed
 
 from conftest import make_tiny_voc
 
@@ -96,12 +97,12 @@ def training_result(folder: Path) -> dict:
         for kind, tensors in (("w", saved.weights), ("o", saved.optimizer)):
             found |= {f"{name}/{kind}/{k}": hashlib.sha256(v.numpy().tobytes()).hexdigest() for k, v in tensors.items()}
         found[f"{name}/about"] = {k: v for k, v in saved.about.items() if k != "seconds"}
-    summary = json.loads((folder / "trained.json").read_text())
-    return {**found, "trained": {k: v for k, v in summary.items() if k != "seconds"}}
+    summary = read_sealed(folder / "trained.json")
+    return {**found, "trained": {k: v for k, v in summary.items() if k not in ("seconds", "weights")}}
 
 
 def evaluation_result(folder: Path) -> dict:
-    found = {str(p.relative_to(folder)): json.loads(p.read_text()) for p in sorted(folder.rglob("records.json"))}
+    found = {str(p.relative_to(folder)): read_sealed(p) for p in sorted(folder.rglob("records.json"))}
     for path in sorted(folder.rglob("counts-*.npz")):
         with np.load(path) as file:
             found |= {f"{path.relative_to(folder)}/{k}": file[k].tolist() for k in file.files}

@@ -1,7 +1,9 @@
 """Two runs in one folder refuse each other; a dead owner locks nothing."""
 
+import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -9,7 +11,7 @@ import time
 import pytest
 
 from tlg_lib.errors import TLGError
-from tlg_lib.machine.locks import folder_lock, is_locked, owner
+from tlg_lib.machine.locks import folder_lock, is_locked, living_owner, owner
 
 HOLD = """
 import sys, time
@@ -82,11 +84,68 @@ def test_an_exception_inside_frees_the_folder(tmp_path):
     assert not is_locked(tmp_path)
 
 
-def test_garbage_in_the_lock_file_locks_nothing(tmp_path):
-    (tmp_path / ".lock").write_bytes(b"\xff\x00 not json [")
+@pytest.mark.parametrize("left", [b"", b"\x00" * 40, b'{"pid": 12, "ho'])
+def test_what_a_power_cut_leaves_in_the_lock_file_locks_nothing(tmp_path, left):
+    (tmp_path / ".lock").write_bytes(left)
     assert owner(tmp_path) == {} and not is_locked(tmp_path)
     with folder_lock(tmp_path):
         assert owner(tmp_path)["pid"] == os.getpid()
+
+
+def link(lock, precious):
+    lock.symlink_to(precious)
+
+
+def second_name(lock, precious):
+    os.link(precious, lock)
+
+
+def own_file(lock, precious):
+    lock.write_text("my notes")
+
+
+def pipe(lock, precious):
+    os.mkfifo(lock)
+
+
+@pytest.mark.parametrize("make", [link, second_name, own_file, pipe])
+def test_what_is_no_lock_of_ours_is_refused_and_left_alone(tmp_path, make):
+    precious = tmp_path / "precious"
+    precious.write_text("my notes")
+    lock = tmp_path / "run" / ".lock"
+    lock.parent.mkdir()
+    make(lock, precious)
+    assert owner(lock.parent) == {} and not is_locked(lock.parent)
+    with pytest.raises(TLGError, match="no lock file of ours") as caught:
+        with folder_lock(lock.parent):
+            pytest.fail("entered")
+    assert caught.value.code == 5 and precious.read_text() == "my notes"
+    assert make is not own_file or lock.read_text() == "my notes"
+
+
+@pytest.mark.parametrize("pid", [0, -1, 1, True, "7", 10**30])
+def test_a_note_that_names_no_process_is_not_signalled(tmp_path, pid):
+    note = {"pid": pid, "begun": 0.0, "host": socket.gethostname()}
+    (tmp_path / ".lock").write_text(json.dumps(note))
+    with pytest.raises(TLGError, match="does not name the process"):
+        living_owner(tmp_path)
+
+
+def test_a_process_that_got_the_number_of_the_last_owner_is_not_signalled(tmp_path):
+    child = hold(tmp_path)
+    try:
+        assert living_owner(tmp_path) == child.pid
+        note = owner(tmp_path)
+        (tmp_path / ".lock").write_text(json.dumps({**note, "begun": note["begun"] - 100}))
+        with pytest.raises(TLGError, match="does not name the process"):
+            living_owner(tmp_path)
+        (tmp_path / ".lock").write_text(json.dumps({**note, "host": "elsewhere"}))
+        with pytest.raises(TLGError, match="in use on elsewhere"):
+            living_owner(tmp_path)
+    finally:
+        child.kill()
+        child.wait()
+        child.stdout.close()
 
 
 def test_only_one_of_many_contenders_enters_at_a_time(tmp_path):

@@ -94,11 +94,46 @@ def test_pictures_are_small_and_described(run, tmp_path):
 def test_building_again_gives_the_same_files_and_drops_old_ones(run, tmp_path):
     build_docs(run, tmp_path / "docs")
     first = {p.name: p.read_bytes() for p in (tmp_path / "docs").rglob("*.*")}
-    (tmp_path / "docs" / "05_gone.html").write_text("old")
-    (tmp_path / "docs" / "kept.md").write_text("not ours")
+    page = (tmp_path / "docs" / "03_parts.html").read_text()
+    (tmp_path / "docs" / "05_gone.html").write_text(page.replace(re.search(r"[0-9a-f]{12}", page)[0], "0123456789ab"))
+    (tmp_path / "docs" / "pictures" / "0123456789ab.png").write_bytes(b"shown by no page any more")
+    theirs = {"kept.md": b"1", "07_mine.html": b"<h1>mine</h1>", "holiday.png": b"2", "ffffffffffff.png": b"3"}
+    for name, content in theirs.items():
+        folder = tmp_path / "docs" / ("pictures" if name.endswith(".png") else "")
+        (folder / name).write_bytes(content)
     build_docs(run, tmp_path / "docs")
     again = {p.name: p.read_bytes() for p in (tmp_path / "docs").rglob("*.*")}
-    assert again == {**first, "kept.md": b"not ours"}
+    assert again == {**first, **theirs}
+
+
+@pytest.mark.parametrize("name", ["pages.css", "04_more.html"])
+def test_a_file_of_somebody_else_is_not_overwritten(run, tmp_path, name):
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / name).write_text("mine")
+    with pytest.raises(TLGError, match=f"{name} is no page that was made here"):
+        build_docs(run, tmp_path / "docs")
+    assert (tmp_path / "docs" / name).read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    "evil",
+    [
+        "<script>alert(1)</script>",
+        "<SCRIPT/x>alert(1)</SCRIPT >",
+        '<img src=x onerror="alert(1)">',
+        '<a href="javascript:alert(1)">x</a>',
+        "<iframe src='//evil'></iframe>",
+        '<svg><style><img src="</style><img src=x onerror=alert(1)>">',
+        '<td onclick="alert(1)" style="background:url(//evil)">7</td>',
+        "<base href='//evil'><form action='//evil'><input>",
+    ],
+)
+def test_no_markup_of_a_cell_or_a_text_does_anything(run, tmp_path, evil):
+    frame = V4.new_output("execute_result", {"text/html": evil}, execution_count=1)
+    cells = [V4.new_markdown_cell(f"# T\n\n{evil}\n"), V4.new_code_cell("x", outputs=[frame])]
+    nbformat.write(V4.new_notebook(cells=cells), run / "05_evil.ipynb")
+    page = build_docs(run, tmp_path / "docs")[-1].read_text(encoding="utf-8")
+    assert not re.search(r"(?i)<(script|iframe|form|base|svg|img)|<[^>]*(\bon\w+=|javascript:|//evil)", page), page
 
 
 def test_the_pages_in_docs_have_their_pictures_and_no_others():

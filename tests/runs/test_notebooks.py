@@ -45,7 +45,7 @@ LOG = 'from pathlib import Path\nwith open(Path(out) / "log.txt", "a") as f:\n  
 def library(monkeypatch):
     """The library's own digest held still, so that editing a module while tests run changes nothing."""
     state = {"digest": "one"}
-    monkeypatch.setattr("tlg_lib.runs.notebooks._library_digest", lambda: state["digest"])
+    monkeypatch.setattr("tlg_lib.runs.notebooks.code_digest", lambda **_: state["digest"])
     return state
 
 
@@ -138,7 +138,7 @@ def test_interrupted_run_exits_130_and_resumes(books, tmp_path):
     script = (
         # A shell that starts the tests in the background has them ignore SIGINT, and children inherit that.
         "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "from tlg_lib.runs import notebooks as run\nfrom pathlib import Path\nrun._library_digest = lambda: 'one'\n"
+        "from tlg_lib.runs import notebooks as run\nfrom pathlib import Path\nrun.code_digest = lambda **_: 'one'\n"
         f"try:\n    run.run_notebooks('mini', out={str(out)!r}, notebooks=run.find_notebooks(Path({str(books)!r})),"
         " check=False)\nexcept KeyboardInterrupt:\n    raise SystemExit(130)\n"
     )
@@ -163,7 +163,7 @@ def test_interrupted_run_exits_130_and_resumes(books, tmp_path):
 
 
 def test_names_are_refused_with_the_closest_one():
-    known = {"preset", "fold", "settings", "word"}
+    known = {"preset": "mini", "fold": "all", "settings": "", "word": "none", "seed": 0, "strong": False}
     with pytest.raises(TLGError, match="unknown parameter 'fodl': did you mean 'fold'"):
         merge_parameters({"preset": "mini"}, {}, {"fodl": "1"}, known)
     with pytest.raises(TLGError, match="did you mean 'steps'"):
@@ -173,7 +173,32 @@ def test_names_are_refused_with_the_closest_one():
     merged = merge_parameters(
         {"preset": "mini", "settings": "lr=1e-3"}, {"fold": 2}, {"steps": "9", "word": "3"}, known
     )
-    assert merged == {"preset": "mini", "fold": 2, "word": 3, "settings": "lr=1e-3; steps=9"}
+    assert merged == {"preset": "mini", "fold": "2", "word": "3", "settings": "lr=1e-3; steps=9"}
+    merged = merge_parameters({}, {}, {"seed": "0,1", "strong": "off", "word": "2012"}, known)
+    assert merged == {"seed": "0,1", "strong": False, "word": "2012"}
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("seed", "9" * 5000),
+        ("seed", "\u00b2"),
+        ("seed", b"1"),
+        ("seed", {"a": 1}),
+        ("seed", "1.5"),
+        ("strong", "maybe"),
+        ("word", "a\0b"),
+        ("word", "\ud800"),
+        ("word", ["a"]),
+        ("preset", {}),
+        ("steps", "1; lr=2"),
+    ],
+)
+def test_a_parameter_of_another_kind_is_one_line(name, value):
+    known = {"preset": "mini", "word": "none", "seed": 0, "strong": False}
+    with pytest.raises(TLGError) as caught:
+        merge_parameters({}, {}, {name: value}, known)
+    assert name in str(caught.value) and len(str(caught.value)) < 200
 
 
 def test_presets_by_file_by_name_and_unknown():

@@ -1,7 +1,6 @@
 """Tables, results.json and report.html: means only of four folds, intervals, escaping, self-containedness."""
 
 import html.parser
-import json
 import math
 
 import numpy as np
@@ -9,6 +8,7 @@ import pytest
 
 from tlg_lib.errors import TLGError
 from tlg_lib.look.figures import contact_sheet, save_figure
+from tlg_lib.machine.paths import write_sealed
 from tlg_lib.runs import paper
 from tlg_lib.runs.records import as_scores, fold_table, half_widths, per_class, records_frame
 from tlg_lib.runs.report import find_row, verdict, write_report
@@ -126,7 +126,7 @@ def results(tmp_path, **changes):
         "versions": {"torch": "2.4"},
         **changes,
     }
-    (tmp_path / "results.json").write_text(json.dumps(value))
+    write_sealed(tmp_path / "results.json", value)
     return value
 
 
@@ -216,6 +216,27 @@ def test_broken_results_are_refused_by_name(tmp_path):
     (tmp_path / "results.json").write_text('{"schema": 99}')
     with pytest.raises(TLGError, match="version"):
         load_results(tmp_path / "results.json")
+
+
+def test_a_figure_changed_by_hand_is_refused(tmp_path):
+    results(tmp_path)
+    path = tmp_path / "results.json"
+    path.write_text(path.read_text().replace("51.5", "99.5", 1))
+    with pytest.raises(TLGError, match="changed after it was written"):
+        load_results(path)
+
+
+def test_a_broken_picture_is_left_out_of_the_report_with_a_word(tmp_path, capsys):
+    results(tmp_path)
+    (tmp_path / "figures").mkdir(exist_ok=True)
+    for name, content in (("07-task", b""), ("x", b"no picture"), ("y", b"\x89PNG\r\n\x1a\n" + bytes(40))):
+        (tmp_path / "figures" / f"{name}.png").write_bytes(content)
+    write_report(tmp_path)
+    assert capsys.readouterr().out.count("is no whole picture") == 3
+
+
+def test_no_runs_give_an_empty_table(tmp_path):
+    assert len(gather(tmp_path)) == 0
 
 
 def test_gather_lists_runs_and_skips_foreign_files(tmp_path):

@@ -21,14 +21,16 @@ def command(
 
     if dataset not in ("pascal", "coco"):
         raise TLGError(f"dataset '{dataset}': the release was trained on pascal or coco")
+    target = out or (
+        checkpoint.with_name(checkpoint.stem + "-release.pt") if back else checkpoint.with_suffix(".safetensors")
+    )
+    written = [target] if back else [target, *(checkpoints_release.beside(target, k) for k in ("backbone", "unused"))]
+    if any(path.exists() and checkpoint.exists() and path.samefile(checkpoint) for path in written):
+        raise TLGError(f"{checkpoint} would be overwritten: name another file with --out")
     if back:
-        target = out or checkpoint.with_name(checkpoint.stem + "-release.pt")
         number = checkpoints_release.convert_back(checkpoint, target)
         print(f"wrote {target}: {number} keys in the authors' names")
         return
-    target = out or checkpoint.with_suffix(".safetensors")
-    if target.resolve() == checkpoint.resolve():
-        raise TLGError(f"{checkpoint} would be overwritten: name another file with --out")
     converted = checkpoints_release.convert_file(checkpoint, target, dataset, fold=fold)
     print(f"wrote {target}: {len(converted.weights)} keys of variant=released, {converted.config.backbone}")
     for kind, tensors in (("backbone", converted.backbone), ("unused", converted.unused)):

@@ -19,10 +19,14 @@ Dataset = Annotated[str, typer.Option(help='class names and folds: mini, pascal 
 
 @app.command()
 def mini(out: Out = None) -> None:
-    """Generate the mini benchmark (offline, about a minute), or check that it is there."""
-    from ..data.mini.make import ensure_mini
+    """Generate the mini benchmark (offline, about a minute), or check every file and make damaged ones again."""
+    from ..data.mini.make import ensure_mini, verify_mini
 
-    print(ensure_mini(out) if out else ensure_mini())
+    root = ensure_mini(out)
+    damaged = verify_mini(root)
+    for name in damaged:
+        (root / name).unlink(missing_ok=True)
+    print(f"{ensure_mini(root)}" + (f": {len(damaged)} damaged files were made again" if damaged else ""))
 
 
 @app.command()
@@ -106,12 +110,12 @@ def splits(
 @app.command()
 def verify(folder: Folder, dataset: Dataset = "", json: o.Json = False) -> None:
     """Decode every file; print counts per class and fold, everything broken, and the remedies."""
-    from rich.console import Console
     from rich.table import Table
 
     from ..data.verify import REMEDIES
     from ..data.verify import verify as look
     from ..errors import TLGError
+    from ..machine.terminal import console, shown
 
     report = look(folder, _dataset(folder, dataset))
     if json:
@@ -119,20 +123,22 @@ def verify(folder: Folder, dataset: Dataset = "", json: o.Json = False) -> None:
         if report.broken:
             raise TLGError(f"{report.broken} problems in {folder} (listed above)", code=3)
         return
-    table = Table(title=f"{report.root}: {report.images:,} images, {report.masks:,} masks, dataset {report.dataset}")
+    table = Table(
+        title=shown(f"{report.root}: {report.images:,} images, {report.masks:,} masks, dataset {report.dataset}")
+    )
     for column in ("fold", "class", "name", "images", "share of pixels", "trn rows", "val rows"):
         table.add_column(column, justify="left" if column == "name" else "right")
     for row in sorted(report.classes, key=lambda r: (r["fold"], r["class"])):
         table.add_row(
             str(row["fold"]),
             str(row["class"]),
-            row["name"],
+            shown(row["name"]),
             str(row["images"]),
             f"{100 * row['share']:.2f}%",
             str(row["trn"]),
             str(row["val"]),
         )
-    Console().print(table)
+    console().print(table)
     for split, counts in report.rows.items():
         print(f"{split}: {sum(counts):,} rows, by fold {counts}")
     for note in report.notes:

@@ -24,10 +24,8 @@ def command(
 
     Exit code 3: something will fail as things are.
     """
-    from rich.console import Console
-    from rich.markup import escape
-
     from ..errors import TLGError
+    from ..machine.terminal import console, shown
     from .examine import NOTE, OK, PROBLEM, examine, library_place
 
     if gradients:
@@ -43,17 +41,17 @@ def command(
         if problems:
             raise failed
         return
-    console = Console(soft_wrap=True, highlight=False)
+    screen = console(soft_wrap=True, highlight=False)
     marks = {OK: "[green]ok     [/green]", NOTE: "[yellow]note   [/yellow]", PROBLEM: "[red]problem[/red]"}
-    console.print(escape(library_place()))
+    screen.print(shown(library_place()))
     area = ""
     for finding in findings:
         if finding.area != area:
             area = finding.area
-            console.print(f"\n[bold]{area}[/bold]")
-        console.print(f"  {marks[finding.state]} {escape(finding.text)}")
+            screen.print(f"\n[bold]{area}[/bold]")
+        screen.print(f"  {marks[finding.state]} {shown(finding.text)}")
         if finding.remedy:
-            console.print(f"          -> {escape(finding.remedy)}")
+            screen.print(f"          -> {shown(finding.remedy)}")
     if problems:
         raise failed
     print(f"\neverything that the {preset or 'mini'} preset needs is here")

@@ -20,20 +20,19 @@ def command(
     json: o.Json = False,
 ) -> None:
     """Score the last and the best epoch, the wrong-support control and the training-free rows."""
-    from rich.console import Console
-    from rich.table import Table
-
     from ..checkpoints import load_checkpoint
     from ..config import Evaluation
     from ..errors import TLGError
     from ..inputs import Inputs
+    from ..machine.device import code_digest
     from ..runs.study import TRAINING_FREE, evaluate_trained, evaluate_training_free
 
     try:
         counts = tuple(int(k) for k in shots.split(","))
     except ValueError:
         raise TLGError(f"--shots {shots}: write whole numbers, as 1,5") from None
-    trained = load_checkpoint(folder / "checkpoint.safetensors").config
+    saved = load_checkpoint(folder / "checkpoint.safetensors")
+    trained = saved.config
     config, inputs = trained.replace(**o.parse_settings(settings)), Inputs()
     before, after = trained.to_dict(), config.to_dict()
     free = (*Evaluation.model_fields, *ELSEWHERE)
@@ -51,26 +50,33 @@ def command(
     if json:
         o.print_json(records)
         return
-    table = Table(
-        title=f"{config.preset}, fold {config.fold}, seed {config.seed}, supervision {config.supervision}, "
+    if saved.about.get("code") != code_digest():
+        print(f"note: trained by other code (commit {saved.about.get('commit', 'unknown')}) than what scores it here")
+    print(
+        f"{config.preset}, fold {config.fold}, seed {config.seed}, supervision {config.supervision}, "
         f"{config.eval_episodes} episodes"
     )
-    for column in ("row", "shots", "epoch", "control", "threshold", "mIoU", "FB-IoU", "agrees with mask"):
-        table.add_column(column)
-    for r in records:
-        agreement = "" if r["agreement"] is None else f"{r['agreement']:.1f}"
-        table.add_row(
-            r["label"],
-            str(r["shots"]),
-            r["epoch"],
-            r["control"],
-            f"{r['threshold']:.2f} {r['threshold_from']}",
-            f"{r['miou']:.1f}{'*' if r.get('remarks') else ''}",
-            f"{r['fb_iou']:.1f}",
-            agreement,
-        )
-    Console().print(table)
+    print(_table(records))
+    print("base: chosen on base classes; mask: IoU of the prediction with the query's pseudo mask, in percent")
     for remark in dict.fromkeys(
         f"{r['label']}, {r['shots']} shots: {r['remarks']}" for r in records if r.get("remarks")
     ):
         print(f"note: {remark}")
+
+
+SHORT = {"no training": "", "best by test classes": "best*"}
+
+
+def _table(records: list[dict]) -> str:
+    """One line a record, short enough for 80 columns, whole in a pipe."""
+    width = max(len(r["label"]) for r in records)
+    lines = [f"{'row':{width}}  shots  epoch     threshold   mIoU  FB-IoU   mask"]
+    for r in records:
+        epoch = "wrong" if r["control"] else SHORT.get(r["epoch"], r["epoch"])
+        threshold = f"{r['threshold']:.2f} {'base' if r['threshold_from'] == 'base classes' else r['threshold_from']}"
+        agreement = "" if r["agreement"] is None else f"{r['agreement']:.1f}"
+        lines.append(
+            f"{r['label']:{width}}  {r['shots']:5}  {epoch:8}  {threshold:10}  {r['miou']:5.1f}{'*' if r.get('remarks') else ' '} {r['fb_iou']:6.1f}  "
+            f"{agreement:>5}"
+        )
+    return "\n".join([*lines, "wrong: the support shows another class; best*: the epoch chosen by test classes"])

@@ -145,20 +145,19 @@ def sheet(
 
 def _folder(data, dataset: str, masks: str):
     """The dataset's folder; `mini` is generated when it is asked for and absent."""
-    from pathlib import Path
-
     from ..config import make_config
     from ..data.folder import SegmentationFolder
     from ..experiment import data_root
+    from ..machine.paths import user_path
 
     if not dataset:
-        dataset = "mini" if not data or (Path(data).expanduser() / "generator.json").is_file() else "pascal"
+        dataset = "mini" if not data or (user_path(data) / "generator.json").is_file() else "pascal"
     root = data_root(make_config("mini", dataset=dataset, data=data or ""))
     if dataset == "mini" and not data:
         from ..data.mini.make import ensure_mini
 
         ensure_mini(root)
-    return SegmentationFolder(root, dataset, Path(masks).expanduser() if masks else "")
+    return SegmentationFolder(root, dataset, user_path(masks) if masks else "")
 
 
 def _opened(data, dataset, masks, clip, clip_weights, settings, device):

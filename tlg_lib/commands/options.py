@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import TLGError
+from ..machine.terminal import plain
 
 if TYPE_CHECKING:
     from ..config import Config
@@ -21,11 +22,16 @@ Json = Annotated[bool, typer.Option("--json", help="print the figures as JSON an
 Data = Annotated[str | None, typer.Option(help="dataset folder in VOC layout")]
 
 
+LONGEST = 1000  # characters of one --set
+
+
 def parse_settings(settings: list[str] | None) -> dict[str, str]:
-    """["a=1", "b=x"] to {"a": "1", "b": "x"}; raises TLGError on a setting without "="."""
+    """["a=1", "b=x"] to {"a": "1", "b": "x"}; raises TLGError on a setting without "=", or one that is no text."""
     parsed = {}
     for setting in settings or []:
         key, equals, value = setting.partition("=")
+        if not setting.isprintable() or len(setting) > LONGEST:
+            raise TLGError(f"--set {plain(key)[:60]}: printable text only, at most {LONGEST} characters")
         if not equals or not key.strip():
             raise TLGError(f"--set {setting}: write it as key=value, for example --set steps=500")
         parsed[key.strip()] = value.strip()

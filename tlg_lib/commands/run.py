@@ -25,12 +25,16 @@ def command(
     settings: o.Set = None,
 ) -> None:
     """Execute notebooks 00..10 and leave executed copies, figures, results.json and report.html."""
+    from ..errors import TLGError
     from ..runs.notebooks import run_notebooks
 
     named = dict(
         fold=fold, seed=seed, variant=variant, supervision=supervision, backbone=backbone, shots=shots, data=data
     )
-    given = {name: int(v) if isinstance(v, str) and v.isdigit() else v for name, v in named.items() if v is not None}
-    folder = run_notebooks(preset, given, o.parse_settings(settings), out or "")
+    given = {name: value for name, value in named.items() if value is not None}
+    pairs = o.parse_settings(settings)
+    if out and pairs.get("out"):
+        raise TLGError("the run folder is named twice, by --out and by --set out: keep one")
+    folder = run_notebooks(preset, given, pairs, out or "")
     print(f"report: {folder / 'report.html'}")
     print(f"results: {folder / 'results.json'}")

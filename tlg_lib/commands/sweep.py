@@ -46,13 +46,13 @@ def _work(plan, folder: Path, spec: str, status: bool, cluster: bool, how: dict,
     """Show every cell, hand what is left to SLURM, or run it here."""
     import sys
 
-    from rich.console import Console
-
+    from ..machine.terminal import console
     from ..runs import board, jobs, slurm
 
     if status:
+        jobs.recheck(plan, folder)
         slurm.refresh(plan, folder)
-        Console().print(board.status_table(plan, folder, every=True))
+        console().print(board.status_table(plan, folder, every=True))
     elif cluster:
         count = slurm.submit(plan, folder, **how)
         print(f"submitted {count} cells; `tlg sweep {spec} --status` shows them" if count else "nothing to submit")
@@ -63,16 +63,15 @@ def _work(plan, folder: Path, spec: str, status: bool, cluster: bool, how: dict,
 
 def _tell(plan, folder: Path, spec: str) -> None:
     """Write the tables of what is done and list what failed (TLGError with code 8)."""
-    from rich.console import Console
-
     from ..errors import TLGError
+    from ..machine.terminal import console
     from ..runs.board import failures
     from ..runs.jobs import states
     from ..runs.spec import FAILED_CODE
     from ..runs.tables import collect, summarise, summary_table, write_results
 
     if files := write_results(plan, folder):
-        Console().print(summary_table(summarise(collect(plan, folder))))
+        console().print(summary_table(summarise(collect(plan, folder))))
         print("\n".join(f"wrote {path}" for path in files))
     if failed := failures(plan, folder):
         print("\n".join(failed))
@@ -85,22 +84,21 @@ def _tell(plan, folder: Path, spec: str) -> None:
 
 def _dry_run(plan, folder, workers: int) -> None:
     """The cells that would run, with the time measured for each kind of network."""
-    from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
 
+    from ..machine.terminal import console, shown
     from ..runs.cost import estimate, words
     from ..runs.jobs import make_slots, states, to_run
 
     found, left = states(plan, folder), to_run(plan, folder, retry=True)
     seconds = estimate(plan, folder, left)
-    table = Table(title=f"{escape(plan.name)}: {len(plan.cells)} cells, {len(left)} to run", title_justify="left")
+    table = Table(title=f"{shown(plan.name)}: {len(plan.cells)} cells, {len(left)} to run", title_justify="left")
     for column in ("cell", "state", "estimate"):
         table.add_column(column)
     for cell in plan.cells:
         cost = words(seconds[cell.name]) if cell.name in seconds else ""
-        table.add_row(escape(cell.name), found[cell.name]["state"], cost)
-    Console().print(table)
+        table.add_row(shown(cell.name), found[cell.name]["state"], cost)
+    console().print(table)
     slots = make_slots(left, workers) if left else []
     total = sum(seconds.values())
     print(

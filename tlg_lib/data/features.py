@@ -1,15 +1,18 @@
 """Feature maps of the frozen backbone: computed once per image, kept on disk, mapped into memory.
 
 The backbone never changes, so its maps depend on the image, the size and the weights alone (docs/design.md, 9).
-One .npy file per layer, float32 [N, C, h, w], is filled in order; a marker counts the finished images, so an
-interrupted build goes on where it stopped. Without a cache, images shared by the episodes of a batch run once.
+One .npy file per layer, float32 [N, C, h, w], is filled in order; a marker counts the finished images and holds a
+checksum of each one's maps, so an interrupted build goes on where it stopped. A file that is missing or cut off is
+made again, and so are maps whose checksum differs when they are first used. Without a cache, images shared by the
+episodes of a batch run once.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
+import os
 import shutil
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +20,10 @@ import torch
 from torch import Tensor
 
 from ..errors import TLGError
-from ..machine.paths import cache_home, write_json
+from ..machine.locks import folder_lock
+from ..machine.paths import cache_home, disk_error, read_sealed, write_sealed
 from ..machine.progress import track
+from .digest import contents
 from .folder import SegmentationFolder
 from .images import resize_image
 
@@ -46,6 +51,7 @@ class FeatureStore:
         self.device, self.batch, self.progress = torch.device(device), batch, progress
         self.maps: list[np.ndarray] | None = None
         self.index: dict[str, int] = {}
+        self.folder, self.sums, self.checked = Path(), [], set()
         if mode != "off":
             shapes = [tuple(m.shape[1:]) for m in self._compute_tensor(self._blank())]
             needed = 4 * len(data.image_ids) * sum(int(np.prod(s)) for s in shapes)
@@ -55,6 +61,7 @@ class FeatureStore:
     def __call__(self, image_ids: list[str]) -> list[Tensor]:
         if self.maps is not None:
             rows = [self.index[i] if i in self.index else self._unknown(i) for i in image_ids]
+            self._check(rows)
             return [torch.from_numpy(m[rows]).to(self.device) for m in self.maps]  # each [B, C, h, w]
         unique = list(dict.fromkeys(image_ids))
         place = [unique.index(i) for i in image_ids]
@@ -76,65 +83,115 @@ class FeatureStore:
         return self._compute_tensor(torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2))  # [B, 3, H, W]
 
     def _digest(self) -> str:
-        """Changes with the weights, the size, the arithmetic of this torch build, and any image file."""
+        """Changes with the weights, the size, the arithmetic of this torch build, and any image's content."""
         parts = [self.backbone.name, self.backbone.weights, str(self.image_size), torch.__version__, self.device.type]
-        for image_id in self.data.image_ids:
-            stat = self.data.image_path(image_id).stat()
-            parts.append(f"{image_id}/{stat.st_size}/{stat.st_mtime_ns}")
+        paths = [self.data.image_path(image_id) for image_id in self.data.image_ids]
+        marks = contents(self.data.root, paths)
+        parts += [f"{image_id}/{marks[path]}" for image_id, path in zip(self.data.image_ids, paths)]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
     def _open_cache(self, shapes: list[tuple[int, ...]], needed: int) -> None:
-        from ..machine.locks import folder_lock
-
-        name = f"{self.data.root.resolve().name}-{self.backbone.name}-{self._digest()}"
-        folder = cache_home() / "features" / name
+        name = f"{self.data.root.resolve().name[:60]}-{self.backbone.name}-{self._digest()}"
+        self.folder = cache_home() / "features" / name
         images = self.data.image_ids
-        marker = folder / "done.json"
-        if _finished(marker) < len(images):
-            folder.mkdir(parents=True, exist_ok=True)
-            with folder_lock(folder, wait=True):
-                self._fill(folder, marker, shapes, needed)
-        self.maps = [np.load(folder / f"layer{i:02d}.npy", mmap_mode="r") for i in range(len(shapes))]
+        self.sums = _finished(self.folder)
+        self.maps = _open_maps(self.folder, shapes, len(images))
+        if self.maps is None or len(self.sums) < len(images):
+            with folder_lock(self.folder, wait=True):
+                try:
+                    self.sums = self._fill(shapes, needed)
+                except OSError as error:
+                    raise disk_error(self.folder, error) from None
+            self.maps = _open_maps(self.folder, shapes, len(images))
         self.index = {image: i for i, image in enumerate(images)}
 
-    def _fill(self, folder: Path, marker: Path, shapes, needed: int) -> None:
-        images, done = self.data.image_ids, _finished(marker)  # asked again: another process may have built it
-        if done >= len(images):
-            return
-        if done == 0 and shutil.disk_usage(folder).free < needed + (200 << 20):
-            raise TLGError(
-                f"the feature cache needs {needed >> 20} MB in {folder}: free some space, set TLG_HOME "
-                "to another disk, or use --set cache_features=off",
-                code=5,
-            )
-        maps = [
-            np.lib.format.open_memmap(
-                folder / f"layer{i:02d}.npy",
-                mode="r+" if done else "w+",
-                dtype=np.float32,
-                shape=None if done else (len(images), *shape),
-            )
-            for i, shape in enumerate(shapes)
-        ]
-        starts = range(done, len(images), self.batch)
+    def _fill(self, shapes, needed: int) -> list[int]:
+        """Compute what is missing; returns the checksum of every image's maps."""
+        images, sums = self.data.image_ids, _finished(self.folder)  # asked again: another process may have built it
+        maps = _open_maps(self.folder, shapes, len(images), "r+") if sums else None
+        if len(sums) == len(images) and maps is not None:
+            return sums
+        if maps is None:
+            sums = []
+            if shutil.disk_usage(self.folder).free < needed + (200 << 20):
+                raise TLGError(
+                    f"the feature cache needs {needed >> 20} MB in {self.folder}: free some space, set TLG_HOME "
+                    "to another disk, or use --set cache_features=off",
+                    code=5,
+                )
+            maps = [_new_map(_layer(self.folder, i), (len(images), *shape)) for i, shape in enumerate(shapes)]
+        del sums[len(sums) - len(sums) % self.batch :]  # a batch is always of the same images, for equal bits
+        starts = range(len(sums), len(images), self.batch)
         for start in track(
             starts, total=len(starts), label="backbone features, once", unit="batches", show=self.progress
         ):
-            for stored, computed in zip(maps, self._compute(images[start : start + self.batch])):
-                stored[start : start + len(computed)] = computed.cpu().numpy()
+            sums += self._fill_batch(maps, start)
             if (start // self.batch) % 20 == 19:
-                _flush(maps, marker, start + self.batch)
-        _flush(maps, marker, len(images))
+                _flush(maps, self.folder, sums)
+        _flush(maps, self.folder, sums)
+        return sums
+
+    def _fill_batch(self, maps: list[np.ndarray], start: int) -> list[int]:
+        """Compute and store one batch, always the same images together; returns their checksums."""
+        ids = self.data.image_ids[start : start + self.batch]
+        computed = [maps_of_layer.cpu().numpy() for maps_of_layer in self._compute(ids)]
+        for stored, new in zip(maps, computed):
+            stored[start : start + len(ids)] = new
+        return [_sum(computed, i) for i in range(len(ids))]
+
+    def _check(self, rows: list[int]) -> None:
+        """Compare the maps of rows that this process has not used yet with their checksums; make bad ones again."""
+        for row in set(rows) - self.checked:
+            if _sum(self.maps, row) != self.sums[row]:
+                with folder_lock(self.folder, wait=True):
+                    start = row - row % self.batch
+                    maps = _open_maps(self.folder, [m.shape[1:] for m in self.maps], len(self.sums), "r+")
+                    self.sums[start : start + self.batch] = self._fill_batch(maps, start)
+                    _flush(maps, self.folder, self.sums)
+            self.checked.add(row)
 
 
-def _flush(maps, marker: Path, count: int) -> None:
+def _layer(folder: Path, number: int) -> Path:
+    return folder / f"layer{number:02d}.npy"
+
+
+def _open_maps(folder: Path, shapes, count: int, mode: str = "r") -> list[np.ndarray] | None:
+    """The layers' files, mapped; None unless all are there, whole and of these shapes."""
+    if mode != "r" and _open_maps(folder, shapes, count) is None:
+        return None  # opened for writing, a file that was cut off would be filled up with zeros
+    try:
+        maps = [np.load(_layer(folder, i), mmap_mode=mode, allow_pickle=False) for i in range(len(shapes))]
+    except (OSError, ValueError, EOFError):
+        return None
+    fits = all(m.shape == (count, *shape) and m.dtype == np.float32 for m, shape in zip(maps, shapes))
+    return maps if fits else None
+
+
+def _new_map(path: Path, shape: tuple[int, ...]) -> np.ndarray:
+    """A file of zeros whose blocks are the disk's: a full one is told now, not by a signal on some later write."""
+    path.unlink(missing_ok=True)
+    stored = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+    if hasattr(os, "posix_fallocate"):
+        with open(path, "r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return stored
+
+
+def _sum(maps: list[np.ndarray], row: int) -> int:
+    running = 0
+    for stored in maps:
+        running = zlib.crc32(np.ascontiguousarray(stored[row]), running)
+    return running
+
+
+def _flush(maps, folder: Path, sums: list[int]) -> None:
     for stored in maps:
         stored.flush()
-    write_json(marker, {"images": count})
+    write_sealed(folder / "done.json", {"sums": sums})
 
 
-def _finished(marker: Path) -> int:
+def _finished(folder: Path) -> list[int]:
     try:
-        return int(json.loads(marker.read_text())["images"])
+        return list(read_sealed(folder / "done.json")["sums"])
     except (OSError, ValueError, KeyError, TypeError):
-        return 0
+        return []

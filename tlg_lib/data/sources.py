@@ -13,7 +13,7 @@ from pathlib import Path
 from ..errors import TLGError
 from ..machine.archives import is_archive, unpacked
 from ..machine.downloads import check_sum, download
-from ..machine.paths import atomic
+from ..machine.paths import atomic, user_path
 from .listing import RESOURCE_FOLDERS
 
 
@@ -43,7 +43,7 @@ def folders_of(
     checksums = {source.name: source.md5 for source in known}
     found = []
     for source in sources:
-        source = Path(source).expanduser()
+        source = user_path(source)
         if source.is_dir():
             found.append(source)
             archives = sorted(source / name for name in checksums if (source / name).is_file())

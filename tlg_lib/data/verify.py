@@ -16,9 +16,14 @@ from .listing import Listing, list_images, list_masks, some
 from .splits import SPLITS, Row, check_values, image_set, read_split
 
 # Kinds of problems in the order in which they are shown, with what to do about them.
+# A finished dataset is not looked through again by these commands, so a damaged file would stay.
+_AGAIN = (
+    "delete the file and run the command that made the dataset again (tlg data mini, voc or coco, with the same "
+    "--from and --out): it puts back what is missing"
+)
 REMEDIES = {
-    "broken image": "restore the file from the source (delete it, then tlg data voc or coco again), or drop its rows",
-    "broken mask": "restore the mask or save it as 8-bit PNG, pixel = class number",
+    "broken image": f"{_AGAIN}; or restore the file from the source, or drop its rows",
+    "broken mask": f"{_AGAIN}; or save the mask as 8-bit PNG, pixel = class number",
     "class out of range": "masks hold 0, 1..{classes} and 255 (ignored): correct the map or --dataset",
     "masks of one value": "every object has one number whatever its class: write class numbers, 1 = the first class",
     "sizes differ": "the mask belongs to another picture or another frame of it (turned, cropped, scaled): draw or "

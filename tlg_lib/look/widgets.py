@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import html
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -143,6 +144,11 @@ class CorrelationExplorer(ipywidgets.VBox):
             )
 
 
+def _ends(value: float, low: float, high: float) -> dict[str, float]:
+    """A slider's ends, widened to a value beyond them: ipywidgets would silently take the end in its place."""
+    return {"min": min(low, math.floor(100 * value) / 100), "max": max(high, math.ceil(100 * value) / 100)}
+
+
 class TransportExplorer(ipywidgets.VBox):
     """Choose a token and the strength of regularisation; see where attention and the plan send its mass.
 
@@ -158,8 +164,7 @@ class TransportExplorer(ipywidgets.VBox):
             description="regularisation",
             value=scene.config.transport_reg,
             base=10,
-            min=-2.5,
-            max=1,
+            **_ends(math.log10(scene.config.transport_reg), -2.5, 1),
             step=0.05,
             readout_format=".3f",
             continuous_update=False,
@@ -376,10 +381,10 @@ class MaskExplorer(ipywidgets.VBox):
             description="box threshold", value=recipe.box_threshold, min=0, max=1, step=0.05, **slow
         )
         self.alpha = ipywidgets.FloatSlider(
-            description="background exponent", value=recipe.alpha, min=0.25, max=6, step=0.25, **slow
+            description="background exponent", value=recipe.alpha, **_ends(recipe.alpha, 0.25, 6), step=0.25, **slow
         )
         self.unsure = ipywidgets.FloatSlider(
-            description="unsure margin", value=recipe.unsure, min=0, max=0.5, step=0.05, **slow
+            description="unsure margin", value=recipe.unsure, **_ends(recipe.unsure, 0, 0.5), step=0.05, **slow
         )
         self.cam, self.spread, self.refined, self.mask = (Picture() for _ in range(4))
         self.figures, self.message = ipywidgets.HTML(), ipywidgets.HTML()

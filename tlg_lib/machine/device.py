@@ -1,9 +1,13 @@
-"""The device that computes, and the versions that go on every result."""
+"""The device that computes, and what goes on every result: versions, commit, a digest of the library's code."""
 
 from __future__ import annotations
 
+import ast
+import hashlib
 import os
 import subprocess
+from functools import cache
+from pathlib import Path
 
 import torch
 
@@ -33,18 +37,6 @@ def environment() -> dict[str, str | int]:
 
     from .. import __version__
 
-    try:
-        commit = (
-            subprocess.run(
-                ["git", "-C", str(PACKAGE.parent), "rev-parse", "--short=12", "HEAD"],
-                capture_output=True,
-                text=True,
-                timeout=10,
-            ).stdout.strip()
-            or "unknown"
-        )
-    except (OSError, subprocess.SubprocessError):
-        commit = "unknown"
     cuda = torch.cuda.is_available()
     return {
         "tlg_lib": __version__,
@@ -55,5 +47,66 @@ def environment() -> dict[str, str | int]:
         "python": platform.python_version(),
         "device": torch.cuda.get_device_name(0) if cuda else "CPU",
         "cores": os.cpu_count() or 1,
-        "commit": commit,
+        "commit": commit(),
     }
+
+
+def commit() -> str:
+    """The checkout's commit, 12 digits, with "-changed" where files of the library differ from it; else "unknown"."""
+    git = ["git", "-C", str(PACKAGE)]
+    options = {"capture_output": True, "text": True, "timeout": 20}
+    try:
+        # An installed package may lie inside of another project's checkout, whose commit says nothing.
+        if subprocess.run([*git, "ls-files", "--error-unmatch", "__init__.py"], **options).returncode:
+            return "unknown"
+        found = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], **options).stdout.strip()
+        changed = subprocess.run([*git, "status", "--porcelain", "--", "."], **options).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return f"{found or 'unknown'}{'-changed' if changed else ''}"
+
+
+# What cannot change a trained network or its score: how runs are started, ordered, drawn and told.
+_WITHOUT_FIGURES = {"look", "bench", "commands", "runs", "cli.py", "predict.py", "capture.py"}
+
+
+def code_digest(*also: str | Path, everything: bool = False) -> str:
+    """16 hex digits that change with the library's code as far as it can change a figure.
+
+    Comments, docstrings and layout do not count. also: further files of the library, as the one that scores;
+    everything: all of it, for pages that show what it draws. Raises TLGError (code 1) when the files are no longer
+    those that this process loaded: it would compute by the old code and sign with the new.
+    """
+    chosen = [p for p in _files() if everything or p.relative_to(PACKAGE).parts[0] not in _WITHOUT_FIGURES]
+    running = hashlib.sha256()
+    for path in dict.fromkeys([*chosen, *map(Path, also)]):
+        content = path.read_bytes()
+        if hash(content) != _LOADED.get(path):
+            raise TLGError(f"{path} was changed while this process ran: start it again", code=1)
+        running.update(path.relative_to(PACKAGE).as_posix().encode() + b"\0" + _meaning(content))
+    return running.hexdigest()[:16]
+
+
+def _files() -> list[Path]:
+    return sorted(path for path in PACKAGE.rglob("*.py") if not path.name.startswith("."))
+
+
+@cache
+def _meaning(content: bytes) -> bytes:
+    """Digest of a module's syntax tree without docstrings; of its bytes where it has none."""
+    try:
+        tree = ast.parse(content)
+    except (SyntaxError, ValueError):
+        return hashlib.sha256(content).digest()
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list) and body and isinstance(body[0], ast.Expr) and _is_text(body[0].value):
+            del body[0]
+    return hashlib.sha256(ast.dump(tree).encode()).digest()
+
+
+def _is_text(node: ast.expr) -> bool:
+    return isinstance(node, ast.Constant) and isinstance(node.value, str)
+
+
+_LOADED = {path: hash(path.read_bytes()) for path in _files()}

@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import http.client
-import json
 import shutil
 import time
 import urllib.error
@@ -20,7 +19,7 @@ from pathlib import Path
 
 from ..errors import TLGError
 from .locks import folder_lock
-from .paths import atomic, write_json
+from .paths import atomic, read_json, write_json
 from .progress import track
 
 BLOCK = 1 << 20  # bytes
@@ -182,9 +181,11 @@ def _receive(url: str, path: Path, checksum: str, progress: bool, timeout: float
         _note(path).unlink(missing_ok=True)  # the part is longer than the file: start over
         return False
     with response:
+        _refuse_encoding(response.headers.get("Content-Encoding", ""), url)
         if response.status == 206:
             start, total = _content_range(response.headers.get("Content-Range", ""))
-            if start != offset or total != note["total"]:
+            other = _validator(response.headers) not in ("", note["validator"])  # a server may overlook If-Range
+            if start != offset or total != note["total"] or other:
                 _note(path).unlink(missing_ok=True)  # another file by now: start over with the next connection
                 return False
         else:
@@ -206,6 +207,16 @@ def _receive(url: str, path: Path, checksum: str, progress: bool, timeout: float
                 _note(path).unlink(missing_ok=True)
         _append(response, part, offset, total, progress, path.name)
     return part.stat().st_size == total if total else True
+
+
+def _refuse_encoding(encoding: str, url: str) -> None:
+    """Length and ranges would be those of the packed bytes, which were not asked for."""
+    if encoding.strip().lower() not in ("", "identity"):
+        raise TLGError(
+            f"{url}: the server packs the file ({encoding[:40]!r}), which was not asked for: fetch it by hand and "
+            "name it with --from",
+            code=3,
+        )
 
 
 def _append(response, part: Path, offset: int, total: int, progress: bool, name: str) -> None:
@@ -249,7 +260,7 @@ def _check_space(path: Path, needed: int) -> None:
 
 def _read_note(path: Path, url: str) -> dict:
     try:
-        note = json.loads(path.read_text(encoding="utf-8"))
+        note = read_json(path)
         if note["url"] == url and isinstance(note["validator"], str) and isinstance(note["total"], int):
             return note
     except (OSError, ValueError, KeyError, TypeError):

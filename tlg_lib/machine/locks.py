@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import socket
+import stat
 import sys
 import time
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from pathlib import Path
 
 from ..errors import TLGError
 from .paths import disk_error
+from .terminal import plain
 
 LOCK_NAME = ".lock"
 GLANCE = 0.25  # seconds to try at least: ``is_locked`` of another process holds the lock for an instant
@@ -25,7 +27,8 @@ def folder_lock(folder: str | Path, name: str = LOCK_NAME, wait: float | bool = 
 
     The lock is ``flock`` on ``folder/name``: it belongs to the open file, so the kernel frees it when the
     process ends, also after kill -9 or a power cut, and a file left behind locks nothing. The file's text
-    only tells others who holds it. ``wait``: seconds to wait for another owner before giving up; True waits
+    only tells others who holds it. A link, a pipe or somebody's own file of that name is refused, not touched.
+    ``wait``: seconds to wait for another owner before giving up; True waits
     for as long as it takes.
 
     Raises TLGError, code 4: held by another run (process, machine, start and command are named);
@@ -35,10 +38,9 @@ def folder_lock(folder: str | Path, name: str = LOCK_NAME, wait: float | bool = 
     path = folder / name
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = open(path, "a+", encoding="utf-8")
     except OSError as error:
         raise disk_error(path, error) from None
-    with file:
+    with _open_lock(path, os.O_RDWR | os.O_CREAT) as file:
         deadline = time.monotonic() + (float("inf") if wait is True else max(wait, GLANCE))
         while not _try_lock(file, path):
             if time.monotonic() >= deadline:
@@ -46,6 +48,7 @@ def folder_lock(folder: str | Path, name: str = LOCK_NAME, wait: float | bool = 
                     f"{folder} is in use by {_owner_text(path)}: wait for it, stop it, or choose another folder", code=4
                 )
             time.sleep(0.05)
+        _refuse_foreign(file, path)
         try:
             _write_owner(file, path)
             yield path
@@ -55,25 +58,83 @@ def folder_lock(folder: str | Path, name: str = LOCK_NAME, wait: float | bool = 
             file.truncate()
 
 
+def _open_lock(path: Path, flags: int):
+    """The lock file, opened without following a link or waiting for a pipe's other end."""
+    try:
+        descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO, errno.EISDIR):
+            raise _foreign(path) from None
+        raise disk_error(path, error) from None
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise _foreign(path)
+    return os.fdopen(descriptor, "r" if flags == os.O_RDONLY else "r+", encoding="utf-8", errors="replace")
+
+
+def _foreign(path: Path) -> TLGError:
+    return TLGError(f"{path} is no lock file of ours (a link, a pipe or somebody's file): move it away", code=5)
+
+
+def _refuse_foreign(file, path: Path) -> None:
+    """What is not ours is never emptied: text other than an owner's note, or a file with a second name."""
+    text = file.read(1 << 16).strip("\0 \n")  # zeros and half a note are what a power cut may leave
+    if os.fstat(file.fileno()).st_nlink > 1 or not (text.startswith('{"pid"') or not text):
+        raise _foreign(path)
+
+
 def is_locked(folder: str | Path, name: str = LOCK_NAME) -> bool:
     """Whether a living process holds the lock of ``folder``; creates nothing, holds it for an instant."""
     path = Path(folder) / name
-    if not path.is_file():
-        return False
     try:
-        with open(path, encoding="utf-8") as file:
+        if path.is_symlink() or not path.is_file():
+            return False
+        with _open_lock(path, os.O_RDONLY) as file:
             return not _try_lock(file, path)
-    except OSError:
+    except (OSError, TLGError):
         return False
 
 
 def owner(folder: str | Path, name: str = LOCK_NAME) -> dict:
-    """What the holder wrote: pid, host, started (UTC), command; empty when unknown or free."""
+    """What the holder wrote: pid, begun (seconds, of the process), host, started (UTC), command; empty when free."""
+    path = Path(folder) / name
     try:
-        value = json.loads((Path(folder) / name).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        if path.is_symlink() or not path.is_file():
+            return {}
+        with _open_lock(path, os.O_RDONLY) as file:
+            return _note(file.read(1 << 16))
+    except (OSError, TLGError):
+        return {}
+
+
+def _note(text: str) -> dict:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
+
+
+def living_owner(folder: str | Path, name: str = LOCK_NAME) -> int:
+    """The process that holds the lock of ``folder``, which may be sent a signal.
+
+    Raises TLGError, code 4, when the note names no process of this machine, or one that began at another time:
+    a number is given to another process as soon as its owner is gone.
+    """
+    import psutil
+
+    who = owner(folder, name)
+    pid, begun = who.get("pid"), who.get("begun")
+    if who.get("host") != socket.gethostname():
+        raise TLGError(f"{folder} is in use on {who.get('host', 'another machine')}: stop it there", code=4)
+    plain = type(pid) is int and pid > 1 and pid != os.getpid() and isinstance(begun, (int, float))
+    try:
+        same = plain and abs(psutil.Process(pid).create_time() - begun) < 2
+    except (psutil.Error, OverflowError):
+        same = False
+    if not same:
+        raise TLGError(f"{Path(folder) / name} does not name the process that holds it: look for it by hand", code=4)
+    return pid
 
 
 def _try_lock(file, path: Path) -> bool:
@@ -93,11 +154,14 @@ def _try_lock(file, path: Path) -> bool:
 
 
 def _write_owner(file, path: Path) -> None:
+    import psutil
+
     text = json.dumps(
         {
             "pid": os.getpid(),
+            "begun": psutil.Process().create_time(),
             "host": socket.gethostname(),
-            "command": " ".join(sys.argv)[:200],
+            "command": plain(" ".join(sys.argv)[:200], line=True),
             "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         }
     )
@@ -114,4 +178,5 @@ def _owner_text(path: Path) -> str:
     who = owner(path.parent, path.name)
     if not who:
         return "another run"
-    return f"process {who.get('pid')} on {who.get('host')} since {who.get('started')} ({who.get('command')})"
+    text = f"process {who.get('pid')} on {who.get('host')} since {who.get('started')} ({who.get('command')})"
+    return plain(text[:400], line=True)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
-import tempfile
+import secrets
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,9 +18,24 @@ PACKAGE = Path(__file__).resolve().parents[1]
 def home() -> Path:
     """``$TLG_HOME``, else the checkout that holds this package, else the current folder."""
     if os.environ.get("TLG_HOME"):
-        return Path(os.environ["TLG_HOME"]).expanduser().resolve()
+        return user_path(os.environ["TLG_HOME"], follow=True)
     checkout = PACKAGE.parent
     return checkout if (checkout / "pyproject.toml").is_file() else Path.cwd()
+
+
+def user_path(text: str | Path, follow: bool = False) -> Path:
+    """A path as a user wrote it, with ``~`` replaced; absolute and without links where ``follow``.
+
+    Raises TLGError where it can be no path.
+    """
+    try:
+        if b"\0" in os.fsencode(text):
+            raise ValueError("a NUL in it")
+        path = Path(text).expanduser()
+        return path.resolve() if follow else path
+    except (RuntimeError, ValueError, OSError) as error:  # no such user, a circle of links, half a character
+        reason = str(error) if isinstance(error, RuntimeError) else type(error).__name__
+        raise TLGError(f"{str(text)[:200]!r} is no path that can be used ({reason}): write it out in full") from None
 
 
 def data_home() -> Path:
@@ -47,12 +63,15 @@ def atomic(path: str | Path, mode: str = "wb"):
     """Open a temporary file beside ``path``; on success flush, fsync and rename it over ``path``.
 
     A reader sees the old file or the new one, never half of one, also after kill -9 or a full disk.
-    Raises TLGError (code 5) when the disk is full or the folder is not writable.
+    The file gets the rights that the umask leaves. Raises TLGError (code 5) when the disk is full or the folder
+    is not writable.
     """
     path = Path(path)
+    # Opened by hand, as tempfile makes files of 0600 and their owner's umask cannot be asked for safely.
+    name = path.parent / f".{os.fsdecode(os.fsencode(path.name)[:64])}.{secrets.token_hex(4)}.part"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+        descriptor = os.open(name, os.O_CREAT | os.O_EXCL | os.O_RDWR | getattr(os, "O_NOFOLLOW", 0), 0o666)
     except OSError as error:
         raise disk_error(path, error) from None
     try:
@@ -60,7 +79,6 @@ def atomic(path: str | Path, mode: str = "wb"):
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(name, 0o644)
         os.replace(name, path)
     except OSError as error:
         raise disk_error(path, error) from None
@@ -75,17 +93,44 @@ def write_json(path: str | Path, value) -> None:
         file.write("\n")
 
 
-def disk_error(path: Path, error: OSError) -> Exception:
+def read_json(path: str | Path):
+    """The value in a JSON file. Raises OSError, or ValueError for whatever is no JSON, nested too deeply included."""
+    try:
+        return json.loads(Path(path).read_bytes())
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def write_sealed(path: str | Path, value: dict) -> None:
+    """``write_json`` with a checksum over the other entries under ``sha256``; ``read_sealed`` checks it."""
+    write_json(path, sealed(value))
+
+
+def sealed(value: dict) -> dict:
+    return {**value, "sha256": _seal(value)}
+
+
+def read_sealed(path: str | Path) -> dict:
+    """What ``write_sealed`` wrote. Raises OSError, or ValueError when it is damaged or was written otherwise."""
+    value = read_json(path)
+    if not isinstance(value, dict) or value.get("sha256") != _seal(value):
+        raise ValueError("its checksum is missing or differs")
+    return {name: entry for name, entry in value.items() if name != "sha256"}
+
+
+def _seal(value: dict) -> str:
+    """SHA-256 of what a reader of the file gets: keys as text, in order."""
+    try:
+        plain = json.loads(json.dumps({k: v for k, v in value.items() if k != "sha256"}))
+        return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def disk_error(path: Path, error: OSError) -> TLGError:
+    """The one line for a file that cannot be written, whatever the system's reason."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return TLGError(f"no space left to write {path}: free some, or set TLG_HOME to another disk", code=5)
-    if error.errno in (
-        errno.EACCES,
-        errno.EPERM,
-        errno.EROFS,
-        errno.ENOTDIR,
-        errno.EEXIST,
-        errno.EISDIR,
-        errno.ENAMETOOLONG,
-    ):
-        return TLGError(f"cannot write {path} ({error.strerror}): choose a writable folder (TLG_HOME)", code=5)
-    return error
+    return TLGError(
+        f"cannot write {path} ({error.strerror or type(error).__name__}): choose a writable folder (TLG_HOME)", code=5
+    )

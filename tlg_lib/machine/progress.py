@@ -11,6 +11,8 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
+from .terminal import plain
+
 T = TypeVar("T")
 
 
@@ -24,7 +26,7 @@ def track(
         yield from items
         return
     if sys.stderr.isatty():
-        yield from tqdm(items, total=total, initial=start, desc=label, unit=unit, leave=False)
+        yield from tqdm(items, total=total, initial=start, desc=plain(label, line=True), unit=unit, leave=False)
         return
     stream = sys.stdout if type(sys.stdout).__module__.startswith("ipykernel") else sys.stderr
     began, next_share = time.perf_counter(), 0.1
@@ -32,5 +34,5 @@ def track(
         yield item
         if total and done / total >= next_share - 1e-9:
             seconds = time.perf_counter() - began
-            print(f"{label}: {done}/{total} {unit}, {seconds:.0f} s", file=stream, flush=True)
+            print(f"{plain(label, line=True)}: {done}/{total} {unit}, {seconds:.0f} s", file=stream, flush=True)
             next_share = (int(10 * done / total) + 1) / 10

@@ -1,7 +1,11 @@
-"""YAML from a user's file: plain values only, no repeats, no aliases (they could expand to gigabytes)."""
+"""YAML from a user's file: plain values only, no repeats, no aliases (they could expand to gigabytes).
+
+Scalars are read as YAML 1.2 says: ``off``, ``no`` and ``2012-01-01`` are text, ``010`` is ten and ``1e-3`` a number.
+"""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import yaml
@@ -25,6 +29,25 @@ class _Loader(yaml.SafeLoader):
                 raise yaml.YAMLError(f"'{name}' stands twice (line {key.start_mark.line + 1})")
             seen.add(name)
         return super().construct_mapping(node, deep)
+
+
+def _whole(loader, node) -> int:
+    return int(loader.construct_scalar(node))
+
+
+_Loader.yaml_implicit_resolvers = {}  # PyYAML's own are those of YAML 1.1
+for _tag, _pattern, _first in (
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    ("int", r"[-+]?[0-9]+", list("-+0123456789")),
+    (
+        "float",
+        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        list("-+.0123456789"),
+    ),
+):
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), _first)
+_Loader.add_constructor("tag:yaml.org,2002:int", _whole)
 
 
 def read_yaml(path: str | Path):

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from ..errors import TLGError
 from ..machine.downloads import sha256_of
-from ..machine.paths import PACKAGE
+from ..machine.paths import PACKAGE, user_path
 
 MINI = PACKAGE / "assets" / "mini_clip"
 MINI_MODEL = "tlg-mini-clip"  # the stem of its open_clip config, under which the factory knows it
@@ -251,7 +251,7 @@ def _official(name: str, weights: str | Path):
     # OpenAI's weights were trained with the QuickGELU activation, whichever config name loads them.
     options = {"force_quick_gelu": True} if tag == "openai" else {}
     if weights:
-        model, origin = _from_file(open_clip, model_name, Path(weights).expanduser(), options)
+        model, origin = _from_file(open_clip, model_name, user_path(weights), options)
     else:
         try:
             model = open_clip.create_model(model_name, pretrained=tag, **options)

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ..errors import TLGError
+from ..machine.paths import user_path
 
 FILES = {"mini": "prompts_pascal.yaml", "pascal": "prompts_pascal.yaml", "coco": "prompts_coco.yaml"}
 ENTRY_KEYS = ("names", "attribute", "background")
@@ -108,7 +109,7 @@ def load_prompts(dataset: str, user_file: str | Path = "") -> Prompts:
     own = Path(__file__).with_name(FILES[dataset])
     merged = _read(own, classes)
     if user_file:
-        theirs = _read(Path(user_file).expanduser(), classes)
+        theirs = _read(user_path(user_file), classes)
         for class_id, entry in theirs["classes"].items():
             merged["classes"][class_id] = {**merged["classes"][class_id], **entry}
         merged.update({k: theirs[k] for k in ("template", "background_list") if k in theirs})

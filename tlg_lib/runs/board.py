@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+from ..machine.terminal import console, plain, shown
 from .jobs import STATES, Worker, last_lines, states
 from .spec import Cell, Spec
 
@@ -15,7 +16,7 @@ class Table:
     def __init__(self):
         from rich.live import Live
 
-        self.live = Live(refresh_per_second=4, transient=False)
+        self.live = Live(refresh_per_second=4, transient=False, console=console())
         self.drawn = 0.0
 
     def __enter__(self):
@@ -37,12 +38,11 @@ class Table:
 def status_table(spec: Spec, folder: Path, running: dict[str, Worker] | None = None, every: bool = False):
     """A rich table of the sweep: running and failed cells (or every one), counts in the title."""
     import rich.table
-    from rich.markup import escape
 
     found = states(spec, folder)
     count = {state: sum(s["state"] == state for s in found.values()) for state in STATES}
     title = f"{spec.name}: " + ", ".join(f"{n} {state}" for state, n in count.items() if n)
-    table = rich.table.Table(title=escape(title), title_justify="left")
+    table = rich.table.Table(title=shown(title), title_justify="left")
     for column in ("cell", "state", "time", "last line"):
         table.add_column(column, no_wrap=column != "last line")
     for name, status in found.items():
@@ -53,8 +53,8 @@ def status_table(spec: Spec, folder: Path, running: dict[str, Worker] | None = N
         seconds = time.monotonic() - worker.began if worker else status.get("seconds")
         error = status.get("error") if state in ("failed", "interrupted") else ""
         line = error or " ".join(last_lines(folder / name, 1))
-        shown = f"{seconds:.0f} s" if isinstance(seconds, (int, float)) else ""
-        table.add_row(escape(name), state, shown, escape(str(line)[:120]))
+        took = f"{seconds:.0f} s" if isinstance(seconds, (int, float)) else ""
+        table.add_row(shown(name), state, took, shown(str(line)[:120]))
     return table
 
 
@@ -63,7 +63,7 @@ def failures(spec: Spec, folder: Path) -> list[str]:
     lines = []
     for name, status in states(spec, folder).items():
         if status["state"] == "failed":
-            lines.append(f"failed: {name}: {status.get('error', '')}")
+            lines.append(plain(f"failed: {name}: {status.get('error', '')}", line=True))
             lines += [f"    {line}" for line in last_lines(folder / name)]
             lines.append(f"    log: {folder / name / 'log.txt'}")
     return lines

@@ -7,7 +7,6 @@ The notebook (sweeps/cell.ipynb) gets the cell's folder as its only parameter an
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import time
@@ -19,7 +18,8 @@ from ..errors import TLGError
 from ..inputs import Inputs
 from ..machine.locks import LOCK_NAME, folder_lock, is_locked
 from ..machine.parallel import end_with
-from .jobs import CELL_LOCK, write_status
+from ..machine.paths import read_json
+from .jobs import CELL_LOCK, inputs_of, write_status
 from .notebooks import execute_notebook
 from .spec import SPECS
 
@@ -48,11 +48,11 @@ def open_cell(folder: str | Path) -> OpenCell:
     """Read ``cell.json``. Raises TLGError, code 3, when it is missing or not ours."""
     folder = Path(folder)
     try:
-        values = json.loads((folder / "cell.json").read_text(encoding="utf-8"))
+        values = read_json(folder / "cell.json")
         return OpenCell(
             str(values["setting"]), config_from_dict(values["config"]), folder.resolve(), bool(values["training_free"])
         )
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise TLGError(
             f"{folder / 'cell.json'} is not a cell of a sweep ({error}): run `tlg sweep` again, it writes the file",
             code=3,
@@ -77,7 +77,7 @@ def run_cell(folder: Path, notebook: str | Path = "") -> int:
     with folder_lock(folder, CELL_LOCK, wait=PATIENCE):
         try:
             write_status(folder, "running", pid=os.getpid())
-            open_cell(folder)
+            config = open_cell(folder).config
             _wait_for_old_kernel(folder)
             _execute(Path(notebook) if notebook else NOTEBOOK, folder)
         except Exception as error:
@@ -85,7 +85,7 @@ def run_cell(folder: Path, notebook: str | Path = "") -> int:
             print(f"error: {text}", flush=True)
             write_status(folder, "failed", error=text, seconds=round(time.time() - began, 1))
             return error.code if isinstance(error, TLGError) else 1
-        write_status(folder, "done", seconds=round(time.time() - began, 1))
+        write_status(folder, "done", seconds=round(time.time() - began, 1), **inputs_of(config))
         return 0
 
 

@@ -20,12 +20,14 @@ from ..machine.paths import atomic
 
 # A line such as "3/72 scored: ..." or "mini data: 120/1200 images, 6 s", where a line of the same count follows.
 PROGRESS = re.compile(r"^.*?\b\d+/(\d+) (\w+)\b.*\n(?=.*?\b\d+/\1 \2\b)", re.MULTILINE)
+ATTRIBUTES = {"*": {"class", "id"}, "a": {"href"}, "td": {"colspan", "rowspan"}, "th": {"colspan", "rowspan"}}
 COLOURS, WIDEST = 128, 1000  # of a picture: palette entries, pixels
 CODE = re.compile(r"(?s)(<pre\b.*?</pre>|<code\b.*?</code>)")
 MATH = re.compile(r"(?s)\$\$(.+?)\$\$|\$([^$\n]+)\$")  # a formula of its own line, or one within a sentence
+MARK = '<link rel="stylesheet" href="pages.css"></head>'  # every page made here has it
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title><link rel="stylesheet" href="pages.css"></head>
+<title>{title}</title>{mark}
 <body><nav>{links}</nav><main>{body}</main></body></html>
 """
 CSS = """body { font: 16px/1.55 system-ui, sans-serif; color: #222; margin: 0; background: #fff; }
@@ -48,30 +50,51 @@ details { background: #f6f6f6; padding: .4rem .8rem; } summary { cursor: pointer
 def build_docs(run: str | Path, out: str | Path) -> list[Path]:
     """Write a page per executed notebook of the run folder, its pictures and a style sheet into ``out``.
 
-    Returns the pages. Raises TLGError when the folder holds no executed notebook, or one with a failed cell.
+    Pages of an earlier call whose notebooks are gone are deleted, with the pictures that only they show; nothing
+    else of ``out`` is touched. Returns the pages. Raises TLGError when the run holds no executed notebook, or one
+    with a failed cell, and where a file that is not ours would be overwritten.
     """
     run, out = Path(run), Path(out)
     books = sorted(run.glob("[0-9][0-9]_*.ipynb"))
     if not books:
         raise TLGError(f"no executed notebooks in {run}: make them with `tlg run mini`", code=3)
-    for old in [*out.glob("[0-9][0-9]_*.html"), *(out / "pictures").glob("*.*g")]:
-        old.unlink()
+    old = [page for page in out.glob("[0-9][0-9]_*.html") if MARK in page.read_text(encoding="utf-8", errors="replace")]
+    for target in (out / "pages.css", *(out / f"{book.stem}.html" for book in books)):
+        if target.exists() and not old or target.suffix == ".html" and target.exists() and target not in old:
+            raise TLGError(f"{target} is no page that was made here: name another folder")
+    shown = set().union(*map(_pictures, old))
     _write(out / "pages.css", CSS)
-    return [_page(book, books, out) for book in books]
+    pages = [_page(book, books, out) for book in books]
+    for page in set(old) - set(pages):
+        page.unlink()
+    for picture in shown - set().union(*map(_pictures, pages)):
+        (out / "pictures" / picture).unlink(missing_ok=True)
+    return pages
+
+
+def _pictures(page: Path) -> set[str]:
+    """Names of the pictures of ours that a page shows."""
+    return set(
+        re.findall(r'src="pictures/([0-9a-f]{12}\.(?:png|svg))"', page.read_text(encoding="utf-8", errors="replace"))
+    )
 
 
 def _page(path: Path, books: list[Path], out: Path) -> Path:
     import nbformat
 
-    book = nbformat.read(path, as_version=4)
+    try:
+        book = nbformat.read(path, as_version=4)
+    except Exception as error:  # nbformat raises many kinds; each means that the file is no notebook
+        raise TLGError(f"{path} is not a readable notebook ({type(error).__name__})", code=3) from None
     parts = [_cell(cell, path, out) for cell in book.cells]
     title = next((c.source.splitlines()[0].lstrip("# ") for c in book.cells if c.cell_type == "markdown"), path.stem)
     links = " ".join(
-        f'<a href="{b.stem}.html"{" aria-current=page" if b == path else ""}>{_short(b)}</a>' for b in books
+        f'<a href="{html.escape(b.stem)}.html"{" aria-current=page" if b == path else ""}>{html.escape(_short(b))}</a>'
+        for b in books
     )
     body = "\n".join(filter(None, parts))
     target = out / f"{path.stem}.html"
-    _write(target, PAGE.format(title=html.escape(title), links=links, body=body))
+    _write(target, PAGE.format(title=html.escape(title), mark=MARK, links=links, body=body))
     return target
 
 
@@ -107,9 +130,16 @@ def _joined(outputs: list) -> list:
 def _markdown(source: str) -> str:
     from nbconvert.filters import markdown2html
 
-    parts = CODE.split(markdown2html(source))
+    parts = CODE.split(_clean(markdown2html(source)))
     text = "".join(part if i % 2 else MATH.sub(_mathml, part) for i, part in enumerate(parts))
     return re.sub(r'href="(\d\d_\w+)\.ipynb', r'href="\1.html', text)
+
+
+def _clean(markup: str) -> str:
+    """Text's and tables' tags only: no script, style, form, frame, handler or foreign address survives."""
+    import nh3
+
+    return nh3.clean(markup, attributes=ATTRIBUTES, url_schemes={"http", "https", "mailto"}, link_rel=None)
 
 
 def _mathml(found: re.Match) -> str:
@@ -145,7 +175,7 @@ def _output(output, path: Path, out: Path) -> str:
     if "text/markdown" in data:
         return _markdown("".join(data["text/markdown"]))
     if "text/html" in data:
-        return re.sub(r"(?s)<style.*?</style>|<script.*?</script>", "", "".join(data["text/html"]))
+        return _clean("".join(data["text/html"]))
     return f"<pre>{html.escape(''.join(data.get('text/plain', '')))}</pre>"
 
 
@@ -155,7 +185,10 @@ def _picture(encoded: str, out: Path) -> str:
 
     raw = base64.b64decode(encoded)
     name = f"{hashlib.sha256(raw).hexdigest()[:12]}.png"
-    image = Image.open(io.BytesIO(raw)).convert("RGB")
+    try:
+        image = Image.open(io.BytesIO(raw)).convert("RGB")
+    except Exception as error:  # Pillow raises many kinds for broken pictures
+        raise TLGError(f"a picture of a notebook cannot be read ({error}): run the notebook again", code=3) from None
     if image.width > WIDEST:
         image = image.resize((WIDEST, round(image.height * WIDEST / image.width)), Image.Resampling.LANCZOS)
     small = image.quantize(COLOURS, dither=Image.Dither.NONE)

@@ -17,12 +17,13 @@ from pathlib import Path
 
 from ..config import Config
 from ..errors import TLGError
-from ..machine.locks import folder_lock, is_locked, owner
+from ..machine.locks import folder_lock, is_locked, living_owner
 from ..machine.parallel import run_jobs
-from ..machine.paths import write_json
+from ..machine.paths import read_json, write_json
 from .spec import Cell, Spec
 
 CELL_LOCK = ".cell.lock"
+SCORING = Path(__file__).with_name("study.py")  # the code of scores beside the core's
 RESTARTS = 3  # of a cell whose process was killed, within one call
 STATES = ("done", "failed", "running", "queued", "interrupted", "pending")
 
@@ -30,9 +31,9 @@ STATES = ("done", "failed", "running", "queued", "interrupted", "pending")
 def read_status(cell: Path) -> dict:
     """The cell's status with a ``state`` of STATES; "interrupted" is a running one whose process is gone."""
     try:
-        status = json.loads((cell / "status.json").read_text(encoding="utf-8"))
+        status = read_json(cell / "status.json")
         state = status["state"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError):
         return {"state": "pending"}
     if state not in STATES:
         return {"state": "pending"}
@@ -71,8 +72,8 @@ def prepare(spec: Spec, folder: Path, threads: int) -> None:
         if path.is_file():
             try:
                 # Sums in another order differ in the last bits: a cell keeps the thread count it began with.
-                wanted["threads"] = int(json.loads(path.read_text(encoding="utf-8"))["threads"])
-            except (ValueError, KeyError, TypeError, OSError):
+                wanted["threads"] = int(read_json(path)["threads"])
+            except (ValueError, KeyError, TypeError, OSError, OverflowError):
                 pass
         write_json(path, wanted)
 
@@ -81,6 +82,30 @@ INPUTS = tuple(
     "dataset data masks fold seed shots backbone backbone_weights image_size eval_episodes extra_episodes "
     "threshold".split()
 )
+
+
+def inputs_of(config: Config) -> dict[str, str]:
+    """What a finished cell was made of beside its settings: data and code, as they are now."""
+    from ..experiment import inputs_digest
+    from ..machine.device import code_digest
+
+    return {"data": inputs_digest(config), "code": code_digest(SCORING)}
+
+
+def recheck(spec: Spec, folder: Path) -> None:
+    """Finished cells of other data or code than those here are no longer done: they run again.
+
+    Where the data are gone, finished cells stay as they are.
+    """
+    now: dict[str, dict] = {}
+    for cell in spec.cells:
+        status = read_status(folder / cell.name)
+        if status["state"] == "done":
+            key = json.dumps([cell.config.dataset, cell.config.data, cell.config.masks, cell.config.fold])
+            here = now.setdefault(key, inputs_of(cell.config))
+            changed = [name for name, value in here.items() if value and status.get(name) != value]
+            if changed:
+                write_status(folder / cell.name, "interrupted", error=f"{' and '.join(changed)} changed since it ran")
 
 
 def states(spec: Spec, folder: Path) -> dict[str, dict]:
@@ -151,6 +176,7 @@ def run_local(
     Raises TLGError, code 4, when another process runs this sweep.
     """
     with folder_lock(folder):
+        recheck(spec, folder)
         cells = to_run(spec, folder, retry=True)
         slots = make_slots(cells, workers)
         threads = max(1, (os.cpu_count() or 1) // len(slots))
@@ -179,7 +205,7 @@ def run_local(
 
 def _start(cell: Cell, slot: Slot, folder: Path, notebook: str) -> Worker:
     path = folder / cell.name
-    threads = str(json.loads((path / "cell.json").read_text(encoding="utf-8"))["threads"])
+    threads = str(read_json(path / "cell.json")["threads"])
     environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "PYTHONUNBUFFERED": "1"}
     if slot.gpu:
         environment["CUDA_VISIBLE_DEVICES"] = slot.gpu
@@ -250,17 +276,16 @@ def stop(folder: Path) -> str:
     """Stop the sweep that runs in ``folder`` from another terminal; returns a line that says what it did."""
     if not is_locked(folder):
         return f"no sweep runs in {folder}"
-    who = owner(folder)
-    import socket
-
-    if who.get("host") != socket.gethostname() or not isinstance(who.get("pid"), int):
-        raise TLGError(f"the sweep in {folder} runs on {who.get('host', 'another machine')}: stop it there", code=4)
-    os.kill(who["pid"], signal.SIGTERM)
+    pid = living_owner(folder)
+    try:
+        os.kill(pid, signal.SIGTERM)
+    except OSError as error:
+        raise TLGError(f"process {pid} cannot be stopped ({error.strerror}): ask its owner", code=4) from None
     for _ in range(200):
         if not is_locked(folder):
-            return f"stopped process {who['pid']}; the same command goes on"
+            return f"stopped process {pid}; the same command goes on"
         time.sleep(0.1)
-    raise TLGError(f"process {who['pid']} got the signal and still runs: look at it, or kill {who['pid']}", code=4)
+    raise TLGError(f"process {pid} got the signal and still runs: look at it, or kill {pid}", code=4)
 
 
 class Lines:

@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import ast
 import difflib
+import math
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..config import NAMES, PRESETS, SUPERVISIONS, VARIANTS, Config, make_config
 from ..errors import TLGError
 from ..inputs import Inputs
-from ..machine.paths import data_home, runs_home
+from ..machine.paths import data_home, runs_home, user_path
+from ..machine.terminal import plain
 
 # The parameters that all notebooks share, with their defaults; "" and "all" leave the choice to the preset.
 PARAMETERS: dict[str, str | int] = {
@@ -128,6 +131,60 @@ class Run:
         display({"image/svg+xml": drawing, "text/plain": alt}, raw=True)
 
 
+def typed(name: str, value, default):
+    """A notebook's parameter, from a shell's text or a YAML's value, in the kind of its default.
+
+    The numbers that all notebooks share may be several, as "0,1". Raises TLGError with one line for another kind.
+    """
+    text = str(value).strip() if isinstance(value, (str, int, float)) and not isinstance(value, bool) else None
+    if text is not None and (len(text) > 1000 or not text.isprintable()):
+        raise TLGError(f"{name}: printable text only, at most 1000 characters")
+    if isinstance(default, bool):
+        words = {
+            "true": True,
+            "on": True,
+            "yes": True,
+            "1": True,
+            "false": False,
+            "off": False,
+            "no": False,
+            "0": False,
+        }
+        found = value if isinstance(value, bool) else words.get((text or "").lower())
+        kind = "true or false"
+    elif isinstance(default, int):
+        whole = re.fullmatch(r"[+-]?[0-9]{1,18}", text or "")
+        several = name in PARAMETERS and re.fullmatch(r"[0-9]{1,10}(\s*,\s*[0-9]{1,10})+|all", text or "")
+        found, kind = int(text) if whole else text if several else None, "a whole number"
+    elif isinstance(default, float):
+        found, kind = _float(text), "a number"
+    elif isinstance(default, str):
+        found, kind = text, "text"
+    else:
+        found = _literal(value, type(default))
+        kind = f"a {type(default).__name__} as Python writes it"
+    if found is None:
+        raise TLGError(f"{name}={plain(str(value), line=True)[:60]}: expected {kind}")
+    return found
+
+
+def _float(text: str | None) -> float | None:
+    try:
+        number = float(text or "")
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _literal(value, kind: type):
+    """Lists and the like, which a shell hands over as text; None when it is none of this kind."""
+    try:
+        found = ast.literal_eval(value) if isinstance(value, str) else value
+    except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):
+        return None
+    return found if isinstance(found, kind) else None
+
+
 def setup(
     preset: str = "mini",
     fold="all",
@@ -145,6 +202,10 @@ def setup(
 
     Raises TLGError with one line for an unknown preset, parameter or value, before any work.
     """
+    given = (preset, fold, seed, variant, supervision, backbone, shots, data, settings, out)
+    preset, fold, seed, variant, supervision, backbone, shots, data, settings, out = map(
+        typed, PARAMETERS, given, PARAMETERS.values()
+    )
     if os.environ.get("TLG_SMOKE") == "1" and preset == "mini":
         preset = "smoke"
     if preset not in PRESETS:
@@ -154,7 +215,7 @@ def setup(
     if backbone:
         overrides["backbone"] = backbone
     if data:
-        overrides["data"] = str(Path(data).expanduser().resolve())
+        overrides["data"] = str(user_path(data, follow=True))
     elif preset == "smoke":
         overrides.setdefault("data", str(data_home() / "mini-smoke"))
     folds, seeds = _numbers("fold", fold, tuple(range(4))), _numbers("seed", seed, (0,))
@@ -163,7 +224,7 @@ def setup(
         raise TLGError(f"shots={shots}: give one number; 1-shot is always scored beside it")
     base = make_config(preset, **overrides, fold=folds[0], seed=seeds[0], shots=many[0]).replace(shots=1)
     rows = _rows(base, variant, supervision)
-    folder = Path(out).expanduser().resolve() if out else runs_home() / preset
+    folder = user_path(out, follow=True) if out else runs_home() / preset
     from .study import row_config
 
     configs = [row_config(base, row, f, s) for row in rows for f in folds for s in seeds]  # checked now, all

@@ -21,9 +21,12 @@ from pathlib import Path
 
 from ..config import NAMES, PRESETS
 from ..errors import TLGError
+from ..machine.device import code_digest
 from ..machine.locks import folder_lock
-from ..machine.paths import PACKAGE, atomic, notebooks_home, runs_home
+from ..machine.paths import atomic, notebooks_home, read_json, runs_home, user_path
 from ..machine.safe_yaml import read_yaml
+from ..machine.terminal import bare, plain
+from .notebook import PARAMETERS, setup, typed
 
 LOCK_NAME = ".run.lock"
 CELL_FAILED = 1  # exit code: a notebook stopped at a cell
@@ -83,17 +86,20 @@ def read_preset(name: str) -> dict:
     return values
 
 
-def merge_parameters(preset: dict, given: dict, settings: dict, known: set[str]) -> dict:
+def merge_parameters(preset: dict, given: dict, settings: dict, known: dict) -> dict:
     """The preset's parameters, then the named ones, then ``--set`` pairs, which may be either kind of name.
 
-    Raises TLGError for a name that is neither a notebook parameter nor a field of the config.
+    known: the notebooks' parameters with their defaults, which say of what kind each is. Raises TLGError for a
+    name that is neither a notebook parameter nor a field of the config, and for a value of another kind.
     """
     merged = {**preset, **given}
     extra = [str(merged["settings"])] if merged.get("settings") else []
     for name, value in settings.items():
         if name in known:
-            merged[name] = _literal(value)
+            merged[name] = value
         elif name in NAMES:
+            if ";" in value:
+                raise TLGError(f"--set {name}: ';' separates settings and cannot stand in a value")
             extra.append(f"{name}={value}")
         else:
             close = difflib.get_close_matches(name, sorted(known | set(NAMES)), n=1)
@@ -106,14 +112,7 @@ def merge_parameters(preset: dict, given: dict, settings: dict, known: set[str])
             raise TLGError(f"unknown parameter '{name}': the notebooks know {', '.join(sorted(known))}")
     if extra:
         merged["settings"] = "; ".join(extra)
-    return merged
-
-
-def _literal(text):
-    try:
-        return ast.literal_eval(text) if isinstance(text, str) else text
-    except (SyntaxError, ValueError):
-        return text
+    return {name: typed(name, value, known[name]) for name, value in merged.items()}
 
 
 def run_notebooks(
@@ -132,28 +131,31 @@ def run_notebooks(
     executed copy stays, and the line names notebook, cell and error).
     """
     notebooks = notebooks if notebooks is not None else find_notebooks()
-    known = {name for notebook in notebooks for name in notebook.parameters}
+    known = {name: default for notebook in notebooks for name, default in notebook.parameters.items()}
     parameters = merge_parameters(read_preset(preset), given or {}, settings or {}, known)
-    folder = Path(out).expanduser().resolve() if out else runs_home() / preset
+    out = out or parameters.get("out", "")
+    folder = user_path(out, follow=True) if out else runs_home() / preset
     parameters["out"] = str(folder)
+    asked = None
     if check:
-        from .notebook import PARAMETERS, setup
-
         asked = setup(**{name: value for name, value in parameters.items() if name in PARAMETERS}, quiet=True)
         _check_data(asked.config)
-    library = _library_digest()
+    library = code_digest(everything=True)
     with folder_lock(folder, name=LOCK_NAME):
         _say(f"{preset}: {len(notebooks)} notebooks into {folder}")
         began = time.perf_counter()
         for count, notebook in enumerate(notebooks, 1):
             mine = {name: value for name, value in parameters.items() if name in notebook.parameters}
-            stamp = {"source": _digest(notebook.path), "library": library, "parameters": mine}
+            stamp = {"source": _digest(notebook.path), "library": library, "parameters": mine, "data": _data(asked)}
             copy = folder / notebook.path.name
             head = f"[{count}/{len(notebooks)}] {notebook.name}"
+            began_one = time.perf_counter()
             if _is_complete(copy, stamp):
                 _say(f"{head}: done before, skipped")
             else:
-                _execute(notebook, copy, mine, stamp, head)
+                _execute(notebook, copy, mine, head)
+                _sign(copy, {**stamp, "data": _data(asked)}, began_one)  # a first run has made its data meanwhile
+                _say(f"{head}: {time.perf_counter() - began_one:.0f} s")
         _say(f"all notebooks done in {time.perf_counter() - began:.0f} s")
     return folder
 
@@ -167,12 +169,18 @@ def _check_data(config) -> None:
         open_folder(str(data_root(config)), config.dataset, config.masks)
 
 
-def _execute(notebook: Notebook, copy: Path, parameters: dict, stamp: dict, head: str) -> None:
-    """One notebook; the executed copy is stamped only when every cell has run."""
+def _data(asked) -> str:
+    """What the data of a run's folds are; "" for notebooks without a config, and where there are none yet."""
+    from ..experiment import inputs_digest
+
+    return "+".join(inputs_digest(asked.config.replace(fold=fold)) for fold in asked.folds) if asked else ""
+
+
+def _execute(notebook: Notebook, copy: Path, parameters: dict, head: str) -> None:
+    """One notebook. Raises TLGError, code 1, naming the cell that failed."""
     from papermill.exceptions import PapermillExecutionError
 
     terminal = _Terminal(head)
-    began = time.perf_counter()
     try:
         _papermill(notebook, copy, parameters, terminal)
     except PapermillExecutionError as error:
@@ -185,10 +193,13 @@ def _execute(notebook: Notebook, copy: Path, parameters: dict, stamp: dict, head
             code=CELL_FAILED,
         ) from None
     terminal.clear()
+
+
+def _sign(copy: Path, stamp: dict, began: float) -> None:
+    """The executed copy is stamped only when every cell has run."""
     executed = _read(copy)
     executed.metadata["tlg"] = {**stamp, "seconds": round(time.perf_counter() - began, 1)}
     _write(copy, executed)
-    _say(f"{head}: {time.perf_counter() - began:.0f} s")
 
 
 def _papermill(notebook: Notebook, copy: Path, parameters: dict, terminal: _Terminal) -> None:
@@ -227,21 +238,22 @@ class _Terminal:
         if cells[index].cell_type == "markdown" and source.lstrip().startswith("#"):
             self.heading = source.lstrip().splitlines()[0].lstrip("# ").strip()
         if self.live:
-            print(f"\r\x1b[K{self.head}  cell {index + 1}/{len(cells)}  {self.heading[:50]}", end="", flush=True)
+            line = plain(f"{self.head}  cell {index + 1}/{len(cells)}  {self.heading[:50]}", line=True)
+            print(f"\r\x1b[K{line}", end="", flush=True, file=bare())
 
     def write(self, text: str) -> None:
         """Receives the standard output of cells; whole lines are passed on, indented."""
         *lines, self.rest = (self.rest + text).split("\n")
         self.clear()
         for line in lines:
-            print(f"    {line}", flush=True)
+            print(f"    {plain(line)}", flush=True)
 
     def flush(self) -> None:
         """papermill asks for it; every line is already flushed."""
 
     def clear(self) -> None:
         if self.live:
-            print("\r\x1b[K", end="", flush=True)
+            print("\r\x1b[K", end="", flush=True, file=bare())
 
 
 def _say(line: str) -> None:
@@ -267,7 +279,7 @@ def _write(path: Path, notebook) -> None:
 def _is_complete(copy: Path, stamp: dict) -> bool:
     """Whether the executed copy was finished from the same source, library and parameters."""
     try:
-        saved = json.loads(copy.read_text(encoding="utf-8"))["metadata"]["tlg"]
+        saved = read_json(copy)["metadata"]["tlg"]
         return {name: saved[name] for name in stamp} == stamp
     except (OSError, ValueError, KeyError, TypeError):
         return False
@@ -277,13 +289,6 @@ def _digest(path: Path) -> str:
     """Of what a notebook says (cell types and sources), so that stored outputs do not matter."""
     cells = [[cell.cell_type, cell.source] for cell in _read(path).cells]
     return hashlib.sha256(json.dumps(cells).encode()).hexdigest()[:16]
-
-
-def _library_digest() -> str:
-    running = hashlib.sha256()
-    for path in sorted(PACKAGE.rglob("*.py")):
-        running.update(path.relative_to(PACKAGE).as_posix().encode() + b"\0" + path.read_bytes())
-    return running.hexdigest()[:16]
 
 
 START_TIMEOUT = 300  # seconds: a first import from a network drive is slow
@@ -302,19 +307,24 @@ def execute_notebook(source: Path, copy: Path, parameters: dict, *, cwd: Path, s
     logging.getLogger("papermill").setLevel(logging.ERROR)
     with _own_sockets() as config:
         papermill.execute_notebook(
-            str(source),
-            str(copy),
+            _literal_path(source),
+            _literal_path(copy),
             parameters=parameters,
             kernel_name="python3",
             progress_bar=False,
             stdout_file=stdout,
-            cwd=str(cwd),
+            cwd=_literal_path(cwd),
             start_timeout=START_TIMEOUT,
             iopub_timeout=OUTPUT_TIMEOUT,
             extra_arguments=["--log-level=40"],  # the kernel's own warnings are about its sockets
             config=config,
             **more,
         )
+
+
+def _literal_path(path: Path) -> str:
+    """papermill fills parameters into the braces of a path; doubled they stand for themselves."""
+    return str(path).replace("{", "{{").replace("}", "}}")
 
 
 @contextmanager

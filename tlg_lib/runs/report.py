@@ -64,7 +64,7 @@ def write_report(folder: str | Path) -> Path:
     """
     folder = Path(folder)
     results = load_results(folder / "results.json")
-    figures = {path.stem: _figure(path) for path in sorted((folder / "figures").glob("*.png"))}
+    figures = {path.stem: _figure(path) for path in sorted((folder / "figures").glob("*.png")) if _is_picture(path)}
     present = {name: [n for n in names if n in figures] for name, (_, _, names) in PICTURES.items()}
     present["task"] = present["task"][:1]  # of the fully trained network where there is one, else of notebook 00's
     headings = {name: heading or PICTURES[name][0] for name, heading in HEADINGS.items()}
@@ -145,6 +145,19 @@ def _chips(results: dict) -> list[str]:
         f"pseudo masks by CLIP {results['masks_by']}" if results["masks_by"] else "surrogate masks, made elsewhere",
         f"commit {results['commit']}",
     ]
+
+
+def _is_picture(path: Path) -> bool:
+    """Whether the file is a whole picture; a broken one is left out, and the terminal says so."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as picture:
+            picture.load()
+        return True
+    except Exception as error:  # Pillow raises many kinds for broken pictures
+        print(f"left out of the report: {path} is no whole picture ({type(error).__name__})")
+        return False
 
 
 def _figure(path: Path) -> dict:

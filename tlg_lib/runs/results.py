@@ -16,11 +16,18 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from ..errors import TLGError
-from ..machine.paths import write_json
+from ..machine.paths import read_json, sealed, write_sealed
 from .records import FUSION, MASK, PROTOTYPE, half_width, mean_over_folds, per_class, records_frame, score_of
 
 SCHEMA = 1
-TIMES = ("seconds", "device", "versions", "commit", "figures_sha256")  # keys that may differ between equal runs
+TIMES = (
+    "seconds",
+    "device",
+    "versions",
+    "commit",
+    "figures_sha256",
+    "sha256",
+)  # keys that may differ between equal runs
 
 # Settings that results.json tells.
 OF_CONFIG = "preset dataset backbone backbone_weights clip steps batch threshold variant supervision".split()
@@ -72,7 +79,8 @@ def gather(folder: str | Path) -> pd.DataFrame:
                 "digest": r["figures_sha256"][:8],
             }
         )
-    return pd.DataFrame(lines).set_index("run").round({"mIoU": 1, "best epoch": 1})
+    columns = "run preset folds seeds episodes mIoU commit digest".split() if not lines else None
+    return pd.DataFrame(lines, columns=columns).set_index("run").round({"mIoU": 1, "best epoch": 1})
 
 
 def collect(run, records: list[dict], trained: list[dict], parameters: dict[str, int]) -> dict:
@@ -117,10 +125,11 @@ def collect(run, records: list[dict], trained: list[dict], parameters: dict[str,
     results["masks_by"] = made_by(experiment.data.masks)
     results["seconds"] = {"training": round(sum(s["seconds"] for s in trained), 1)}
     results["device"] = f"{stamp.pop('device')}, {stamp.pop('cores')} cores"
-    results["commit"] = stamp.pop("commit")
+    stamp.pop("commit")
+    results["commit"] = ", ".join(sorted({summary["commit"] for summary in trained}))  # of the code that trained
     results["versions"] = stamp
-    write_json(run.folder / "results.json", results)
-    return results
+    write_sealed(run.folder / "results.json", results)
+    return sealed(results)
 
 
 def _rows(frame: pd.DataFrame) -> list[dict]:
@@ -165,13 +174,15 @@ def load_results(path: str | Path) -> dict:
     """A results.json of this schema; raises TLGError naming the file and what is wrong with it."""
     path = Path(path)
     try:
-        results = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        results = read_json(path)
+    except (OSError, ValueError) as error:
         raise TLGError(
             f"cannot read {path} ({error}): make it again with `tlg run`, it keeps what is finished", code=3
         ) from None
     if not isinstance(results, dict) or results.get("schema") != SCHEMA:
         raise TLGError(f"{path} is not a results.json of this version (schema {SCHEMA})", code=3)
+    if sealed(results) != results:
+        raise TLGError(f"{path} was changed after it was written (checksum): make it again with `tlg run`", code=3)
     try:
         _RESULTS.model_validate(results)
     except ValidationError as error:

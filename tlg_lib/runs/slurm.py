@@ -8,6 +8,7 @@ submitit pickles our function's name and the cell's path for its own jobs; no su
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -17,10 +18,10 @@ from pathlib import Path
 
 from ..errors import TLGError
 from ..machine.locks import folder_lock, is_locked
-from .jobs import CELL_LOCK, prepare, read_status, states, to_run, write_status
+from .jobs import CELL_LOCK, prepare, read_status, recheck, states, to_run, write_status
 from .spec import Spec
 
-# Our names -> submitit's. Others are handed on as they are (partition, account, qos, constraint, ...).
+# Our names -> submitit's; the others of spec.SLURM are handed on as they are.
 OWN = {"time_min": "time", "mem_gb": "mem", "max_requeues": None}
 DEFAULTS = {
     "time": 720,
@@ -90,6 +91,7 @@ def submit(spec: Spec, folder: Path, *, retry: bool = False, notebook: str = "",
             f"no `{missing[0]}` here: --slurm works on a SLURM login node; leave it out to run locally", code=3
         )
     with folder_lock(folder):
+        recheck(spec, folder)
         refresh(spec, folder)
         cells = to_run(spec, folder, retry)
         threads = int({**DEFAULTS, **spec.slurm, **(options or {})}["cpus_per_task"])
@@ -130,7 +132,7 @@ def refresh(spec: Spec, folder: Path) -> None:
     queued = {name: s for name, s in states(spec, folder).items() if s["state"] == "queued"}
     if not queued or shutil.which("squeue") is None:
         return
-    alive = _known_jobs({str(s.get("job", "")).split("_")[0] for s in queued.values()})
+    alive = _known_jobs({n for s in queued.values() if (n := str(s.get("job", "")).split("_")[0]).isdecimal()})
     for name, status in queued.items():
         if str(status.get("job", "")) not in alive and read_status(folder / name)["state"] == "queued":
             write_status(folder / name, "interrupted", error=f"job {status.get('job')} is gone from the queue")
@@ -138,7 +140,7 @@ def refresh(spec: Spec, folder: Path) -> None:
 
 def _known_jobs(numbers: set[str]) -> set[str]:
     """Ids of array tasks ("12_3") and jobs ("12") that squeue lists; --array writes one task per line."""
-    command = ["squeue", "--noheader", "--array", "--format=%i", "--jobs", ",".join(sorted(n for n in numbers if n))]
+    command = ["squeue", "--noheader", "--array", "--format=%i", "--jobs", ",".join(sorted(numbers)) or "0"]
     try:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=60)
     except (OSError, subprocess.SubprocessError) as error:
@@ -148,9 +150,8 @@ def _known_jobs(numbers: set[str]) -> set[str]:
 
 def cancel(spec: Spec, folder: Path) -> int:
     """scancel every queued or running job of the sweep; returns how many."""
-    jobs = sorted(
-        {str(s["job"]) for s in states(spec, folder).values() if s["state"] in ("queued", "running") and s.get("job")}
-    )
+    found = [s for s in states(spec, folder).values() if s["state"] in ("queued", "running")]
+    jobs = sorted({str(s.get("job")) for s in found if re.fullmatch(r"\d+(_\d+)?", str(s.get("job")))})
     if jobs and shutil.which("scancel"):
         subprocess.run(["scancel", *jobs], check=False, timeout=60)
     return len(jobs)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ..config import NAMES, PRESETS, Config, make_config
 from ..errors import TLGError
-from ..machine.paths import runs_home
+from ..machine.paths import runs_home, user_path
 from ..machine.safe_yaml import read_yaml
 
 SPECS = Path(__file__).with_name("sweeps")
@@ -204,17 +204,22 @@ def _pairs(value, settings: tuple[str, ...], where: str) -> tuple[tuple[str, str
     return tuple(pairs)
 
 
+_NUMBERS = "time_min mem_gb max_requeues signal_delay_s array_parallelism nodes cpus_per_task gpus_per_node".split()
+_NAMES = "partition account qos constraint gres exclude reservation".split()
+SLURM = {**dict.fromkeys(_NUMBERS, int), **dict.fromkeys(_NAMES, str)}  # what a spec may ask of the cluster
+
+
 def _slurm(value, where: str) -> dict:
-    """Options of sbatch by submitit's names; plain values only."""
+    """Options of sbatch by submitit's names: those of SLURM, and values that name things, never a command."""
     options = _mapping(value, f"{where}: slurm")
     for key, item in options.items():
-        _plain(item, f"{where}: slurm: {key}")
-        if not re.fullmatch(r"[a-z_]{1,40}", key):
-            raise TLGError(f"{where}: slurm: '{_short(key)}' is not an option's name")
-    for key in ("time_min", "signal_delay_s", "max_requeues"):
-        number = options.get(key, 1)
-        if isinstance(number, bool) or not isinstance(number, int) or number < 0:
-            raise TLGError(f"{where}: slurm: {key}={_short(number)}: expected a whole number")
+        if key not in SLURM:
+            raise TLGError(f"{where}: slurm: '{_short(key)}' cannot be set here: the options are {', '.join(SLURM)}")
+        if SLURM[key] is int:
+            if type(item) is not int or not 0 <= item <= 10**6:
+                raise TLGError(f"{where}: slurm: {key}={_short(item)}: expected a whole number")
+        elif not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.,:=&|*()\[\]-]{0,99}", str(item)):
+            raise TLGError(f"{where}: slurm: {key}={_short(item)}: letters, digits and .,:=&|*()[]_- only")
     return options
 
 
@@ -240,4 +245,4 @@ def _short(value) -> str:
 
 
 def sweep_folder(spec: Spec, out: str | Path = "") -> Path:
-    return Path(out).expanduser() if out else runs_home() / "sweeps" / spec.name
+    return user_path(out) if out else runs_home() / "sweeps" / spec.name

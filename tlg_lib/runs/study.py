@@ -7,15 +7,17 @@ small tensors is faster than several threads for one. Records are long-form, one
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ..config import Config, config_from_dict
+from ..errors import TLGError
 from ..inputs import Inputs
-from ..machine.paths import write_json
-from .jobs import default_workers, run_study_jobs
+from ..machine.device import code_digest
+from ..machine.downloads import sha256_of
+from ..machine.paths import read_sealed, write_sealed
+from .jobs import SCORING, default_workers, run_study_jobs
 
 TRAINING_FREE = "training-free"
 BASE_EPISODES = 200  # base-class episodes on which a threshold is chosen
@@ -90,7 +92,7 @@ class Study:
             for row, fold, seed in self._cells()
         ]
         self._prepare(progress)
-        known = [_finished_training(*arguments, self.inputs) for _, _, arguments in jobs]
+        known = [finished_job(*arguments, self.inputs) for _, _, arguments in jobs]
         return run_study_jobs(in_workers(jobs), workers or default_workers(self.config), "trained", progress, known)
 
     def evaluate(self, workers: int = 0, progress: bool = True) -> list[dict]:
@@ -181,7 +183,7 @@ def evaluate_trained(
     return scorer.finish()
 
 
-def _finished_training(config: dict, folder: str, inputs: Inputs) -> dict | None:
+def finished_job(config: dict, folder: str, inputs: Inputs) -> dict | None:
     """The summary of a finished training, found without a process of its own."""
     from ..train import finished_training
 
@@ -207,8 +209,11 @@ def _finished_free(config: dict, folder: str, shots: tuple[int, ...], inputs: In
 
 def _best_step(folder: str | Path) -> int:
     """The step after which the test classes scored best; 0 where epochs were not scored (epoch_episodes=0)."""
-    summary = json.loads((Path(folder) / "trained.json").read_text(encoding="utf-8"))
-    return summary["best"].get("test", {}).get("step", 0)
+    try:
+        best = read_sealed(Path(folder) / "trained.json")["best"]
+    except (OSError, ValueError, KeyError) as error:
+        raise TLGError(f"{folder} holds no finished training ({error}): `tlg train` goes on with it", code=3) from None
+    return best.get("test", {}).get("step", 0)
 
 
 def evaluate_training_free(
@@ -242,13 +247,14 @@ class _Scorer:
         self.experiment = inputs.open(config)
         self.make = self.experiment.batches(config)
         self.stamp = {"config": config.to_dict(), "data": self.experiment.digest(config)}
+        self.stamp |= {"code": code_digest(SCORING), "weights": _weights(self.folder)}
         self.records: list[dict] = []
         self.thresholds: dict[bool, float] = {}
 
     @property
     def finished(self) -> list[dict] | None:
         try:
-            saved = json.loads((self.folder / "records.json").read_text(encoding="utf-8"))
+            saved = read_sealed(self.folder / "records.json")
             return saved["records"] if saved["stamp"] == self.stamp else None
         except (OSError, ValueError, KeyError, TypeError):
             return None
@@ -322,5 +328,11 @@ class _Scorer:
         self.records += [{**record, "epoch": epoch} for record in same]
 
     def finish(self) -> list[dict]:
-        write_json(self.folder / "records.json", {"stamp": self.stamp, "records": self.records})
+        write_sealed(self.folder / "records.json", {"stamp": self.stamp, "records": self.records})
         return self.records
+
+
+def _weights(folder: Path) -> dict[str, str]:
+    """SHA-256 of the files of weights in a job's folder: none for the rows without training."""
+    names = ("checkpoint.safetensors", "best_test.safetensors")
+    return {name: sha256_of(folder / name) for name in names if (folder / name).is_file()}

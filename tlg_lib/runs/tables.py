@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import math
 from pathlib import Path
 
@@ -17,7 +16,8 @@ import pandas as pd
 
 from ..episodes import load_episodes
 from ..errors import TLGError
-from ..machine.paths import atomic
+from ..machine.paths import atomic, read_sealed
+from ..machine.terminal import shown
 from .jobs import read_status
 from .records import FOLDS, mean_interval, seed_means
 from .spec import Spec
@@ -80,12 +80,12 @@ def _records(cell: Path) -> list[dict]:
     found: list[dict] = []
     for path in sorted(cell.rglob("records.json")):
         try:
-            records = json.loads(path.read_text(encoding="utf-8"))["records"]
+            records = read_sealed(path)["records"]
             for record in records:
                 float(record["miou"]), float(record["fb_iou"]), dict(record["per_class"]), record["label"]
                 [record[k] for k in RECORD]
             found += records
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise TLGError(
                 f"{path} is no list of scores ({type(error).__name__}: {error}): delete the folder "
                 f"{cell} and run the sweep again",
@@ -162,9 +162,9 @@ def _compare_cells(pairs: list[tuple[Path, Path, int]], shots: int) -> Compariso
     for first, second, fold in pairs:
         counts = [Counts.load(path / "training" / f"counts-{shots}shot.npz") for path in (first, second)]
         episodes = [load_episodes(path / f"episodes-{shots}shot.json") for path in (first, second)]
-        if episodes[0] != episodes[1]:
+        if episodes[0] != episodes[1] or _data(first) != _data(second):
             raise TLGError(
-                f"{first.name} and {second.name} were scored on different episodes ({shots}-shot): a "
+                f"{first.name} and {second.name} were scored on different episodes or data ({shots}-shot): a "
                 "paired comparison needs the same data, shots, seed and eval_episodes",
                 code=3,
             )
@@ -182,6 +182,14 @@ def _compare_cells(pairs: list[tuple[Path, Path, int]], shots: int) -> Compariso
             column.append(np.asarray(values))
     joined = [np.concatenate(column) for column in columns]
     return paired_bootstrap(*joined[:5], groups=joined[5], resamples=RESAMPLES)
+
+
+def _data(cell: Path) -> str:
+    """What the data of a cell's scores were."""
+    try:
+        return str(read_sealed(cell / "training" / "records.json")["stamp"]["data"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise TLGError(f"{cell} does not say on which data it was scored ({error}): run the sweep again", 3) from None
 
 
 def write_results(spec: Spec, folder: Path) -> list[Path]:
@@ -313,7 +321,6 @@ def difference_plot(compared: list[dict], title: str):
 def summary_table(summary: list[dict]):
     """A rich table of the main figures: mIoU of the last epoch at the fixed threshold."""
     import rich.table
-    from rich.markup import escape
 
     table = rich.table.Table(
         title="mIoU, last epoch, threshold fixed (mean over folds only where all four are there)", title_justify="left"
@@ -324,6 +331,6 @@ def summary_table(summary: list[dict]):
         if _is_main(row):
             interval = f"{row['low']:.2f} .. {row['high']:.2f}" if row["count"] > 1 else "one seed"
             table.add_row(
-                escape(row["method"]), str(row["shots"]), row["folds"], row["seeds"], f"{row['mean']:.2f}", interval
+                shown(row["method"]), str(row["shots"]), row["folds"], row["seeds"], f"{row['mean']:.2f}", interval
             )
     return table
