@@ -193,7 +193,7 @@ def _(folder):
 @fault("a folder that cannot be written")
 def _(folder):
     data = voc(folder)
-    with replaced(tempfile, "mkstemp", raising(errno.EROFS)):
+    with replaced(os, "open", raising(errno.EROFS)):
         return refused(train, data, folder / "run")
 
 
@@ -740,6 +740,83 @@ def _(folder):
     (folder / "s.yaml").write_text("preset: smoke\ngrid: {fold: [0, 1]}\n")
     with replaced(os, "environ", {**os.environ, "PATH": str(folder)}):
         return command("sweep", folder / "s.yaml", "--out", folder / "out", "--slurm")
+
+
+# --- locks, doors, what is on disk already
+
+
+@fault("the lock file is a link (not followed)")
+def _(folder):
+    from tlg_lib.machine.locks import folder_lock
+
+    (folder / "run").mkdir()
+    (folder / "precious").write_text("mine")
+    (folder / "run" / ".lock").symlink_to(folder / "precious")
+    outcome = refused(folder_lock(folder / "run").__enter__)
+    assert (folder / "precious").read_text() == "mine"
+    return outcome
+
+
+@fault("`tlg sweep --stop` where the lock names another process")
+def _(folder):
+    import socket
+
+    from tlg_lib.machine.locks import living_owner
+
+    (folder / ".lock").write_text(json.dumps({"pid": os.getppid(), "begun": 1.0, "host": socket.gethostname()}))
+    return refused(living_owner, folder)
+
+
+@fault("the library's code changes while a process runs")
+def _(folder):
+    from tlg_lib.machine import device
+
+    path = device.PACKAGE / "losses.py"
+    with replaced(device, "_LOADED", {**device._LOADED, path: 0}):
+        outcome = refused(device.code_digest)
+    return Outcome(outcome.message.replace(str(device.PACKAGE), "LIBRARY"), outcome.code)
+
+
+@fault("results.json with a figure changed by hand")
+def _(folder):
+    from tlg_lib.machine.paths import write_sealed
+    from tlg_lib.runs.results import load_results
+
+    write_sealed(folder / "results.json", {"schema": 1, "miou": 41.5})
+    (folder / "results.json").write_text((folder / "results.json").read_text().replace("41.5", "99.5"))
+    return refused(load_results, folder / "results.json")
+
+
+@fault("a sweep file that asks SLURM for a command")
+def _(folder):
+    (folder / "s.yaml").write_text("preset: smoke\ngrid: {fold: [0]}\nslurm: {srun_args: [bash, -c, id]}\n")
+    return command("sweep", folder / "s.yaml")
+
+
+@fault("a path of a user that is not there")
+def _(folder):
+    from tlg_lib.machine.paths import user_path
+
+    return refused(user_path, "~nosuchuser/data")
+
+
+@fault("a setting with control characters")
+def _(folder):
+    return command("train", "mini", "--set", "data=a\x1b[2Jb")
+
+
+@fault("pages written over somebody's own")
+def _(folder):
+    import nbformat
+
+    from tlg_lib.runs.docs import build_docs
+
+    nbformat.write(nbformat.v4.new_notebook(), folder / "00_a.ipynb")
+    (folder / "site").mkdir()
+    (folder / "site" / "00_a.html").write_text("<h1>mine</h1>")
+    outcome = refused(build_docs, folder, folder / "site")
+    assert os.listdir(folder / "site") == ["00_a.html"]
+    return outcome
 
 
 # --- helpers

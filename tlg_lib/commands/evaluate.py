@@ -75,8 +75,7 @@ def _table(records: list[dict]) -> str:
         epoch = "wrong" if r["control"] else SHORT.get(r["epoch"], r["epoch"])
         threshold = f"{r['threshold']:.2f} {'base' if r['threshold_from'] == 'base classes' else r['threshold_from']}"
         agreement = "" if r["agreement"] is None else f"{r['agreement']:.1f}"
-        lines.append(
-            f"{r['label']:{width}}  {r['shots']:5}  {epoch:8}  {threshold:10}  {r['miou']:5.1f}{'*' if r.get('remarks') else ' '} {r['fb_iou']:6.1f}  "
-            f"{agreement:>5}"
-        )
+        mark = "*" if r.get("remarks") else " "
+        scores = f"{r['miou']:5.1f}{mark} {r['fb_iou']:6.1f}  {agreement:>5}"
+        lines.append(f"{r['label']:{width}}  {r['shots']:5}  {epoch:8}  {threshold:10}  {scores}")
     return "\n".join([*lines, "wrong: the support shows another class; best*: the epoch chosen by test classes"])

@@ -49,7 +49,6 @@ METHODS = {
 STYLE = {
     "text.parse_math": False,  # names of files and settings may hold dollar signs
     "font.family": "DejaVu Sans",
-    "text.parse_math": False,  # names of images and settings may hold any signs
     "font.size": 10,
     "axes.titlesize": 11,
     "axes.titleweight": "bold",
