@@ -112,10 +112,11 @@ def network_to_look_at(run):
     from ..machine.locks import folder_lock
     from ..train import load_trained, train
     from .notebook import open_data
+    from .study import finished_job
 
     open_data(run)
     folder = run.job_folder()
-    if (folder / "trained.json").is_file():
+    if finished_job(run.config.to_dict(), str(folder), run.inputs) is not None:
         words = f"the network of notebook 06 ({run.rows[0].label})"
     else:
         config = brief(run)
