@@ -102,7 +102,7 @@ def merge_parameters(preset: dict, given: dict, settings: dict, known: dict) -> 
                 raise TLGError(f"--set {name}: ';' separates settings and cannot stand in a value")
             extra.append(f"{name}={value}")
         else:
-            close = difflib.get_close_matches(name, sorted(known | set(NAMES)), n=1)
+            close = difflib.get_close_matches(name, sorted({*known, *NAMES}), n=1)
             raise TLGError(
                 f"unknown parameter '{name}'"
                 + (f": did you mean '{close[0]}'?" if close else f": the names are {', '.join(sorted(known))}")
