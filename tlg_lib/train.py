@@ -144,7 +144,7 @@ def _train(fabric, config: Config, folder: Path, experiment: Experiment, progres
         "data": digest,
         "code": about["code"],
         "commit": about["commit"],
-        "weights": sha256_of(path) if fabric.is_global_zero else "",
+        "weights": sha256_of(path) if path.is_file() else "",  # none after 0 steps
         "config": config.to_dict(),
         "seconds": about["seconds"],
     }

@@ -313,7 +313,7 @@ def execute_notebook(source: Path, copy: Path, parameters: dict, *, cwd: Path, s
             kernel_name="python3",
             progress_bar=False,
             stdout_file=stdout,
-            cwd=_literal_path(cwd),
+            cwd=str(cwd),
             start_timeout=START_TIMEOUT,
             iopub_timeout=OUTPUT_TIMEOUT,
             extra_arguments=["--log-level=40"],  # the kernel's own warnings are about its sockets
@@ -323,7 +323,7 @@ def execute_notebook(source: Path, copy: Path, parameters: dict, *, cwd: Path, s
 
 
 def _literal_path(path: Path) -> str:
-    """papermill fills parameters into the braces of a path; doubled they stand for themselves."""
+    """papermill fills parameters into the braces of its two files' paths; doubled they stand for themselves."""
     return str(path).replace("{", "{{").replace("}", "}}")
 
 
