@@ -193,7 +193,12 @@ def _(folder):
 @fault("a folder that cannot be written")
 def _(folder):
     data = voc(folder)
-    with replaced(os, "open", raising(errno.EROFS)):
+    real = os.open
+
+    def read_only(path, flags, *more, **named):
+        return raising(errno.EROFS)() if flags & os.O_CREAT else real(path, flags, *more, **named)
+
+    with replaced(os, "open", read_only):
         return refused(train, data, folder / "run")
 
 
