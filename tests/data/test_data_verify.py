@@ -97,7 +97,7 @@ def test_command_prints_remedies_and_fails(folder, capsys):
     with pytest.raises(SystemExit) as end:
         main(["data", "verify", str(folder)])
     said = capsys.readouterr()
-    assert end.value.code == 3 and said.err.startswith("error: 2 problems in")
+    assert end.value.code == 3 and said.err.splitlines()[-1].startswith("error: 2 problems in")
     assert "save it as 8-bit" in said.out and "restore the file from the source" in said.out
 
 

@@ -62,7 +62,7 @@ def test_ladder_end_to_end(tiny_voc, tmp_path, own_home, monkeypatch, seeds):
         steps=2,
     )
     rows = {r.name.removeprefix("up-").lstrip("0123456789-"): r for r in ladder_rows(config)}
-    few = [rows[name] for name in ("released", "fusion", "off-use_ht")]
+    few = [rows[name] for name in ("released", "vote", "off-use_ht")]
     some = [r.name for r in few]
     monkeypatch.setattr(ladder, "ladder_rows", lambda config: tuple(few))
     table = run_ladder(tmp_path / "ladder", config, folds=(0, 3), seeds=seeds, workers=1)

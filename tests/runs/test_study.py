@@ -52,8 +52,9 @@ def test_study_end_to_end(tiny_voc, tmp_path, own_home):
     records = study.evaluate(workers=2, progress=False)
     assert [t["step"] for t in trained] == [3] * 4
 
-    # a: 1-shot, 2-shot, wrong support, best epoch; b: 1-shot; six training-free rows: 1- and 2-shot; two thresholds.
-    assert len(records) == 2 * 2 * (4 + 1 + 6 * 2)
+    # a: 1-shot, 2-shot, wrong support, best epoch, its network alone; b: 1-shot; six training-free
+    # rows: 1- and 2-shot; two thresholds.
+    assert len(records) == 2 * 2 * (5 + 1 + 6 * 2)
     assert {r["episodes"] for r in records} == {6}
     mask = [r for r in records if r["row"] == "query pseudo mask"]
     assert all(r["agreement"] in (None, 100.0) for r in mask)

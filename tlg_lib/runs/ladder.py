@@ -85,9 +85,11 @@ def run_ladder(
 
     folder = Path(folder)
     config = config.replace(epoch_episodes=0)  # the last epoch is scored; nobody looks at curves of hundreds of runs
-    study = Study(folder, config, folds, seeds, ladder_rows(config), shots=(1,))
+    rungs = ladder_rows(config)
+    study = Study(folder, config, folds, seeds, rungs, shots=(1,))
     study.train(workers)
-    table = ladder_table([r for r in study.evaluate(workers) if r["epoch"] == "last"])
+    names = {rung.name for rung in rungs}  # a network alone, before the vote, is no rung
+    table = ladder_table([r for r in study.evaluate(workers) if r["epoch"] == "last" and r["row"] in names])
     with atomic(folder / "ladder.csv", "w") as file:
         table.to_csv(file, index=False)
     rows = table.astype(object).where(table.notna(), None).to_dict("records")  # one seed has no interval: null
