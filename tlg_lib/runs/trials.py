@@ -29,7 +29,8 @@ ROWS = (
 
 
 def brief(run, **changes) -> Config:
-    """The config of a short training: half the preset's steps (at most LONGEST) and batch, a fifth of its episodes.
+    """The config of a short training: a quarter of the preset's steps (at most LONGEST), half its batch, a fifth of
+    its episodes.
 
     run: notebook.Run; a smoke run keeps its few steps. changes: settings, as in Config.replace.
     """
@@ -38,7 +39,7 @@ def brief(run, **changes) -> Config:
         {}
         if run.smoke
         else {
-            "steps": min(config.steps // 2, LONGEST),
+            "steps": min(config.steps // 4, LONGEST),
             "batch": max(1, config.batch // 2),
             "eval_episodes": max(1, config.eval_episodes // 5),
         }
