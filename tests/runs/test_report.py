@@ -166,8 +166,9 @@ def figure(folder, name, alt):
     )
 
 
-def test_report_is_self_contained_escaped_and_complete(tmp_path):
-    nasty = '<script>alert("1")</script>'
+@pytest.mark.parametrize("nasty", ['<script>alert("1")</script>', '"><img src=x onerror=alert(1)>'])
+def test_report_is_self_contained_escaped_and_complete(tmp_path, nasty):
+    """Markup in names, settings and notes stays text, in attributes too: a broken-out image would be fetched."""
     results(tmp_path, commit=nasty, versions={nasty: "&<>'\""}, device=nasty)
     figure(tmp_path, "00-task", f"the task {nasty}")
     figure(tmp_path, "99-other", "one more")
