@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -11,14 +10,14 @@ from . import options as o
 
 
 def command(
-    preset: Annotated[str, typer.Argument(help="mini, smoke, pascal-lite, pascal or coco")] = "mini",
+    preset: o.Preset = "mini",
     tries: Annotated[
         list[str] | None, typer.Option("--try", help="a setting to compare, as key=value,key=value; repeatable")
     ] = None,
-    folds: Annotated[str, typer.Option(help="test folds, whose classes nobody sees, as 0,1,2,3")] = "0,1,2,3",
-    seeds: Annotated[str, typer.Option(help="seeds, as 0,1,2")] = "0",
-    out: Annotated[Path | None, typer.Option(help="folder of the comparison")] = None,
-    workers: Annotated[int, typer.Option(help="processes side by side; 0 = one per core")] = 0,
+    folds: o.Folds = "0,1,2,3",
+    seeds: o.Seeds = "0",
+    out: o.Out = None,
+    workers: o.Workers = 0,
     supervision: o.Supervision = None,
     backbone: o.Backbone = None,
     data: o.Data = None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -19,6 +20,11 @@ Variant = Annotated[str | None, typer.Option(help="extended, corrected, released
 Supervision = Annotated[str | None, typer.Option(help="pixel or image")]
 Backbone = Annotated[str | None, typer.Option(help="efficientnet_lite0, resnet50 or vgg16")]
 Json = Annotated[bool, typer.Option("--json", help="print the figures as JSON and nothing else")]
+Preset = Annotated[str, typer.Argument(help="mini, smoke, pascal-lite, pascal or coco")]
+Folds = Annotated[str, typer.Option("--fold", "--folds", help="test folds, as 0,1,2,3")]
+Seeds = Annotated[str, typer.Option("--seed", "--seeds", help="seeds, as 0,1,2; an interval needs at least two")]
+Out = Annotated[Path | None, typer.Option(help="folder of tables and figures")]
+Workers = Annotated[int, typer.Option(help="processes side by side; 0 = one per core")]
 Data = Annotated[str | None, typer.Option(help="dataset folder in VOC layout")]
 
 
