@@ -212,6 +212,31 @@ def test_a_palette_with_vocs_colours_at_other_numbers_is_refused(tmp_path):
     assert images.read_mask(tmp_path / "ramp.png").tolist() == [[0, 64, 128, 192]]
 
 
+def test_swapped_palette_entries_are_refused_and_so_is_black_at_another_number_than_0(tmp_path):
+    values = np.repeat(np.array([0, 6, 7], np.uint8), 4).reshape(3, 4)
+    swapped = images.voc_palette()
+    swapped[[6, 7]] = swapped[[7, 6]]
+    negative = np.zeros((256, 3), np.uint8)
+    negative[0] = 255
+    compact = images.voc_palette()
+    compact[6] = compact[7]  # VOC's grey of class 7
+    cases = (("swapped", swapped, "number 6"), ("negative", negative, "black"), ("compact", compact, "number 6"))
+    for name, palette, word in cases:
+        image = Image.fromarray(values)
+        image.putpalette(palette.tobytes())
+        image.save(tmp_path / f"{name}.png")
+        with pytest.raises(TLGError, match=f"{name}.png: .*{word}"):
+            images.read_mask(tmp_path / f"{name}.png")
+
+
+def test_a_mask_that_exif_turns_is_refused(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    Image.fromarray(np.eye(6, dtype=np.uint8)).save(tmp_path / "m.png", exif=exif)
+    with pytest.raises(TLGError, match="m.png: a mask with an EXIF orientation"):
+        images.read_mask(tmp_path / "m.png")
+
+
 def test_pictures_that_would_fill_the_memory_are_refused_by_their_header(tmp_path):
     Image.new("1", (12000, 12000)).save(tmp_path / "bomb.png")  # 144 million pixels in a few kB
     assert (tmp_path / "bomb.png").stat().st_size < 100_000

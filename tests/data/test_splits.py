@@ -105,7 +105,7 @@ def test_folder_that_cannot_be_written(tmp_path, monkeypatch, capsys):
     def refuse(*_args, **_named):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(splits.tempfile, "mkdtemp", refuse)
+    monkeypatch.setattr(splits.Path, "mkdir", refuse)
     assert build_splits(root, "pascal")["trn"][0] and not (root / "splits").exists()
     assert "not kept: cannot write" in capsys.readouterr().out
 

@@ -1,6 +1,7 @@
 """Inside views and widgets on a tiny dataset: numbers against other ways to compute them, controls by their values."""
 
 import hashlib
+from dataclasses import replace
 
 import ipywidgets
 import numpy as np
@@ -232,6 +233,14 @@ def test_transport_explorer_follows_token_and_slider(scene):
     assert explorer.tokens.data != before[0] and "goes in the query image" in explorer.plan.alt
 
 
+@pytest.mark.parametrize("reg", [0.001, 0.0315, 50.0, 100.0])
+def test_a_setting_beyond_a_sliders_usual_end_is_the_sliders_value(scene, reg):
+    """ipywidgets would take the end in its place and show another setting's plan as if it were this one's."""
+    explorer = widgets.TransportExplorer(replace(scene, config=scene.config.replace(transport_reg=reg)))
+    assert explorer.reg.value == pytest.approx(reg, rel=1e-12)
+    assert explorer.reg.base**explorer.reg.min <= reg <= explorer.reg.base**explorer.reg.max
+
+
 def test_text_editor_applies_words_shows_errors_and_puts_back(scene):
     editor = widgets.TextPriorEditor(scene, WordClip(), load_prompts("mini"))
     original, first = editor.name.value, editor.query_map.data
@@ -271,6 +280,18 @@ def test_mask_explorer_equals_the_generator(scene):
     expected = MaskMaker(clip, prompts, wanted).one(scene.query, (class_id,)).mask(class_id)
     assert f"IoU {inside.iou(expected == 1, scene.truth):.1f}" in explorer.mask.caption
     assert np.array_equal(workshop.stages(wanted).mask(class_id), expected)
+
+
+def test_a_recipe_beyond_the_sliders_usual_ends_is_what_the_explorer_shows(scene):
+    from tlg_lib.masks.generate import MaskMaker
+
+    recipe = MaskRecipe(affinity="none", refine="none", alpha=20.0, unsure=0.83)
+    class_id = scene.episode.class_id
+    workshop = inside.MaskWorkshop(
+        MaskMaker(MapClip(), load_prompts("mini"), recipe), scene.query, (class_id,), class_id
+    )
+    explorer = widgets.MaskExplorer({"one": (workshop, scene.truth)}, recipe)
+    assert (explorer.alpha.value, explorer.unsure.value) == (20.0, 0.83)
 
 
 def test_any_error_is_shown_in_the_widget_and_nowhere_else(scene, monkeypatch, capsys):

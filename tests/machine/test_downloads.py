@@ -57,6 +57,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         else:
             self.send_response(200)
         self.send_header("ETag", server.etag)
+        if "encoding" in faults:
+            self.send_header("Content-Encoding", faults["encoding"])
         if faults.get("length", True):
             self.send_header("Content-Length", str(len(body) - start))
         self.end_headers()
@@ -135,6 +137,28 @@ def test_file_that_changed_on_the_server_is_not_mixed(server, tmp_path, careless
     server.faults["careless"] = careless
     server.body, server.etag = BODY[:0:-1], '"two"'
     assert download(server.url, tmp_path / "f.bin", **FAST).read_bytes() == BODY[:0:-1]
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_packed_answer_is_refused_and_never_appended(server, tmp_path, at_once):
+    """Nobody asked for gzip: its length and ranges are not the file's. What came before stays as it was."""
+    if not at_once:
+        server.faults["cuts"] = [1_000_000] * 5
+        with pytest.raises(TLGError, match="broke off"):
+            download(server.url, tmp_path / "f.bin", attempts=1, **FAST)
+        server.faults.clear()
+    server.faults["encoding"] = "gzip"
+    with pytest.raises(TLGError, match="packs the file .'gzip'.*--from") as caught:
+        download(server.url, tmp_path / "f.bin", sha256=SHA, **FAST)
+    assert caught.value.code == 3 and not (tmp_path / "f.bin").exists()
+    server.faults.pop("encoding")
+    assert download(server.url, tmp_path / "f.bin", sha256=SHA, **FAST).read_bytes() == BODY
+
+
+def test_a_weak_etag_is_no_proof_and_the_whole_file_comes_again(server, tmp_path):
+    server.etag, server.faults["cuts"] = 'W/"one"', [1_000_000]
+    assert download(server.url, tmp_path / "f.bin", sha256=SHA, **FAST).read_bytes() == BODY
+    assert [r for _, r in server.seen] == [None, None]
 
 
 def test_wrong_checksum_leaves_nothing(server, tmp_path):

@@ -121,8 +121,34 @@ def test_what_is_no_mask_of_one_object_is_refused_in_one_line(scene, given, name
 
 def test_a_file_that_is_no_picture_is_named(scene, tmp_path):
     (tmp_path / "mask.png").write_bytes(b"\x89PNG\r\n\x1a\nbroken")
-    with pytest.raises(TLGError, match="mask.png is not a readable picture"):
+    with pytest.raises(TLGError, match="mask.png: the mask is broken"):
         drawn_mask(scene[0], tmp_path / "mask.png")
+
+
+def test_a_mask_of_millions_of_pixels_is_refused_by_its_header(scene, tmp_path):
+    Image.new("1", (12000, 12000)).save(tmp_path / "mask.png")  # 20 kB
+    with pytest.raises(TLGError, match="12000 x 12000 pixels, more than 64 million"):
+        drawn_mask(scene[0], tmp_path / "mask.png")
+
+
+def test_a_palette_whose_black_is_not_0_is_read_by_its_colours(scene, tmp_path):
+    image, disc = scene
+    drawn = Image.fromarray((~disc).astype(np.uint8), "P")  # 0 is the object, painted white; 1 is black
+    drawn.putpalette([255, 255, 255, 0, 0, 0])
+    drawn.save(tmp_path / "mask.png")
+    np.testing.assert_array_equal(drawn_mask(image, tmp_path / "mask.png"), disc)
+
+
+@pytest.mark.parametrize("orientation", [2, 3, 4])
+def test_a_mask_that_was_painted_over_a_turned_photograph_is_turned_with_it(scene, tmp_path, orientation):
+    image, disc = scene
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    back = {2: lambda m: m[:, ::-1], 3: lambda m: m[::-1, ::-1], 4: lambda m: m[::-1]}[orientation]
+    moved = np.roll(disc, (9, 20), (0, 1))  # no longer symmetric
+    stored = Image.fromarray(np.ascontiguousarray(back(255 * moved.astype(np.uint8))))
+    stored.save(tmp_path / "mask.jpg", quality=98, exif=exif)
+    assert overlap(drawn_mask(image, tmp_path / "mask.jpg"), moved) > 0.97
 
 
 def test_names_of_files_are_no_shapes():

@@ -82,6 +82,23 @@ def test_there_and_back_again(tmp_path, capsys):
     assert all(torch.equal(again[k], state[k]) for k in state)
 
 
+@pytest.mark.parametrize("back", [False, True])
+def test_neither_the_source_nor_any_other_file_is_written_over(tmp_path, capsys, back):
+    source = tmp_path / "net.safetensors"
+    source.write_bytes(b"precious")
+    (tmp_path / "link.pt").symlink_to(source)
+    os.link(source, tmp_path / "second.pt")
+    (tmp_path / "mine.safetensors").write_bytes(b"mine")
+    (tmp_path / "other-backbone.safetensors").write_bytes(b"mine")
+    outs = ["net.safetensors", "link.pt", "second.pt", "mine.safetensors"] + ["other.safetensors"] * (not back)
+    for out in outs:
+        with pytest.raises(SystemExit) as done:
+            main(["convert-release", str(source), "--out", str(tmp_path / out)] + ["--back"] * back)
+        assert done.value.code == 2 and "would be overwritten: name another file" in capsys.readouterr().err
+    assert source.read_bytes() == b"precious" and (tmp_path / "mine.safetensors").read_bytes() == b"mine"
+    assert (tmp_path / "link.pt").is_symlink() and len(list(tmp_path.iterdir())) == 5
+
+
 def test_unknown_missing_and_misshapen_keys_are_listed_by_name(tmp_path):
     state = release_state(with_backbone=True)
     del state["module.final_cat.bias"], state["module.backbone.layer2.0.conv1.weight"]

@@ -81,6 +81,27 @@ def test_interval_over_seeds_is_students_t():
     assert half_widths(fold_table(records_frame(records()))) == {}
 
 
+def test_what_a_score_must_say_stands_in_the_results_beside_it_and_in_the_report(tmp_path):
+    odd = records()
+    for entry in odd:
+        if entry["row"] == "extended-pixel" and not entry["control"] and entry["epoch"] == "last":
+            entry["remarks"] = "2 of 5 classes" if entry["fold"] == 1 else "predicts background everywhere; a <b>"
+        else:
+            entry["remarks"] = ""
+    frame = records_frame(odd)
+    said = ["fold 1: 2 of 5 classes", "folds 0, 2, 3: a <b>", "folds 0, 2, 3: predicts background everywhere"]
+    rows = _rows(frame)
+    assert {r["key"]: r["remarks"] for r in rows if r["epoch"] == "last"} == {
+        "extended-pixel": said,
+        "wrong-support": [],
+    }
+    write_sealed(tmp_path / "results.json", {**results(tmp_path), "rows": rows})
+    page = write_report(tmp_path).read_text()
+    assert "2 of 5 classes" in verdict(load_results(tmp_path / "results.json"))
+    assert page.count("fold 1: 2 of 5 classes") == 2 and "51.5*" in page and "50.0*" in page and "a &lt;b&gt;" in page
+    assert "54.5*" not in page, "the best epoch has no remark of its own"
+
+
 def test_per_class_takes_each_class_from_its_fold():
     found = per_class(records_frame(records()), "extended-pixel")
     assert found == {f"{n}{f}": 50.0 + f + i for f in range(4) for i, n in enumerate(("cat", "dog"))}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -25,8 +26,9 @@ def command(
         checkpoint.with_name(checkpoint.stem + "-release.pt") if back else checkpoint.with_suffix(".safetensors")
     )
     written = [target] if back else [target, *(checkpoints_release.beside(target, k) for k in ("backbone", "unused"))]
-    if any(path.exists() and checkpoint.exists() and path.samefile(checkpoint) for path in written):
-        raise TLGError(f"{checkpoint} would be overwritten: name another file with --out")
+    for path in written:
+        if os.path.lexists(path):
+            raise TLGError(f"{path} is there already and would be overwritten: name another file with --out")
     if back:
         number = checkpoints_release.convert_back(checkpoint, target)
         print(f"wrote {target}: {number} keys in the authors' names")

@@ -77,7 +77,8 @@ def verify(
         f"without a mask: {len(found.missing)}; masks that show nothing: {len(found.empty)}; "
         f"unsure pixels: {100 * found.unsure:.1f}%"
     )
-    _print_scores({"masks": found.miou})
+    if found.usable:  # a mean over faulty or empty masks would be taken for theirs
+        _print_scores({"masks": found.miou})
     if report:
         write_json(report, found.to_dict())
     if not found.usable:

@@ -25,7 +25,7 @@ def read_image(path: str | Path) -> np.ndarray:
     Grey, palette and CMYK images are converted, 16- and 32-bit greys scaled by the range found; transparency is laid
     over white. Raises TLGError (code 3) naming a missing, empty, truncated, huge or foreign file.
     """
-    image = _load(path, "image")
+    image = open_picture(path, "image")
     bits = _bits(image, path)
     if orientation_of(image) != 1:
         image = ImageOps.exif_transpose(image)
@@ -49,9 +49,9 @@ def read_mask(path: str | Path) -> np.ndarray:
     """A label map as uint8 [H, W]: the stored numbers, never the colours of a palette.
 
     Takes palette and 8-bit (or narrower) grey images. Raises TLGError (code 3) naming a broken file, a 16-bit
-    file, one saved in colour, a lossy JPEG, or a palette that shows VOC's colours at other numbers.
+    file, one saved in colour or turned by EXIF, a lossy JPEG, or a palette that shows VOC's colours at other numbers.
     """
-    image = _load(path, "mask")
+    image = open_picture(path, "mask")
     if image.format in ("JPEG", "MPO"):
         raise TLGError(f"{path}: a mask saved as JPEG has invented values: save it as PNG", code=3)
     if image.mode.startswith(("I", "F")):
@@ -62,6 +62,8 @@ def read_mask(path: str | Path) -> np.ndarray:
         raise TLGError(
             f"{path}: a mask in colour ({image.mode}): save class numbers as 8-bit grey or palette PNG", code=3
         )
+    if orientation_of(image) != 1:
+        raise TLGError(f"{path}: a mask with an EXIF orientation: save it upright, without", code=3)
     values = np.array(image, dtype=np.uint8)  # [H, W]; mode "1" becomes 0 and 1
     if image.mode == "P":
         _check_palette(image, values, path)
@@ -79,16 +81,30 @@ def _check_palette(image: Image.Image, values: np.ndarray, path: str | Path) -> 
     shared = min(len(palette), 81)
     if (palette[:shared] == voc[:shared]).all():
         return
+    if black_elsewhere(image):
+        raise TLGError(
+            f"{path}: the palette paints 0 and leaves another number black, so it was renumbered: save class numbers "
+            "as 8-bit grey PNG, 0 = background",
+            code=3,
+        )
     colour = {tuple(voc[v]): int(v) for v in (*known, 255)}
     for number in np.flatnonzero(np.bincount(values.ravel(), minlength=256)):
         shown = tuple(palette[number]) if number < len(palette) else ()
         meant = colour.get(shown, int(number))
-        if meant != number and len(set(shown)) > 1:  # greys: a ramp of the numbers themselves has some of VOC's
+        # A grey ramp of the numbers themselves has some of VOC's greys; what was never painted is black.
+        if meant not in (0, number) and shown != (number,) * 3:
             raise TLGError(
                 f"{path}: number {number} is painted in VOC's colour of {meant}, so the palette was renumbered or is "
                 "one of your own: save class numbers as 8-bit grey PNG",
                 code=3,
             )
+
+
+def black_elsewhere(image: Image.Image) -> bool:
+    """Whether a palette picture shows black at a number that it uses, and another colour at 0."""
+    palette = np.array(image.getpalette("RGB"), np.uint8).reshape(-1, 3)
+    used = [v for v in np.unique(np.asarray(image)) if 0 < v < len(palette)]
+    return bool(len(palette) and palette[0].any() and any(not palette[v].any() for v in used))
 
 
 def write_mask(path: str | Path, mask: np.ndarray, palette: bool = True) -> None:
@@ -194,7 +210,8 @@ def mask_size(path: str | Path) -> tuple[int, int]:
         return mask.size[1], mask.size[0]
 
 
-def _load(path: str | Path, what: str) -> Image.Image:
+def open_picture(path: str | Path, what: str) -> Image.Image:
+    """A decoded picture of one of the formats that are read, of at most MAX_PIXELS. Raises TLGError (code 3)."""
     with _opened(path, what) as image:
         try:
             image.load()

@@ -10,8 +10,8 @@ import hashlib
 import json
 import os
 import re
+import secrets
 import shutil
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -111,11 +111,11 @@ def write_splits(root: str | Path, splits: Splits, about: dict) -> Path:
     root = Path(root)
     final = root / "splits"
     try:
-        staging = Path(tempfile.mkdtemp(prefix=".splits.", suffix=".part", dir=root))
+        staging = root / f".splits.{secrets.token_hex(4)}.part"
+        staging.mkdir()  # with the rights that the umask leaves, as tempfile would not
     except OSError as error:
         raise TLGError(f"cannot write {final} ({error.strerror}): choose a writable folder", code=5) from None
     try:
-        os.chmod(staging, 0o755)
         for split in SPLITS:
             for fold in range(FOLDS):
                 with atomic(staging / split / f"fold{fold}.txt", "w") as file:

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
-from ..data.images import resize_image, resize_mask
+from ..data.images import black_elsewhere, open_picture, orientation_of, resize_image, resize_mask
 from ..errors import TLGError
+from ..machine.paths import user_path
 
 CUT_SIDE = 640  # pixels; GrabCut works on larger images shrunk to this longer side
 ROUNDS = 5  # of GrabCut; its energy hardly falls after that
@@ -150,20 +151,24 @@ def _connected(found: np.ndarray, points: list, scale: float) -> np.ndarray:
 
 
 def _open(path: str | Path, where: str) -> Image.Image:
-    try:
-        image = Image.open(Path(path).expanduser())
-        image.load()
-        return image
-    except FileNotFoundError:
-        raise TLGError(f"{where}: no such file: {HOW}", code=3) from None
-    except Exception as error:  # Pillow's decoders raise many kinds on broken bytes
-        raise TLGError(f"{where} is not a readable picture ({type(error).__name__}): {HOW}", code=3) from None
+    """The picture, upright: a mask painted over a photograph keeps its EXIF orientation."""
+    path = user_path(path)
+    if not path.is_file():
+        raise TLGError(f"{where}: no such file: {HOW}", code=3)
+    image = open_picture(path, "mask")
+    form = image.format  # told by the file, lost by turning
+    if orientation_of(image) != 1:
+        image = ImageOps.exif_transpose(image)
+        image.format = form
+    return image
 
 
 def _values(image: Image.Image) -> np.ndarray:
-    """Stored numbers of a palette or grey picture, else its colours."""
-    if image.format == "JPEG" or image.mode in ("CMYK", "YCbCr", "LAB", "HSV"):
+    """Stored numbers of a palette or grey picture, else its colours; also of a palette that paints 0 and not black."""
+    if image.format in ("JPEG", "MPO") or image.mode in ("CMYK", "YCbCr", "LAB", "HSV"):
         image = image.convert("L")
+    if image.mode == "P" and black_elsewhere(image):
+        image = image.convert("RGB")
     if image.mode == "LA" or (image.mode == "P" and "transparency" in image.info):
         image = image.convert("RGBA")
     return np.asarray(image)

@@ -78,6 +78,16 @@ def half_width(rows: pd.DataFrame, score: str = "miou") -> float:
     return mean_interval(values).half_width if len(values) else math.nan
 
 
+def remarks_of(rows: pd.DataFrame) -> list[str]:
+    """What must stand beside a mean of these records, as "folds 0, 1: predicts background everywhere"."""
+    found: dict[str, set[int]] = {}
+    for fold, said in zip(rows.fold, rows.get("remarks", [])):
+        for remark in filter(None, str(said).split("; ")):
+            found.setdefault(remark, set()).add(int(fold))
+    places = {remark: ", ".join(map(str, sorted(folds))) for remark, folds in found.items()}
+    return sorted(f"fold{'s' if ',' in folds else ''} {folds}: {remark}" for remark, folds in places.items())
+
+
 MASK, PROTOTYPE, FUSION, WRONG = "mask", "prototype", "fusion", "wrong-support"
 
 

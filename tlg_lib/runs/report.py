@@ -110,11 +110,12 @@ def find_row(
 def verdict(results: dict) -> str:
     """One sentence: the main score and what it must be compared with."""
     main = find_row(results, results["main_row"])
+    but = f" But {'; '.join(main['remarks'])}." if main and main.get("remarks") else ""
     if main is None or main["miou"] is None:
         folds = ", ".join(f"fold {f}: {score:.1f}" for f, score in (main["folds"] if main else {}).items())
         return (
             f"{method_name(results['main_row'])}, mIoU on classes it never saw (1-shot): {folds or 'not scored'}. "
-            "A mean over folds needs all four, so no mean is given."
+            f"A mean over folds needs all four, so no mean is given.{but}"
         )
     against = []
     for key, words in (
@@ -130,6 +131,7 @@ def verdict(results: dict) -> str:
         f"{method_name(results['main_row'])}: {main['miou']:.1f}{_spread(main['half_width_95'])} mIoU on classes it "
         f"never saw (1-shot, mean of the four folds, {results['episodes']} episodes each)"
         + (f", against {', '.join(against)}." if against else ".")
+        + but
     )
 
 
@@ -180,9 +182,12 @@ def _table(results: dict, shots: int) -> list[dict]:
             continue
         best = find_row(results, key, shots, epoch="best by test classes") if row["epoch"] == "last" else None
         chosen = find_row(results, key, shots, threshold_from="base classes")
-        scores = {name: entry["miou"] if entry else None for name, entry in (("best", best), ("chosen", chosen))}
+        entries = {"last": row, "best": best, "chosen": chosen}
+        scores = {name: entries[name]["miou"] if entries[name] else None for name in ("best", "chosen")}
         agreement = row["agreement_with_mask"] if key != MASK else None
         about = {"row": row, "name": method_name(key), "colour": method_colour(key), "agreement": agreement}
+        about["marks"] = {name: bool(e and e.get("remarks")) for name, e in entries.items()}
+        about["remarks"] = list(dict.fromkeys(r for e in entries.values() if e for r in e.get("remarks", ())))
         lines.append({**about, **scores})
     return lines
 

@@ -17,7 +17,17 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from ..errors import TLGError
 from ..machine.paths import read_json, sealed, write_sealed
-from .records import FUSION, MASK, PROTOTYPE, half_width, mean_over_folds, per_class, records_frame, score_of
+from .records import (
+    FUSION,
+    MASK,
+    PROTOTYPE,
+    half_width,
+    mean_over_folds,
+    per_class,
+    records_frame,
+    remarks_of,
+    score_of,
+)
 
 SCHEMA = 1
 TIMES = (
@@ -97,7 +107,8 @@ def collect(run, records: list[dict], trained: list[dict], parameters: dict[str,
     experiment = run.inputs.open(config)
     both = experiment.both_splits
     stamp = environment()
-    last = score_of(frame, main)
+    last, rows = score_of(frame, main), _rows(frame)
+    of_last = [r["remarks"] for r in rows if (r["key"], r["shots"], r["epoch"]) == (main, 1, "last")]
     chosen_on = "test classes, as is usual in this field: too good by the difference"
     results = {
         "schema": SCHEMA,
@@ -108,6 +119,7 @@ def collect(run, records: list[dict], trained: list[dict], parameters: dict[str,
         "test_rows": min(len(experiment.data.test_rows(f, both(config.replace(fold=f)))) for f in run.folds),
         "main_row": main,
         "miou": last,
+        "remarks": of_last[0] if of_last else [],
         "fb_iou": score_of(frame, main, score="fb_iou"),
         "per_class": per_class(frame, main),
         "last_epoch": {"miou": last},
@@ -116,7 +128,7 @@ def collect(run, records: list[dict], trained: list[dict], parameters: dict[str,
             key: {f"{k}_shot": score_of(frame, key, shots=k) for k in run.shots}
             for key in (MASK, PROTOTYPE, FUSION, "base-fusion", "hsnet-pixel", "released-pixel")
         },
-        "rows": _rows(frame),
+        "rows": rows,
         "parameters": parameters,
         "training": [_training(summary) for summary in trained],
         "smoke": run.smoke,
@@ -153,6 +165,7 @@ def _rows(frame: pd.DataFrame) -> list[dict]:
                 "fb_iou": _known(mean_over_folds(group.groupby("fold").fb_iou.mean())),
                 "half_width_95": _known(half_width(group)),
                 "agreement_with_mask": _known(group.agreement.astype(float).mean()),
+                "remarks": remarks_of(group),
             }
         )
     return found
@@ -193,9 +206,13 @@ def load_results(path: str | Path) -> dict:
     return results
 
 
-def _form(*kinds: tuple[str, Any]) -> type[BaseModel]:
-    """A model with the named fields of each kind, taken strictly: no text for a number, no bool for an int."""
+def _form(*kinds: tuple[str, Any], **lists: Any) -> type[BaseModel]:
+    """A model with the named fields of each kind, taken strictly: no text for a number, no bool for an int.
+
+    lists: fields that files of earlier versions lack.
+    """
     fields = {name: (kind, ...) for names, kind in kinds for name in names.split()}
+    fields |= {name: (kind, []) for name, kind in lists.items()}
     return create_model("Form", __config__=ConfigDict(strict=True), **fields)
 
 
@@ -205,6 +222,7 @@ _ROW = _form(
     ("miou fb_iou half_width_95 agreement_with_mask", _NUMBER | None),
     ("shots", _NUMBER),
     ("folds", dict[str, _NUMBER]),
+    remarks=list[str],
 )
 # What a file must hold to be shown: it may be anybody's.
 _RESULTS = _form(

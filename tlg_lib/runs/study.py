@@ -17,7 +17,9 @@ from ..inputs import Inputs
 from ..machine.device import code_digest
 from ..machine.downloads import sha256_of
 from ..machine.paths import read_sealed, write_sealed
+from ..machine.terminal import plain
 from .jobs import SCORING, default_workers, run_study_jobs
+from .records import remarks_of
 
 TRAINING_FREE = "training-free"
 BASE_EPISODES = 200  # base-class episodes on which a threshold is chosen
@@ -128,12 +130,25 @@ class Study:
         self._prepare(progress)
         known = [_FINISHED[function](*arguments, self.inputs) for _, function, arguments in jobs]
         results = run_study_jobs(in_workers(jobs), workers or default_workers(self.config), "scored", progress, known)
-        return [record for records in results for record in records]
+        found = [record for records in results for record in records]
+        if progress:
+            _tell_remarks(found)
+        return found
 
     def _prepare(self, progress: bool) -> None:
         """Make data, masks and the feature cache once, before several processes would want them."""
         for fold in self.folds:
             self.inputs.open(self.config.replace(fold=fold), progress)
+
+
+def _tell_remarks(records: list[dict]) -> None:
+    """Once each: what must be known of a row's figures before they are compared."""
+    import pandas as pd
+
+    frame = pd.DataFrame(records)
+    for label, rows in frame.groupby("label", sort=False):
+        for remark in remarks_of(rows):
+            print(f"note: {plain(label, line=True)}, {remark}")
 
 
 _WORKER = Inputs()  # of a worker process: it opens its own, once for all the jobs that it is given

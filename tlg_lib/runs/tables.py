@@ -19,16 +19,17 @@ from ..errors import TLGError
 from ..machine.paths import atomic, read_sealed
 from ..machine.terminal import shown
 from .jobs import read_status
-from .records import FOLDS, mean_interval, seed_means
+from .records import FOLDS, mean_interval, remarks_of, seed_means
 from .spec import Spec
 from .statistics import Comparison, paired_bootstrap
 
 LONG = tuple(
     "method preset dataset backbone variant supervision query_mask steps fold seed shots control epoch threshold "
-    "threshold_from metric class value".split()
+    "threshold_from metric class value remarks".split()
 )
+KEY = LONG[:-2]
 GROUP = ("method", "shots", "control", "epoch", "threshold_from", "metric")
-SUMMARY = (*GROUP, "folds", "seeds", "mean", "low", "high", "count")
+SUMMARY = (*GROUP, "folds", "seeds", "mean", "low", "high", "count", "remarks")
 COMPARED = tuple("a b shots folds seeds miou_a miou_b difference low high p_value episodes units".split())
 RECORD = ("fold", "seed", "shots", "control", "epoch", "threshold", "threshold_from")  # taken over as they are
 RESAMPLES = 5000
@@ -64,13 +65,13 @@ def collect(spec: Spec, folder: Path) -> list[dict]:
                 figures.append(("agreement", "", record["agreement"]))
             for metric, name, value in figures:
                 row = {**common, "metric": metric, "class": name, "value": round(float(value), 6)}
-                rows[tuple(str(row[k]) for k in LONG if k != "value")] = row
+                rows[tuple(str(row[k]) for k in KEY)] = {**row, "remarks": record.get("remarks", "")}
     order = {method: i for i, method in enumerate(spec.settings)}
     return sorted(
         rows.values(),
         key=lambda r: (
             order.get(r["method"], len(order)),
-            *((str(r[k]) if isinstance(r[k], str) else f"{r[k]:012.4f}") for k in LONG if k != "value"),
+            *((str(r[k]) if isinstance(r[k], str) else f"{r[k]:012.4f}") for k in KEY),
         ),
     )
 
@@ -110,7 +111,8 @@ def summarise(rows: list[dict]) -> list[dict]:
                 interval = mean_interval(values)
                 low, high = ("" if math.isnan(v) else round(v, 4) for v in (interval.low, interval.high))
                 texts = [",".join(map(str, numbers)) for numbers in (folds, values.index)]
-                line = (*group, *texts, round(interval.mean, 4), low, high, interval.count)
+                said = "; ".join(remarks_of(part[part.fold.isin(folds)]))
+                line = (*group, *texts, round(interval.mean, 4), low, high, interval.count, said)
                 table.append(dict(zip(SUMMARY, line)))
     return table
 
@@ -330,7 +332,8 @@ def summary_table(summary: list[dict]):
     for row in summary:
         if _is_main(row):
             interval = f"{row['low']:.2f} .. {row['high']:.2f}" if row["count"] > 1 else "one seed"
-            table.add_row(
-                shown(row["method"]), str(row["shots"]), row["folds"], row["seeds"], f"{row['mean']:.2f}", interval
-            )
+            score = f"{row['mean']:.2f}{'*' if row['remarks'] else ''}"
+            table.add_row(shown(row["method"]), str(row["shots"]), row["folds"], row["seeds"], score, interval)
+    said = [f"* {shown(row['method'])}, {row['remarks']}" for row in summary if _is_main(row) and row["remarks"]]
+    table.caption = "\n".join(dict.fromkeys(said)) or None
     return table
