@@ -102,8 +102,12 @@ def test_folder_without_lists_builds_them_at_first_use(tmp_path):
 def test_folder_that_cannot_be_written(tmp_path, monkeypatch, capsys):
     root = make_tiny_voc(tmp_path / "x", lists=False)
 
-    def refuse(*_args, **_named):
-        raise PermissionError(13, "Permission denied")
+    real = splits.Path.mkdir
+
+    def refuse(path, *args, **named):
+        if root in path.parents:
+            raise PermissionError(13, "Permission denied")
+        real(path, *args, **named)
 
     monkeypatch.setattr(splits.Path, "mkdir", refuse)
     assert build_splits(root, "pascal")["trn"][0] and not (root / "splits").exists()
