@@ -1,6 +1,8 @@
 # make run           from nothing to a report: .venv, install, notebooks 00..10 on the generated data
 # make test          .venv, install, unit tests, then every notebook at smoke size
 # make test-browser  the widgets in a real JupyterLab in headless Chromium (skipped aloud where there is none)
+# make fuzz          10,000 damaged inputs of every kind; counts them (minutes; `make test` tries fewer)
+# make mutants       40 wrong operators put into the core, one at a time: do its tests notice? (minutes)
 # make exercises    the solution of every exercise, run in its notebook (smoke size; SIZE=full for the full one)
 # make docs          docs/ again from a finished `make run`
 # make install       .venv and the installation alone; CPU=1: PyTorch without CUDA (4 GB less)
@@ -12,7 +14,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-units test-notebooks test-browser exercises docs clean
+.PHONY: help install run test test-units test-notebooks test-browser fuzz mutants exercises docs clean
 
 VENV := $(CURDIR)/.venv
 BIN := $(VENV)/bin
@@ -77,6 +79,12 @@ test-browser: install
 	@echo "== widgets in headless Chromium"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,browser]'
 	@$(TEST_ENV) $(BIN)/python -m pytest tests/browser -m browser -rs
+
+fuzz: install
+	@TLG_FUZZ=$(or $(TIMES),10) $(TEST_ENV) $(BIN)/python -m pytest tests/commands/test_fuzz.py -s --timeout=0
+
+mutants: install
+	@$(BIN)/python tests/mutants.py
 
 exercises: install
 	@echo "== exercises"

@@ -160,14 +160,14 @@ def _(folder):
     """RLIMIT_FSIZE makes a real write fail in a child process; the earlier checkpoint must survive it."""
     from tlg_lib.checkpoints import load_checkpoint
 
-    data, run = trained(folder)
+    data, run = unfinished(folder), folder / "run"
     before = load_checkpoint(run / "checkpoint.safetensors").about["step"]
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
         try:
             resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
-            outcome = refused(train, data, run, steps=4)
+            outcome = refused(train, data, run)
             os.write(write, json.dumps([outcome.message, outcome.code]).encode())
         finally:
             os._exit(0)
@@ -270,29 +270,33 @@ def _(folder):
 @fault("the dataset changes under an unfinished run")
 def _(folder):
     data = unfinished(folder)
-    victim = sorted((data / "SegmentationClassAug").glob("*.png"))[-1]
-    other = sorted((data / "SegmentationClassAug").glob("*.png"))[0]
-    shutil.copy(other, victim)
+    repaint(data / "SegmentationClassAug", lambda m: m[:, ::-1])
     forget_inputs()
     return refused(train, data, folder / "run")
 
 
-@fault("a pseudo mask changes under an unfinished run, its size in bytes staying the same")
+@fault("a pseudo mask changes under an unfinished run, its size in bytes and its time staying the same")
 def _(folder):
-    data = unfinished(folder)
+    from PIL import Image
+
+    data = voc(folder)
     victim = sorted((data / "PseudoMasks").glob("*.png"))[-1]
-    content = bytearray(victim.read_bytes())
-    content[len(content) // 2] ^= 1
-    victim.write_bytes(bytes(content))
+    values = np.array(Image.open(victim))
+    Image.fromarray(values).save(victim, compress_level=0)
+    unfinished(folder, data)
+    before = victim.stat()
+    Image.fromarray(values[:, ::-1]).save(victim, compress_level=0)
+    os.utime(victim, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert victim.stat().st_size == before.st_size
     forget_inputs()
     return refused(train, data, folder / "run")
 
 
-def unfinished(folder: Path) -> Path:
+def unfinished(folder: Path, data: Path | None = None) -> Path:
     """A dataset with a run that stopped after its first checkpoint."""
     import tlg_lib.train as module
 
-    data, real = voc(folder), module._step
+    data, real = data or voc(folder), module._step
 
     def stops(*arguments):
         if arguments[-1] == 4:
@@ -575,6 +579,18 @@ def _(folder):
     return refused(train, data, folder / "run")
 
 
+@fault("a mask whose palette is a negative: 0 is white, another number black")
+def _(folder):
+    from PIL import Image
+
+    data = voc(folder)
+    path = data / "PseudoMasks" / "2007_0500--5.png"
+    image = Image.fromarray(np.array(Image.open(path)))
+    image.putpalette([255] * 3 + [0] * 765)
+    image.save(path)
+    return refused(train, data, folder / "run")
+
+
 @fault("a list whose ids moved by a class")
 def _(folder):
     data = listed(folder)
@@ -631,6 +647,17 @@ def _(folder):
     data = listed(folder)
     Image.new("1", (12000, 12000)).save(data / "JPEGImages" / "2007_0600.jpg", format="PNG")
     return refused(train, data, folder / "run")
+
+
+@fault("a drawn mask of 144 million pixels in a few kB")
+def _(folder):
+    from PIL import Image
+
+    data = voc(folder)
+    Image.new("1", (12000, 12000)).save(folder / "mask.png")
+    image, other = (data / "JPEGImages" / f"2007_060{k}.jpg" for k in (0, 1))
+    mask = ["--support-mask", folder / "mask.png"]
+    return command("predict", "--query", image, "--support", other, *mask, "--out", folder / "out")
 
 
 @fault("an archive that would fill the disk")
@@ -808,6 +835,25 @@ def _(folder):
 @fault("a setting with control characters")
 def _(folder):
     return command("train", "mini", "--set", "data=a\x1b[2Jb")
+
+
+@fault("a checkpoint of the release converted over a file that is there")
+def _(folder):
+    (folder / "theirs.pt").write_bytes(b"x")
+    (folder / "mine.safetensors").write_text("mine")
+    outcome = command("convert-release", folder / "theirs.pt", "--out", folder / "mine.safetensors")
+    assert (folder / "mine.safetensors").read_text() == "mine"
+    return outcome
+
+
+@fault("photographs segmented into the folder that they come from")
+def _(folder):
+    queries = voc(folder) / "JPEGImages"
+    support = sorted(queries.iterdir())[0]
+    before = sorted(os.listdir(queries))
+    outcome = command("predict", "--query", queries, "--support", support, "--class", "car", "--out", queries)
+    assert sorted(os.listdir(queries)) == before
+    return outcome
 
 
 @fault("pages written over somebody's own")

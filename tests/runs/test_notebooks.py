@@ -228,10 +228,12 @@ def test_bad_input_is_one_line_and_a_code_before_any_notebook(tmp_path, capsys):
         ["run", "minni"],
         ["run", "mini", "--set", "stpes=3"],
         ["run", "pascal-lite", "--data", str(tmp_path / "none")],
+        ["run", "mini", "--set", f"data={tmp_path / 'none'}"],
+        ["run", "smoke", "--data", str(tmp_path / "none")],
     ):
         with pytest.raises(SystemExit) as caught:
             main([*arguments, "--out", str(tmp_path / "out")])
         error = capsys.readouterr().err
         assert caught.value.code not in (0, None), arguments
         assert error.startswith("error: ") and len(error.strip().splitlines()) == 1, error
-        assert not list(tmp_path.glob("out/*.ipynb"))
+        assert not list(tmp_path.glob("out/*.ipynb")) and not (tmp_path / "none").exists()

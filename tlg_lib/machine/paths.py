@@ -131,6 +131,10 @@ def disk_error(path: Path, error: OSError) -> TLGError:
     """The one line for a file that cannot be written, whatever the system's reason."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return TLGError(f"no space left to write {path}: free some, or set TLG_HOME to another disk", code=5)
+    if error.errno in (errno.EEXIST, errno.ENOTDIR):
+        for folder in path.parents:
+            if os.path.lexists(folder) and not folder.is_dir():
+                return TLGError(f"{folder} is a file where a folder is needed: name another, or move it away", code=5)
     return TLGError(
         f"cannot write {path} ({error.strerror or type(error).__name__}): choose a writable folder (TLG_HOME)", code=5
     )

@@ -217,7 +217,7 @@ def setup(
     if data:
         overrides["data"] = str(user_path(data, follow=True))
     elif preset == "smoke":
-        overrides.setdefault("data", str(data_home() / "mini-smoke"))
+        overrides.setdefault("data", str(_smoke_home()))
     folds, seeds = _numbers("fold", fold, tuple(range(4))), _numbers("seed", seed, (0,))
     many = _numbers("shots", shots, (5,))
     if len(many) != 1:
@@ -322,11 +322,15 @@ def open_data(run: Run):
     if run.config.dataset != "mini":
         return open_any(run.config)
     with folder_lock(root.parent, name=f".{root.name}.open.lock", wait=True):  # notebooks side by side make it once
-        if run.smoke:
+        if run.smoke and root == _smoke_home():  # never into a folder that somebody named
             from ..data.mini.make import make_mini
 
             make_mini(root, images_per_class=SMOKE_IMAGES, progress=False)
         return open_any(run.config)
+
+
+def _smoke_home() -> Path:
+    return data_home() / "mini-smoke"
 
 
 def _numbers(name: str, value, everything: tuple[int, ...]) -> tuple[int, ...]:

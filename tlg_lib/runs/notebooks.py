@@ -139,7 +139,7 @@ def run_notebooks(
     asked = None
     if check:
         asked = setup(**{name: value for name, value in parameters.items() if name in PARAMETERS}, quiet=True)
-        _check_data(asked.config)
+        _check_data(asked.config, named=bool(parameters.get("data")))
     library = code_digest(everything=True)
     with folder_lock(folder, name=LOCK_NAME):
         _say(f"{preset}: {len(notebooks)} notebooks into {folder}")
@@ -160,12 +160,12 @@ def run_notebooks(
     return folder
 
 
-def _check_data(config) -> None:
-    """Real data must be there before anything starts; mini is made on the way. Raises TLGError."""
+def _check_data(config, named: bool) -> None:
+    """A named folder, and real data, must be there before anything starts; mini is made on the way. Raises TLGError."""
     from ..data.folder import open_folder
     from ..experiment import data_root
 
-    if config.dataset != "mini":
+    if named or config.dataset != "mini":
         open_folder(str(data_root(config)), config.dataset, config.masks)
 
 
