@@ -95,5 +95,5 @@ docs: install
 	@$(BIN)/python -m tlg_lib.runs.docs runs/mini docs
 
 clean:
-	rm -rf .venv build artefacts cache data/mini data/mini-smoke runs/smoke .pytest_cache .hypothesis *.egg-info
+	rm -rf .venv build artefacts cache data/mini data/mini-smoke runs/smoke .pytest_cache .mypy_cache .hypothesis *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -34,9 +35,10 @@ class Layout:
 
     def grids(self, image_size: tuple[int, int]) -> tuple[tuple[int, int], ...]:
         """(height, width) of the maps at strides 8, 16 and 32 for images of ``image_size``."""
-        sizes = [tuple(image_size)]
+        sizes = [image_size]
         for _ in range(5):
-            sizes.append(tuple((n + self.rounds_up) // 2 for n in sizes[-1]))
+            height, width = ((n + self.rounds_up) // 2 for n in sizes[-1])
+            sizes.append((height, width))
         return tuple(sizes[3:])
 
 
@@ -58,6 +60,10 @@ class Backbone(nn.Module):
     Attributes: ``name``; ``weights`` ("imagenet", "random" or "sha256:<12 digits>" of the file that was
     named); ``channels`` and ``levels`` as in Layout. Subclasses give ``_maps``: normalised images -> maps.
     """
+
+    network: Any  # timm's or torchvision's, whose parts are found by their names
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, name: str, network: nn.Module, weights: str, mean: Tensor, std: Tensor):
         super().__init__()
@@ -105,7 +111,7 @@ class ResNet50(Backbone):
     The frozen batch normalisations are folded into the convolutions before them.
     """
 
-    def __init__(self, name: str, network: nn.Module, weights: str, mean: Tensor, std: Tensor):
+    def __init__(self, name: str, network: Any, weights: str, mean: Tensor, std: Tensor):
         network.eval().requires_grad_(False)
         network.conv1 = fuse_conv_bn_eval(network.conv1, network.bn1)
         del network.bn1

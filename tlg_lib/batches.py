@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,18 +39,12 @@ class EpisodeBatch:
 
     def flipped(self) -> EpisodeBatch:
         """Mirrored left to right: maps and masks together (the maps of a mirrored image are close to these)."""
-        swap = lambda x: [swap(y) for y in x] if isinstance(x, list) else x.flip(-1)  # noqa: E731
-        return EpisodeBatch(
-            self.episodes,
-            swap(self.query),
-            swap(self.support),
-            swap(self.query_mask),
-            swap(self.support_mask),
-            swap(self.query_target),
-            swap(self.support_target),
-            swap(self.truth),
-            self.class_ids,
-        )
+        maps = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("episodes", "class_ids")}
+        return replace(self, **{name: _mirrored(value) for name, value in maps.items()})
+
+
+def _mirrored(x: Any) -> Any:
+    return [_mirrored(y) for y in x] if isinstance(x, list) else x.flip(-1)
 
 
 class BatchMaker:
@@ -122,7 +117,7 @@ class EpisodeDataset(torch.utils.data.Dataset):
     """
 
     def __init__(self, data: SegmentationFolder, episodes: Sequence[Episode], image_size: tuple[int, int]):
-        self.data, self.episodes, self.image_size = data, list(episodes), tuple(image_size)
+        self.data, self.episodes, self.image_size = data, list(episodes), image_size
 
     def __len__(self) -> int:
         return len(self.episodes)

@@ -139,8 +139,9 @@ def _run(arguments: list[str] | None) -> tuple[int, str]:
 def _give_up_output() -> None:
     """What is left in the buffer of standard output goes nowhere: Python would complain once more at its end."""
     try:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno())
-    except (OSError, ValueError, AttributeError):
+        if sys.__stdout__ is not None:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno())
+    except (OSError, ValueError):
         pass
 
 

@@ -60,6 +60,7 @@ class CentrePivotConv4d(nn.Module):
         centre = self.other.kernel_size[0] // 2
         pointwise = self.other.weight[:, :, centre : centre + 1, centre : centre + 1]
         weight = self.this.weight + F.pad(pointwise, (centre,) * 4)
+        assert self.this.bias is not None and self.other.bias is not None
         return F.conv2d(x, weight, self.this.bias + self.other.bias, padding=centre)
 
     def _over_other(self, x: Tensor) -> Tensor:
@@ -73,6 +74,7 @@ class CentrePivotConv4d(nn.Module):
         weight = self.other.weight[:, :, rows[:, None, :, None], cols[None, :, None, :]]  # [C', C, h', w', h, w]
         weight = weight * (ys[:, None, :, None] & xs[None, :, None, :])
         matrix = weight.permute(4, 5, 1, 2, 3, 0).flatten(3).flatten(0, 2)  # [h*w*C, h'*w'*C']
+        assert self.other.bias is not None
         bias = self.other.bias.repeat(len(rows) * len(cols))
         y = torch.addmm(bias, x.permute(0, 2, 3, 1).reshape(n, -1), matrix)  # [N, h'*w'*C']
         return y.view(n, len(rows), len(cols), -1).permute(0, 3, 1, 2)  # [N, C', h', w']
@@ -175,6 +177,7 @@ def _squeeze(blocks: nn.Sequential, correlation: Tensor, both: bool, level: str)
     The first convolution, whose input is large, takes the directions one by one; the rest takes them together.
     """
     first = blocks[0]
+    assert isinstance(first, Block4d)
     parts = [first.conv(correlation)]
     if both:
         parts.append(_swapped_conv(first.conv, correlation, level))
@@ -209,5 +212,5 @@ def add_resized(fine: Tensor, coarse: Tensor) -> Tensor:
     x = F.interpolate(x, size=fine.shape[2:4], mode="bilinear", align_corners=True)
     x = x.unflatten(1, (h, w, channels)).permute(0, 3, 4, 5, 1, 2)  # [B, C, H, W, h', w']
     if x.shape[4:] != fine.shape[4:]:
-        x = F.adaptive_avg_pool2d(x.flatten(0, 3), fine.shape[4:]).view(fine.shape)
+        x = F.adaptive_avg_pool2d(x.flatten(0, 3), (fine.shape[4], fine.shape[5])).view(fine.shape)
     return fine + x

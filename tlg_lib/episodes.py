@@ -112,7 +112,7 @@ def shots_remark(episodes: list[Episode]) -> list[str]:
     return [f"{twice} of {len(episodes)} episodes repeat a support: fewer images than shots"] if twice else []
 
 
-test_episodes.__test__ = False  # pytest: a function of the library, not a test
+test_episodes.__test__ = False  # type: ignore[attr-defined]  # pytest: a function of the library, not a test
 
 
 def wrong_support(episodes: list[Episode], rows: list[Row], seed: int) -> list[Episode]:

@@ -7,7 +7,7 @@ base classes and applied to test classes without predicting again.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +30,7 @@ THRESHOLDS = tuple(round(0.1 + 0.05 * i, 2) for i in range(17))  # 0.1 .. 0.9
 class Counts:
     """Per-episode counts: intersection and union int64 [T, E, 2] (background, foreground) at T thresholds;
     agreement int64 [E, 2]: intersection and union of the prediction (first threshold) with the query's pseudo mask;
-    predicted: share of the pixels predicted as foreground, float32 [T, E] (None in files of earlier versions).
+    predicted: share of the pixels predicted as foreground, float32 [T, E].
     """
 
     thresholds: tuple[float, ...]
@@ -38,7 +38,7 @@ class Counts:
     union: np.ndarray
     agreement: np.ndarray
     class_ids: np.ndarray
-    predicted: np.ndarray | None = None
+    predicted: np.ndarray
 
     def scores(self, position: int = 0) -> Scores:
         return scores(self.intersection[position], self.union[position], self.class_ids)
@@ -55,7 +55,7 @@ class Counts:
         """What must stand beside the score: fewer classes than the fold's, a predictor that always says the same."""
         held = len(set(self.class_ids.tolist()))
         said = [f"{held} of {classes} classes"] if held < classes else []
-        shares = self.predicted[position] if self.predicted is not None else np.array([0.5])
+        shares = self.predicted[position]
         if not shares.any():
             said.append("predicts background everywhere")
         elif (shares == 1).all():
@@ -64,28 +64,14 @@ class Counts:
 
     def save(self, path: str | Path) -> None:
         with atomic(path) as file:
-            np.savez_compressed(
-                file,
-                thresholds=self.thresholds,
-                intersection=self.intersection,
-                union=self.union,
-                agreement=self.agreement,
-                class_ids=self.class_ids,
-                predicted=self.predicted,
-            )
+            np.savez_compressed(file, **vars(self))
 
     @staticmethod
     def load(path: str | Path) -> Counts:
         try:
             with np.load(path, allow_pickle=False) as f:
-                return Counts(
-                    tuple(float(t) for t in f["thresholds"]),
-                    f["intersection"],
-                    f["union"],
-                    f["agreement"],
-                    f["class_ids"],
-                    f["predicted"] if "predicted" in f.files else None,
-                )
+                found = {field.name: f[field.name] for field in fields(Counts)}
+            return Counts(**{**found, "thresholds": tuple(found["thresholds"].tolist())})
         except Exception as error:  # zipfile, zlib and NumPy raise many kinds for a damaged archive
             raise TLGError(f"cannot read counts {path} ({error}): delete it and evaluate again", code=3) from None
 
@@ -113,7 +99,7 @@ def predict(predictor: Predictor, batch: EpisodeBatch, threshold: float = 0.5) -
 def count_episodes(
     predictor: Predictor,
     episodes: list[Episode],
-    make: BatchMaker,
+    make: Callable[[list[Episode]], EpisodeBatch],
     thresholds: tuple[float, ...] = (0.5,),
     batch_size: int = 16,
     label: str = "",

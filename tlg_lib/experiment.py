@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from .backbones import Backbone, load_backbone
 from .batches import BatchMaker
 from .config import Config
 from .data.digest import data_digest
@@ -21,23 +22,17 @@ from .data.ready import check_files
 from .episodes import Episode, Row, TrainingSampler, images_by_class, test_episodes, wrong_support
 from .machine.device import pick_device
 from .machine.paths import data_home, user_path
+from .text_prior import TextVectors, text_vectors
 
 HELD_OUT = 0.15
 SMALL_TEST_LIST = 200  # rows; below this a fold tests on both of its lists and trains on both of the others'
 
 
 @dataclass
-class Experiment:
-    """Everything that does not depend on the network: shared by all runs on the same inputs."""
+class Protocol:
+    """Which rows of a dataset a config trains on, tests on and chooses by; reads no image."""
 
     data: SegmentationFolder
-    backbone: torch.nn.Module
-    store: FeatureStore
-    text: object  # TextVectors, or None without HC
-    device: torch.device
-
-    def batches(self, config: Config) -> BatchMaker:
-        return BatchMaker(config, self.data, self.store)
 
     def both_splits(self, config: Config) -> bool:
         """Small subsets of Pascal use both lists of each fold, so that no class is starved (said in results)."""
@@ -122,6 +117,19 @@ class Experiment:
         )
 
 
+@dataclass
+class Experiment(Protocol):
+    """Everything that does not depend on the network: shared by all runs on the same inputs."""
+
+    backbone: Backbone
+    store: FeatureStore
+    text: TextVectors | None  # None without HC
+    device: torch.device
+
+    def batches(self, config: Config) -> BatchMaker:
+        return BatchMaker(config, self.data, self.store)
+
+
 def held_out(image: str) -> bool:
     """Whether a small folder keeps this image from training, for choices: a share HELD_OUT, everywhere the same."""
     return int(hashlib.sha256(f"held/{image}".encode()).hexdigest()[:8], 16) % 1000 < 1000 * HELD_OUT
@@ -150,39 +158,36 @@ def open_data(config: Config) -> SegmentationFolder:
 
 
 def inputs_digest(config: Config) -> str:
-    """``Experiment.digest`` of the data as they lie there now, "" where there are none; makes and loads nothing."""
+    """``Protocol.digest`` of the data as they lie there now, "" where there are none; makes and loads nothing."""
     root = data_root(config)
     if not (root / "JPEGImages").is_dir() or (config.dataset == "mini" and not (root / "manifest.json").is_file()):
         return ""
-    return Experiment(open_folder(str(root), config.dataset, config.masks), None, None, None, None).digest(config)
+    return Protocol(open_folder(str(root), config.dataset, config.masks)).digest(config)
 
 
 def open_experiment(config: Config, progress: bool = True) -> Experiment:
     """Open and check the inputs of ``config``. Raises TLGError before any long work."""
-    from .backbones import load_backbone
-    from .text_prior import text_vectors
-
     device = pick_device(config.device)
     data = open_data(config)
-    experiment = Experiment(data, None, None, None, device)
-    check_rows(config, experiment, progress)
-    experiment.backbone = load_backbone(config).to(device)
-    experiment.store = FeatureStore(
-        data, experiment.backbone, config.image_size, mode=config.cache_features, device=device, progress=progress
+    check_rows(config, Protocol(data), progress)
+    backbone = load_backbone(config).to(device)
+    store = FeatureStore(
+        data, backbone, config.image_size, mode=config.cache_features, device=device, progress=progress
     )
+    text = None
     if config.use_hc:
         from .masks.clips import load_clip
         from .masks.prompts import load_prompts
 
-        experiment.text = text_vectors(load_clip(config.clip, config.clip_weights), load_prompts(config.dataset))
-    return experiment
+        text = text_vectors(load_clip(config.clip, config.clip_weights), load_prompts(config.dataset))
+    return Experiment(data, backbone, store, text, device)
 
 
-def check_rows(config: Config, experiment: Experiment, progress: bool = True) -> None:
+def check_rows(config: Config, protocol: Protocol, progress: bool = True) -> None:
     """Lists are not empty, classes have enough images, every listed image has its files, and they show the class."""
-    data, both = experiment.data, experiment.both_splits(config)
-    experiment.test_episodes(config, count=1)
-    rows = experiment.training_rows(config) + data.test_rows(config.fold, both) + data.base_rows(config.fold)
+    data, both = protocol.data, protocol.both_splits(config)
+    protocol.test_episodes(config, count=1)
+    rows = protocol.training_rows(config) + data.test_rows(config.fold, both) + data.base_rows(config.fold)
     TrainingSampler(rows, batch=1, seed=0, names=data.classes)
     for note in check_files(data, rows, progress):
         if progress:

@@ -16,7 +16,7 @@ class Inputs:
     Made at a job's door (a command, a notebook's run, a worker process) and handed on to all that it calls.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._opened: dict[tuple, Experiment] = {}
 
     def open(self, config: Config, progress: bool = False) -> Experiment:
@@ -24,8 +24,7 @@ class Inputs:
         from .experiment import check_rows, data_root, open_experiment
         from .machine.device import pick_device
 
-        names = ("masks", "dataset", "backbone", "backbone_weights", "clip", "clip_weights", "image_size")
-        names += ("cache_features", "use_hc")
+        names = "masks dataset backbone backbone_weights clip clip_weights image_size cache_features use_hc".split()
         key = (data_root(config), pick_device(config.device), *(getattr(config, name) for name in names))
         if key in self._opened:
             check_rows(config, self._opened[key])

@@ -48,21 +48,20 @@ class TLG(nn.Module):
     text -- TextVectors of all classes, or None without HC.
     """
 
+    trust: Tensor
+    background: Tensor
+
     def __init__(self, config, backbone_channels, backbone_levels, text: TextVectors | None = None):
         super().__init__()
         check_switches(config)
-        if config.use_hc and text is None:
-            raise TLGError("use_hc=true needs text vectors: build them with text_prior.text_vectors(clip, prompts)")
         self.config = config
         self.levels = tuple(tuple(level) for level in backbone_levels)
         low, middle, _ = backbones.LAYOUTS[config.backbone].grids(config.image_size)
         self.grid = low
 
+        fine, mid, coarse = (len(level) for level in self.levels)
         self.encoder = Encoder4d(
-            tuple(len(level) for level in self.levels),
-            config.widths_4d,
-            config.activation_checkpointing,
-            config.correlation_pool,
+            (fine, mid, coarse), config.widths_4d, config.activation_checkpointing, config.correlation_pool
         )
         if config.use_ha:
             self.aggregation = HeterogeneousAggregation(
@@ -71,6 +70,8 @@ class TLG(nn.Module):
         if config.use_ht:
             self.transport = HeterogeneousTransport(config, low)
         if config.use_hc:
+            if text is None:
+                raise TLGError("use_hc=true needs text vectors: build them with text_prior.text_vectors(clip, prompts)")
             self.text = HeterogeneousText(text, middle, learned="text_maps" not in config.as_released)
         self.with_mask = config.query_mask == "pseudo"
         priors = 2 * PER_LEVEL + self.with_mask if config.prototype_prior else 0
@@ -129,15 +130,14 @@ class TLG(nn.Module):
 
     def _encode(self, query: list[Tensor], support: list[Tensor], both: bool) -> dict[str, Tensor]:
         """4D map per direction, [B, C, H8, W8]. At full size one correlation and one pass serve both directions."""
-        query, support = ([[maps[i] for i in level] for level in self.levels] for maps in (query, support))
+        q_levels, s_levels = ([[maps[i] for i in level] for level in self.levels] for maps in (query, support))
         toward, pool = ("query", "support") if both else ("query",), self.config.correlation_pool
         if pool == 1:
-            correlations = [correlate(q, s) for q, s in zip(query, support)]  # 3 x [B, L, Hq, Wq, Hs, Ws]
+            correlations = [correlate(q, s) for q, s in zip(q_levels, s_levels)]  # 3 x [B, L, Hq, Wq, Hs, Ws]
             return dict(zip(toward, self.encoder(correlations, toward).chunk(len(toward))))
-        images = {"query": (query, support), "support": (support, query)}
         encoded = {}
         for branch in toward:
-            this, other = images[branch]
+            this, other = (q_levels, s_levels) if branch == "query" else (s_levels, q_levels)
             correlations = [correlate(t, o) for t, o in zip(this, pool_levels(other, pool))]
             encoded[branch] = self.encoder(correlations, (branch,))  # [B, C, H8, W8]
         return encoded
@@ -176,9 +176,9 @@ class TLG(nn.Module):
         """Prototype maps of the two deepest levels, and the image's own pseudo mask. [B, P, H8, W8], 0..1."""
         other = "support" if branch == "query" else "query"
         layers = branch_layers(self.levels)["support"][1:]
-        pairs = [[per_shot(features[b][i], len(masks["support"])) for b in (branch, other)] for i in layers]
-        general = self.background.split([this.shape[1] for this, _ in pairs])
-        maps = [prototype_prior(*pair, masks[branch], masks[other], g) for pair, g in zip(pairs, general)]
+        this, that = ([per_shot(features[b][i], len(masks["support"])) for i in layers] for b in (branch, other))
+        general = self.background.split([x.shape[1] for x in this])
+        maps = [prototype_prior(x, y, masks[branch], masks[other], g) for x, y, g in zip(this, that, general)]
         if self.with_mask:
             maps.append(masks[branch])
         maps = [resize(m.to(features[branch][0].dtype), self.grid) for m in maps]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -36,6 +37,9 @@ from .errors import TLGError
 from .machine.paths import PACKAGE, runs_home, write_json
 from .machine.progress import track
 from .metrics import vote
+
+if TYPE_CHECKING:
+    from .masks.clips import Clip
 
 OVERLAY = (0, 114, 178)  # RGB
 PHOTO = PACKAGE / "assets" / "photo" / "weights.safetensors"  # the network for photographs with drawn supports
@@ -82,7 +86,8 @@ class FewShotPredictor:
         self.threshold = self.config.threshold if threshold is None else threshold
         if not 0 < self.threshold < 1:
             raise TLGError(f"threshold={self.threshold}: must be between 0 and 1")
-        self.clip, self.class_id = None, 0
+        self.clip: Clip | None = None
+        self.class_id = 0
         self.reads_words = self.named and (weights is None or self.config.use_hc or self.config.query_mask == "pseudo")
         self._words = (class_name, clip, clip_weights, prompts_file)
         if self.reads_words:
@@ -131,23 +136,23 @@ class FewShotPredictor:
         clip = clip or self.config.clip
         weights = clip_weights or (self.config.clip_weights if clip == self.config.clip else "")
         try:
-            self.clip = load_clip(clip, weights, self.device)
+            loaded = self.clip = load_clip(clip, weights, self.device)
         except TLGError as error:  # the remedy by the name that it has here
             raise TLGError(str(error).replace("--set clip_weights=FILE", "--clip-weights FILE"), error.code) from None
         self.prompts, self.class_id = load_prompts(self.config.dataset, prompts_file).with_class(class_name)
-        self._check_words()
-        self.maker = MaskMaker(self.clip, self.prompts, default_recipe(self.clip, self.config.dataset), self.device)
+        self._check_words(loaded)
+        self.maker = MaskMaker(loaded, self.prompts, default_recipe(loaded, self.config.dataset), self.device)
 
-    def _check_words(self) -> None:
+    def _check_words(self, clip: Clip) -> None:
         name = self.prompts.classes[self.class_id]
-        unknown = self.clip.unknown_words(", ".join(self.prompts.names[self.class_id]))
+        unknown = clip.unknown_words(", ".join(self.prompts.names[self.class_id]))
         if unknown:
             self.notes.append(
                 f"the mini CLIP does not know '{' '.join(unknown)}', so the masks of '{name}' mean "
                 "little: draw the supports' with --support-mask, or use an official CLIP, as "
                 "--clip ViT-B-16-quickgelu/openai"
             )
-        elif self.clip.name == "mini":
+        elif clip.name == "mini":
             self.notes.append(
                 "masks by the mini CLIP, which was trained on generated pictures: for photographs draw the supports' "
                 "with --support-mask, or use an official CLIP, as --clip ViT-B-16-quickgelu/openai"
@@ -162,7 +167,7 @@ class FewShotPredictor:
 
         text = None
         if self.config.use_hc:
-            same = self.clip.name == self.config.clip
+            same = self.clip is not None and self.clip.name == self.config.clip
             clip = self.clip if same else load_clip(self.config.clip, self.config.clip_weights)
             text = text_vectors(clip, self.prompts)
         model = build_model(self.config, self.backbone, text)

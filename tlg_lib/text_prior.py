@@ -70,6 +70,10 @@ class HeterogeneousText(nn.Module):
     start (released), True trains it from maps of exactly 1, so that multiplying begins as doing nothing.
     """
 
+    name: Tensor
+    attribute: Tensor
+    background: Tensor
+
     def __init__(self, vectors: TextVectors, size: tuple[int, int], learned: bool):
         super().__init__()
         self.size, self.learned = size, learned
@@ -81,10 +85,8 @@ class HeterogeneousText(nn.Module):
     def reset_parameters(self) -> None:
         """Learned: maps of exactly 1, and an even mix of name and background. Frozen: the layers' random start."""
         if self.learned:
-            nn.init.zeros_(self.project.weight)
-            nn.init.zeros_(self.project.bias)
-            nn.init.constant_(self.mix.weight, 0.5)
-            nn.init.zeros_(self.mix.bias)
+            for parameter, start in zip((*self.project.parameters(), *self.mix.parameters()), (0.0, 0.0, 0.5, 0.0)):
+                nn.init.constant_(parameter, start)
 
     def set_vectors(self, vectors: TextVectors) -> None:
         """Use other text from now on: another vocabulary, or a prompt that was just typed."""

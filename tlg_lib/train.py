@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -91,9 +92,8 @@ def _fabric(config: Config):
     from .machine.device import pick_device
 
     kind = pick_device(config.device).type
-    if config.devices == 1:
-        strategy = "auto"
-    else:
+    strategy: Any = "auto"
+    if config.devices > 1:
         from lightning.fabric.strategies import DDPStrategy
 
         # As released, a third of the parameters never get a gradient: DDP has to look for them.
@@ -326,7 +326,7 @@ def _choose_trust(config, experiment: Experiment, make, model: TLG, consensus: C
         return
     episodes = experiment.base_episodes(config.replace(shots=1), min(count, config.eval_episodes))
     model.eval()
-    if config.supervision == "image":
+    if consensus is not None and config.supervision == "image":
         chosen = DEFAULT[0], trust_from(reliability(model, consensus, episodes, make))
     else:
         chosen = choose(model, episodes, make)
@@ -348,7 +348,9 @@ def _end_epoch(config: Config, folder: Path, experiment: Experiment, make, model
     }
     fold = set(experiment.data.fold_classes(config.fold))
     classes = {"test": len(fold), "base": len(experiment.data.classes) - len(fold)}
-    judged = make if config.supervision == "pixel" else judged_by_labels(make, consensus, model.levels)
+    judged: Any = make
+    if consensus is not None and config.supervision == "image":
+        judged = judged_by_labels(make, consensus, model.levels)
     for name, episodes, maker in (
         ("test", experiment.test_episodes(one, config.epoch_episodes), make),
         ("base", experiment.base_episodes(one, config.epoch_episodes), judged),

@@ -48,11 +48,9 @@ class HeterogeneousTransport(nn.Module):
         width, released = config.width, config.as_released
         self.size, self.rows = size, "tokens" in released
         self.across = "second_attention" not in released
+        self.grid = (1, config.token_count) if self.rows else token_grid(config.token_count, size)
         if self.rows:
-            self.grid = (config.token_count,)
             self.spread = nn.Linear(config.token_count, size[0] * size[1], bias=False)
-        else:
-            self.grid = token_grid(config.token_count, size)
         self.self_attention = SelfAttention(width, config.dropout, adjacent="key_value" in released)
         self.cross_attention = TransportAttention(
             width, config.transport_reg, config.dropout, detached="transport" in released
@@ -64,7 +62,7 @@ class HeterogeneousTransport(nn.Module):
     def tokens(self, x: Tensor) -> Tensor:
         """[B, C, H8, W8] -> [B, N, C]."""
         if self.rows:
-            pooled = F.adaptive_avg_pool1d(x.flatten(2), self.grid[0])  # [B, C, N]
+            pooled = F.adaptive_avg_pool1d(x.flatten(2), self.grid[1])  # [B, C, N]
         else:
             pooled = F.adaptive_avg_pool2d(x, self.grid).flatten(2)  # [B, C, N]
         return pooled.transpose(1, 2)

@@ -1,4 +1,4 @@
-"""One formatter and one linter for everything: ruff, as pyproject.toml sets it; functions that fit a screen."""
+"""One formatter and one linter for everything, one type checker for the core; functions that fit a screen."""
 
 import ast
 import subprocess
@@ -16,6 +16,12 @@ def test_code_is_as_ruff_would_have_it(call):
         [sys.executable, "-m", "ruff", *call, "--no-cache", "tlg_lib", "tests", "data_scripts"],
         cwd=ROOT, capture_output=True, text=True,
     )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_types_of_the_core_are_clean():
+    """mypy over tlg_lib/*.py, as pyproject.toml sets it; what it learned is kept in .mypy_cache for the next time."""
+    done = subprocess.run([sys.executable, "-m", "mypy"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
