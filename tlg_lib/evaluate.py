@@ -70,7 +70,10 @@ class Counts:
     def load(path: str | Path) -> Counts:
         try:
             with np.load(path, allow_pickle=False) as f:
-                found = {field.name: f[field.name] for field in fields(Counts)}
+                unknown = np.full(f["intersection"].shape[:2], 0.5)  # files of earlier versions have no shares
+                found = {"predicted": unknown} | {
+                    field.name: f[field.name] for field in fields(Counts) if field.name in f
+                }
             return Counts(**{**found, "thresholds": tuple(found["thresholds"].tolist())})
         except Exception as error:  # zipfile, zlib and NumPy raise many kinds for a damaged archive
             raise TLGError(f"cannot read counts {path} ({error}): delete it and evaluate again", code=3) from None
