@@ -1,10 +1,11 @@
 """Train the small network for photographs with drawn supports (`tlg predict --support-mask`), score it, write it.
 
 A folder of photographs in VOC layout is needed (`tlg data voc`). For each held-out fold a network is trained on the
-other folds' classes and scored on the held-out ones, with drawn supports, with boxes, and beside the prototype that
-needs no training; then one is trained on all classes, and that one is written with a card that holds the figures.
+other folds' classes and scored on the held-out ones: with drawn supports, with boxes, with the supports of another
+class, and beside the prototype that needs no training. Then one is trained on all classes and written with a card
+that holds the figures. No mask of a query is an input, and pseudo masks are not read.
 
-    python data_scripts/train_photo_checkpoint.py DATA [--folds 0,1,2,3] [--steps 2000] [--write]
+    python data_scripts/train_photo_checkpoint.py DATA [--folds 0,1,2,3] [--jobs 4] [--set steps=2000] [--write]
 
 What is finished is not done again; the same command goes on.
 """
@@ -16,142 +17,307 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
+from PIL import Image, ImageEnhance
+
+from tlg_lib.batches import BatchMaker
 from tlg_lib.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
 from tlg_lib.config import Config, make_config
+from tlg_lib.data.folder import SegmentationFolder
+from tlg_lib.data.images import read_mask, resize_mask, write_mask
 from tlg_lib.errors import TLGError
 from tlg_lib.evaluate import count_episodes
-from tlg_lib.experiment import Experiment, open_experiment
+from tlg_lib.experiment import Experiment, held_out
+from tlg_lib.inputs import Inputs
+from tlg_lib.machine.downloads import sha256_of
+from tlg_lib.machine.parallel import parallel_map, run_jobs
 from tlg_lib.machine.paths import atomic, runs_home, write_json
 from tlg_lib.predict import PHOTO
-from tlg_lib.train import load_trained, train
+from tlg_lib.train import train
 
-SUPPORTS = ("drawn", "boxes")
-SHOTS = (1, 5)
+LEAST = 0.02  # share of a changed copy that its class must fill
+RECIPE = dict(
+    supervision="pixel",
+    query_mask="none",
+    support_masks="drawn",
+    use_hc=False,
+    mask_dropout=0.0,
+    batch=8,
+    steps=2000,
+    epoch_episodes=0,
+    epoch_steps=10**6,  # the vote is chosen once, at the end
+    checkpoint_every=250,
+)
 
 
-def config_of(arguments: argparse.Namespace, fold: int, steps: int) -> Config:
+class Photographs(Experiment):
+    """A fold's photographs from both lists, and changed copies of those that are trained on.
+
+    held: the fold whose classes are hidden, or -1 for none. Masks cut out of boxes are kept on disk.
+    """
+
+    held = 0
+
+    def both_splits(self, config: Config) -> bool:
+        return True
+
+    def training_rows(self, config: Config) -> list[tuple[str, int]]:
+        if self.held < 0:
+            rows = [row for f in range(4) for split in ("trn", "val") for row in self.data.rows(split, f)]
+        else:
+            rows = super().training_rows(config)
+        copies = self._copies([row for row in rows if not held_out(row[0])])
+        return rows + [row for row in copies if not held_out(row[0])]
+
+    def _copies(self, rows: list[tuple[str, int]]) -> list[tuple[str, int]]:
+        found = []
+        for image, class_id in rows:
+            for copy in self._copies_of.get(image, ()):
+                values = self.data.values_in(copy)
+                if values.get(class_id + 1, 0) >= LEAST * sum(values.values()):
+                    found.append((copy, class_id))
+        return found
+
+    @property
+    def _copies_of(self) -> dict[str, list[str]]:
+        if not hasattr(self, "_copy_names"):
+            self._copy_names: dict[str, list[str]] = {}
+            for name in self.data.image_ids:
+                if "~" in name:
+                    self._copy_names.setdefault(name.partition("~")[0], []).append(name)
+        return self._copy_names
+
+    def batches(self, config: Config) -> BatchMaker:
+        return Cut(config, self.data, self.store)
+
+
+class Cut(BatchMaker):
+    """Reads the masks that ``cut_boxes`` keeps: GrabCut takes half a second each."""
+
+    def _load_boxed(self, image: str, class_id: int) -> np.ndarray:
+        return resize_mask(read_mask(boxed_path(self.data.root, image, class_id)), self.config.image_size)
+
+
+def boxed_path(root: Path, image: str, class_id: int) -> Path:
+    return Path(root) / "Boxes" / f"{image}--{class_id}.png"
+
+
+def cut_box(job: tuple[Path, str, int]) -> None:
+    """GrabCut in the box of the drawn mask, at full size."""
+    root, image, class_id = job
+    data = SegmentationFolder(root, "pascal")
+    config = make_config("pascal-lite", support_masks="boxes", image_size=data.label(image).shape)
+    path = boxed_path(root, image, class_id)
+    if not path.is_file():
+        write_mask(path, BatchMaker(config, data, None)._load_boxed(image, class_id))
+
+
+class Opened(Inputs):
+    """Inputs whose experiments are ``Photographs`` with this fold held out."""
+
+    def __init__(self, held: int):
+        super().__init__()
+        self.held = held
+
+    def open(self, config: Config, progress: bool = False) -> Experiment:
+        opened = Photographs(**vars(super().open(config, progress)))
+        opened.held = self.held
+        return opened
+
+
+def enlarge(source: Path, out: Path, copies: int) -> None:
+    """``source`` with ``copies`` cut-out and recoloured versions of each photograph (``<id>~<number>``)."""
+    data = SegmentationFolder(source, "pascal")
+    for name in ("JPEGImages", "SegmentationClassAug", "Boxes"):
+        (out / name).mkdir(parents=True, exist_ok=True)
+    if not (out / "splits").exists():
+        (out / "splits").symlink_to((source / "splits").resolve())
+
+    def one(image: str) -> None:
+        photo, label = data.image(image), data.label(image)
+        for number in range(copies + 1):
+            name = f"{image}~{number}" if number else image
+            if not (out / "SegmentationClassAug" / f"{name}.png").is_file():
+                seed = [int(c) for c in image.encode()] + [number]
+                new = changed(photo, label, np.random.default_rng(seed)) if number else (photo, label)
+                Image.fromarray(new[0]).save(out / "JPEGImages" / f"{name}.jpg", quality=92)
+                write_mask(out / "SegmentationClassAug" / f"{name}.png", new[1])
+
+    rows = sorted({row for f in range(4) for split in ("trn", "val") for row in data.rows(split, f)})
+    list(parallel_map(one, sorted({image for image, _ in rows}), "changed copies", unit="images"))
+    lacking = [(out, *row) for row in rows if not boxed_path(out, *row).is_file()]
+    list(parallel_map(cut_box, lacking, "masks from boxes", unit="masks", processes=True))
+
+
+def changed(photo: np.ndarray, label: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """A window of the photograph with two fifths of some object in it, and other colours."""
+    height, width = label.shape
+    objects = ((label > 0) & (label < 255)).sum()
+    for _ in range(20):
+        h, w = (int(n * rng.uniform(0.45, 1.0)) for n in (height, width))
+        y, x = rng.integers(0, height - h + 1), rng.integers(0, width - w + 1)
+        window = slice(y, y + h), slice(x, x + w)
+        inside = (label[window] > 0) & (label[window] < 255)
+        if inside.sum() >= 0.4 * objects and inside.mean() < 0.9:
+            break
+    image = Image.fromarray(photo[window])
+    for kind in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
+        image = kind(image).enhance(rng.uniform(0.6, 1.4))
+    if rng.random() < 0.1:
+        image = image.convert("L").convert("RGB")
+    return np.array(image), label[window]
+
+
+def config_of(arguments: argparse.Namespace, fold: int) -> Config:
     """pascal-lite without words and without the query's mask: what a user with drawn supports can give."""
+    given = dict(item.split("=", 1) for item in arguments.set)
+    masks = arguments.work / "SegmentationClassAug"  # of no effect: some must be named
     return make_config(
         "pascal-lite",
-        data=str(arguments.data),
-        masks=arguments.masks,
-        fold=fold,
-        supervision="pixel",
-        query_mask="none",
-        support_masks="drawn",
-        use_hc=False,
-        mask_dropout=0.0,
-        batch=arguments.batch,
-        steps=steps,
-        epoch_episodes=0,
-        eval_episodes=arguments.episodes,
-        extra_episodes=arguments.episodes,
-        device=arguments.device,
+        **{
+            **RECIPE,
+            **dict(data=str(masks.parent), masks=str(masks), fold=fold, device=arguments.device),
+            **dict(eval_episodes=arguments.episodes, extra_episodes=arguments.episodes),
+            **given,
+        },
     )
 
 
-def score(config: Config, folder: Path) -> dict[str, float]:
-    """mIoU on the held-out classes, by shots and supports; "prototype ..." of the row without training."""
+def score(model, config: Config, inputs: Inputs) -> dict[str, float]:
+    """mIoU on the held-out classes, by shots and supports, of network and prototype; "wrong": of another class."""
     from tlg_lib.baselines import prototype
 
-    file = folder / "scores.json"
-    if file.is_file() and json.loads(file.read_text())["config"] == config.to_dict():
-        return json.loads(file.read_text())["scores"]
-    model, _ = load_trained(folder, progress=False)
-    rows = {"": model.predict, "prototype, ": prototype(model.levels)}
+    free = prototype(model.levels)
+    rows = {"": model.predict, "network alone, ": model.network_alone, "prototype, ": free}
+    # In place of the field's vote over shots; of one shot it is the same.
+    means = {"mean of shots, ": model.predict, "prototype, mean of shots, ": free}
+    means = {name: lambda batch, p=p: p(batch).mean(1, keepdim=True) for name, p in means.items()}
     found = {}
-    for supports in SUPPORTS:
-        for shots in SHOTS:
+    for supports, control in (("drawn", ""), ("boxes", ""), ("drawn", "wrong")):
+        for shots in (1, 5):
             own = config.replace(support_masks=supports, shots=shots)
-            experiment = open_experiment(own)
-            episodes, make = experiment.scored_episodes(own), experiment.batches(own)
-            for name, predictor in rows.items():
+            experiment = inputs.open(own)
+            episodes, make = experiment.scored_episodes(own, control), experiment.batches(own)
+            for name, predictor in {**rows, **(means if shots > 1 else {})}.items():
                 counts = count_episodes(predictor, episodes, make, (own.threshold,), max(1, own.eval_batch // shots))
-                found[f"{name}{shots} {supports}"] = round(counts.scores(0).miou, 1)
-    write_json(file, {"config": config.to_dict(), "scores": found})
+                found[f"{name}{shots} {control or supports}"] = round(counts.scores(0).miou, 1)
     return found
 
 
-def train_on_all(config: Config, folder: Path) -> None:
-    """One network for all classes: no fold is held out, so nothing of it can be scored."""
-    own = Experiment.training_rows
-    Experiment.training_rows = lambda experiment, config: [
-        row for f in range(4) for split in ("trn", "val") for row in experiment.data.rows(split, f)
-    ]
-    try:
-        train(config, folder)
-    finally:
-        Experiment.training_rows = own
+def one_fold(settings: dict, folder: Path, held: int) -> dict:
+    """Train and score in this process; what is finished is read."""
+    import torch
+
+    from tlg_lib.config import config_from_dict
+    from tlg_lib.model import build_model
+
+    torch.set_num_threads(1)
+    config, inputs = config_from_dict(settings), Opened(held)
+    trained = train(config, folder, inputs=inputs)
+    file = folder / "scores.json"
+    if held < 0 or file.is_file() and json.loads(file.read_text())["weights"] == trained["weights"]:
+        return {} if held < 0 else json.loads(file.read_text())["scores"]
+    experiment = inputs.open(config)
+    model = build_model(config, experiment.backbone, experiment.text).to(experiment.device)
+    model.load_state_dict(load_checkpoint(folder / "checkpoint.safetensors").weights)
+    found = score(model.eval(), config, inputs)
+    write_json(
+        file,
+        {
+            "fold": held,
+            "weights": trained["weights"],
+            "commit": trained["commit"],
+            "seconds": trained["seconds"],
+            "share": model.trust.tolist()[0],
+            "scores": found,
+            "config": config.to_dict(),
+        },
+    )
+    return found
 
 
-def write(folder: Path, out: Path, scores: dict[int, dict[str, float]], about: str) -> None:
-    """Weights without the optimizer and without this machine's paths, and the card beside them."""
+def write(folder: Path, out: Path, scores: dict[int, dict[str, float]], command: str) -> None:
+    """Weights without the optimizer and without this machine's paths, their checksum, and the card beside them."""
     saved = load_checkpoint(folder / "checkpoint.safetensors")
     config = saved.config.replace(data="", masks="", device="auto")
     save_checkpoint(out, Checkpoint(config, saved.weights, {}, {"step": config.steps}))
+    with atomic(out.with_suffix(".sha256"), "w") as file:
+        file.write(f"{sha256_of(out)}  {out.name}\n")
+    about = {
+        "command": command,
+        "commit": saved.about["commit"],
+        "numbers": sum(w.numel() for w in saved.weights.values()),
+    }
     with atomic(out.with_name("MODEL_CARD.md"), "w") as file:
-        file.write(card(config, out.stat().st_size, sum(w.numel() for w in saved.weights.values()), scores, about))
+        file.write(card(config, out, scores, about))
 
 
-def card(config: Config, size: int, parameters: int, scores: dict[int, dict[str, float]], about: str) -> str:
-    names = list(next(iter(scores.values()), {}))
+def card(config: Config, out: Path, scores: dict[int, dict[str, float]], about: dict) -> str:
+    height, width = config.image_size
     lines = [
         "# The network for photographs with drawn supports",
         "",
-        f"`variant={config.variant}`, {config.backbone} (ImageNet weights, not in this file), {config.image_size[0]} "
-        f"px, no text, no mask of the query. {parameters:,} numbers, {size / 1e6:.2f} MB, safetensors.",
+        f"`variant={config.variant}`, {config.backbone} (ImageNet weights, not in this file), {height} x {width} px, "
+        f"no text, no mask of the query. {about['numbers']:,} numbers, {out.stat().st_size / 1e6:.2f} MB, safetensors.",
         "",
-        f"**Made by** `python data_scripts/train_photo_checkpoint.py`: {config.steps} steps of batch {config.batch}, "
-        f"seed {config.seed}, drawn masks of queries and supports, all 20 classes of Pascal VOC.",
-        f"**Data**: {about}. VOC's photographs come from Flickr under its terms and are not part of this project.",
-        "**Licence**: MIT, as the project's.",
-        "**For**: `tlg predict --support-mask`. **Not for**: classes very unlike VOC's, medical or aerial images, and "
-        "any decision about people.",
+        f"- **Made by** `{about['command']}` at commit {about['commit']}: {config.steps} steps of batch "
+        f"{config.batch}, seed {config.seed}, drawn masks of queries and supports.",
+        "- **Data**: photographs of Pascal VOC 2012 in the subset named there, all 20 classes, and changed copies of "
+        "them (windows, colours). They come from Flickr under its terms and are not part of this project.",
+        "- **Licence**: MIT, as the project's; what VOC's terms say of networks trained on its photographs is for the "
+        "user to judge: it was made for research.",
+        "- **For**: `tlg predict --support-mask`. **Not for**: medical or aerial images, any decision about people.",
         "",
-        "mIoU on classes held out from training, one network per fold with the same settings (the network in this file "
-        "has seen all classes and cannot be scored on them); *boxes*: GrabCut in the box of the drawn mask:",
+        "mIoU on classes held out from training, one network for each fold with the same settings. **The network in "
+        "this file has seen all classes and cannot be scored on them.** *boxes*: GrabCut in the box of the drawn mask; "
+        "*wrong*: drawn supports of another class; five shots vote unless *mean* is said; *prototype*: cosine "
+        "prototypes of the same supports, nothing trained.",
         "",
-        "| fold | "
-        + " | ".join(f"{name.replace(' ', ' shot, ', 1) if name[0].isdigit() else name}" for name in names)
-        + " |",
-        "|---|" + "---|" * len(names),
+        "| row | " + " | ".join(f"fold {fold}" for fold in sorted(scores)) + " | mean |",
+        "|---|" + "---|" * (len(scores) + 1),
     ]
-    lines += [
-        f"| {fold} | " + " | ".join(f"{row[n]:.1f}" for n in names) + " |" for fold, row in sorted(scores.items())
-    ]
-    if len(scores) == 4:
-        means = [sum(row[name] for row in scores.values()) / 4 for name in names]
-        lines.append("| mean | " + " | ".join(f"{mean:.1f}" for mean in means) + " |")
+    for name in next(iter(scores.values()), {}):
+        values = [scores[fold][name] for fold in sorted(scores)]
+        mean = f"{sum(values) / 4:.1f}" if len(values) == 4 else "–"
+        lines.append(f"| {name} | " + " | ".join(f"{value:.1f}" for value in values) + f" | {mean} |")
     return "\n".join(lines) + "\n"
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="folder in VOC layout with drawn masks of all 20 classes")
-    parser.add_argument("--masks", default="", help="folder of pseudo masks; they are read and not learned from")
     parser.add_argument("--folds", default="0,1,2,3", help='held out in turn; "" scores nothing')
-    parser.add_argument("--steps", type=int, default=2000)
-    parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--episodes", type=int, default=200, help="that a score rests on")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting; repeatable")
+    parser.add_argument("--copies", type=int, default=4, help="changed copies of each photograph to train on")
+    parser.add_argument("--episodes", type=int, default=400, help="that a score rests on")
+    parser.add_argument("--jobs", type=int, default=1, help="networks trained at a time")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--out", type=Path, default=runs_home() / "photo")
+    parser.add_argument("--work", type=Path, help="folder for the changed copies (default: data in --out)")
     parser.add_argument(
         "--write", nargs="?", type=Path, const=PHOTO, help="train on all and write (default: %(const)s)"
     )
     arguments = parser.parse_args()
+    arguments.work = arguments.work or arguments.out / "data"
     try:
+        enlarge(arguments.data, arguments.work, arguments.copies)
+        folds = [int(f) for f in arguments.folds.split(",") if f.strip()] + [-1] * bool(arguments.write)
+        configs = [config_of(arguments, max(0, fold)) for fold in folds]
+        folders = [arguments.out / ("all" if fold < 0 else f"fold{fold}") for fold in folds]
+        jobs = [
+            (f"fold {fold}", one_fold, (config.to_dict(), folder, fold))
+            for fold, config, folder in zip(folds, configs, folders)
+        ]
         scores = {}
-        for fold in (int(f) for f in arguments.folds.split(",") if f.strip()):
-            config = config_of(arguments, fold, arguments.steps)
-            folder = arguments.out / f"fold{fold}"
-            train(config, folder)
-            scores[fold] = score(config, folder)
-            print(f"fold {fold}: {scores[fold]}", flush=True)
+        for position, found in run_jobs(jobs, arguments.jobs):
+            if found:
+                scores[folds[position]] = found
+                print(f"fold {folds[position]}: {found}", flush=True)
+        write_json(arguments.out / "scores.json", {str(fold): scores[fold] for fold in sorted(scores)})
         if arguments.write:
-            config = config_of(arguments, 0, arguments.steps)
-            train_on_all(config, arguments.out / "all")
-            count = len(list((arguments.data / "JPEGImages").iterdir()))
-            write(arguments.out / "all", arguments.write, scores, f"{count} photographs of Pascal VOC 2012")
+            settings = "".join(f" --set {item}" for item in arguments.set)
+            command = f"python data_scripts/{Path(__file__).name} DATA --copies {arguments.copies}{settings} --write"
+            write(folders[-1], arguments.write, scores, command)
             print(f"written: {arguments.write}")
     except TLGError as error:
         print(f"error: {error}", file=sys.stderr)

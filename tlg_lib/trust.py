@@ -94,7 +94,7 @@ def reliability(model, consensus: Consensus, episodes: list[Episode], make: Batc
         said = consensus.probability(batch, model.levels), model.network_alone(unseen)[:, 0]  # 2 x [B, H, W]
         witnesses = torch.stack((batch.query_mask[:, 0], *((p >= 0.5).float() for p in said))).flatten(2)
         centred = witnesses - witnesses.mean(2, keepdim=True)  # [3, B, H * W]
-        sums += torch.einsum("ibp,jbp->ij", centred, centred).double().cpu() / centred.shape[2]
+        sums += torch.einsum("ibp,jbp->ij", centred, centred).cpu().double() / centred.shape[2]
     spread = sums.diagonal().clamp_min(1e-9).sqrt()
     r = sums / (spread[:, None] * spread)  # [3, 3]: mask, prototypes, network
     if min(r[0, 1], r[0, 2], r[1, 2]) <= 0:

@@ -59,6 +59,16 @@ def test_verify_gives_its_figures_to_other_programs(tiny_voc, capsys):
     assert exit.value.code == 0 and report["images"] == 80 and len(report["classes"]) == 20
 
 
+def test_masks_verify_gives_its_figures_to_other_programs(tiny_voc, capsys):
+    with pytest.raises(SystemExit) as exit:
+        cli.main(["masks", "verify", "--data", str(tiny_voc), "--dataset", "pascal", "--json"])
+    report = json.loads(capsys.readouterr().out)
+    present, wanted = report["coverage"]["val/fold0"]
+    assert (
+        exit.value.code == 0 and present == wanted > 0 and report["missing"] == [] and 0 < report["miou"]["all"] <= 100
+    )
+
+
 def test_progress_leaves_stdout_to_results(capsys):
     from tlg_lib.machine.progress import track
 

@@ -170,3 +170,37 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path, name):
         with folder_lock(tmp_path / name):
             pass
     assert caught.value.code == 5
+
+
+WITHOUT_FCNTL = "import filelock, sys; sys.modules['fcntl'] = None" + HOLD
+
+
+def test_where_the_system_has_no_flock_the_lock_is_filelocks(tmp_path, monkeypatch):
+    """As on Windows: the second is refused and told who holds it, and kill -9 frees the folder."""
+    import filelock  # noqa: F401  its own import of fcntl, before that is hidden
+
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+    child = subprocess.Popen(
+        [sys.executable, "-c", WITHOUT_FCNTL, str(tmp_path), "60"], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert child.stdout.readline() == "held\n"
+        assert is_locked(tmp_path) and (tmp_path / ".lock.held").is_file()
+        with pytest.raises(TLGError, match=f"in use by process {child.pid} on .* choose another folder"):
+            with folder_lock(tmp_path):
+                pytest.fail("entered a locked folder")
+    finally:
+        child.kill()
+        child.wait()
+        child.stdout.close()
+    assert not is_locked(tmp_path)
+    with folder_lock(tmp_path):
+        assert is_locked(tmp_path) and owner(tmp_path)["pid"] == os.getpid()
+    assert not is_locked(tmp_path)
+
+
+def test_importing_the_library_needs_nothing_that_windows_lacks(tmp_path):
+    """fcntl, pwd, grp, resource and termios are not there; the command line and predict import all the same."""
+    code = "import sys\nfor name in ('fcntl', 'pwd', 'grp', 'resource', 'termios'): sys.modules[name] = None\n"
+    code += "import tlg_lib.predict, tlg_lib.cli, tlg_lib.machine.locks, tlg_lib.runs.notebooks"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)

@@ -102,6 +102,8 @@ def device() -> Iterator[Finding]:
     """What will compute, and whether a GPU is there that torch cannot see."""
     import torch
 
+    from ..machine.device import lacking
+
     count = torch.cuda.device_count()
     for i in range(count):
         properties = torch.cuda.get_device_properties(i)
@@ -121,6 +123,10 @@ def device() -> Iterator[Finding]:
                 f"a GPU is there and torch {torch.__version__} does not see it",
                 "install the CUDA build of torch that fits the driver (`nvidia-smi`), or --set device=cpu",
             )
+        if torch.backends.mps.is_available():
+            reason = lacking("mps")
+            used = f"is not used by device=auto ({reason})" if reason else "is used by device=auto"
+            yield Finding("device", NOTE if reason else OK, f"the GPU of this Mac {used}", "")
         yield Finding("device", OK, f"CPU, {os.cpu_count()} cores, torch uses {torch.get_num_threads()} threads")
         yield Finding(
             "device",

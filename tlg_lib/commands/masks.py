@@ -55,32 +55,16 @@ def make(
 
 
 @app.command("verify")
-def verify(
-    data: o.Data = None,
-    dataset: DataSet = "",
-    masks: Masks = "",
-    report: Annotated[str, typer.Option("--json", help="also write the report to this file")] = "",
-) -> None:
+def verify(data: o.Data = None, dataset: DataSet = "", masks: Masks = "", json: o.Json = False) -> None:
     """Coverage per split and fold, wrong sizes and values, mIoU where there is truth; non-zero exit on faults."""
     from ..errors import TLGError
-    from ..machine.paths import write_json
     from ..masks.verify import verify_masks
 
     found = verify_masks(_folder(data, dataset, masks))
-    for (split, fold), (present, wanted) in found.coverage.items():
-        print(f"{split} fold {fold}: {present} of {wanted} masks")
-    for line in found.faults[:20]:
-        print(f"fault: {line}")
-    if len(found.faults) > 20:
-        print(f"and {len(found.faults) - 20} more faults")
-    print(
-        f"without a mask: {len(found.missing)}; masks that show nothing: {len(found.empty)}; "
-        f"unsure pixels: {100 * found.unsure:.1f}%"
-    )
-    if found.usable:  # a mean over faulty or empty masks would be taken for theirs
-        _print_scores({"masks": found.miou})
-    if report:
-        write_json(report, found.to_dict())
+    if json:
+        o.print_json(found.to_dict())
+    else:
+        _print_report(found)
     if not found.usable:
         first = next(iter(found.faults), "") or "{}, class number {}".format(*(found.missing or found.empty)[0])
         if not found.missing and not found.faults:
@@ -94,6 +78,21 @@ def verify(
             f"{first}): make them with `tlg masks make`",
             code=3,
         )
+
+
+def _print_report(found) -> None:
+    for (split, fold), (present, wanted) in found.coverage.items():
+        print(f"{split} fold {fold}: {present} of {wanted} masks")
+    for line in found.faults[:20]:
+        print(f"fault: {line}")
+    if len(found.faults) > 20:
+        print(f"and {len(found.faults) - 20} more faults")
+    print(
+        f"without a mask: {len(found.missing)}; masks that show nothing: {len(found.empty)}; "
+        f"unsure pixels: {100 * found.unsure:.1f}%"
+    )
+    if found.usable:  # a mean over faulty or empty masks would be taken for theirs
+        _print_scores({"masks": found.miou})
 
 
 @app.command("score")

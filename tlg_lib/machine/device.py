@@ -10,21 +10,59 @@ from functools import cache
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from ..errors import TLGError
 from .paths import PACKAGE
 
 
 def pick_device(name: str) -> torch.device:
-    """ "auto" takes CUDA where there is one; a device that is not there is refused."""
+    """ "auto" takes CUDA where there is one, else a Mac's GPU that computes what a CPU does; else the CPU.
+
+    A device that is not there is refused.
+    """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() and not lacking("mps") else "cpu")
     try:
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         raise TLGError(f"device '{name}' cannot be used here ({str(error).splitlines()[0]}): use device cpu") from None
     return device
+
+
+def device_name(device: torch.device) -> str:
+    """The GPU's name, or "CPU"."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return {"cpu": "CPU", "mps": "Apple GPU"}.get(device.type, device.type)
+
+
+@cache
+def lacking(device: str) -> str:
+    """Why the network cannot compute on ``device``, "" where its operators exist there and agree with the CPU's."""
+    try:
+        difference = (_operators(device) - _operators("cpu")).abs().max().item()
+    except (RuntimeError, NotImplementedError, TypeError, AssertionError) as error:
+        return str(error).splitlines()[0]
+    return "" if difference < 1e-4 else f"its results differ from the CPU's by {difference:.1g}"
+
+
+def _operators(device: str) -> Tensor:
+    """Values and gradients of what the network is made of, on small numbers; float32 [N] on the CPU."""
+    x = (torch.arange(2 * 8 * 12 * 12, dtype=torch.float32) % 17 / 17).view(2, 8, 12, 12).to(device).requires_grad_()
+    kernel = (torch.arange(8 * 8 * 3 * 3, dtype=torch.float32) % 13 / 130).view(8, 8, 3, 3).to(device)
+    y = F.group_norm(F.conv2d(x, kernel, padding=1), 4)
+    y = F.interpolate(y, (23, 23), mode="bilinear", align_corners=True)
+    y = F.interpolate(y, (12, 12), mode="bilinear", align_corners=False) + F.interpolate(x, (6, 6), mode="area").mean()
+    rows = F.gelu(F.adaptive_avg_pool2d(y, 4)).flatten(2)  # [2, 8, 16]
+    matched = torch.einsum("bcp,bcq->bpq", F.normalize(rows, dim=1), F.normalize(x[:, :, :4, :4].flatten(2), dim=1))
+    plan = (matched.softmax(2) - matched.logsumexp((1, 2), keepdim=True)).clamp(min=-5)
+    (plan.square().sum() + y.sigmoid().mean()).backward()
+    return torch.cat([plan.detach().flatten(), x.grad.flatten()]).cpu()
 
 
 def environment() -> dict[str, str | int]:
@@ -37,7 +75,6 @@ def environment() -> dict[str, str | int]:
 
     from .. import __version__
 
-    cuda = torch.cuda.is_available()
     return {
         "tlg_lib": __version__,
         "torch": torch.__version__,
@@ -45,7 +82,7 @@ def environment() -> dict[str, str | int]:
         "timm": timm.__version__,
         "open_clip": open_clip.__version__,
         "python": platform.python_version(),
-        "device": torch.cuda.get_device_name(0) if cuda else "CPU",
+        "device": device_name(pick_device("auto")),
         "cores": os.cpu_count() or 1,
         "commit": commit(),
     }

@@ -9,7 +9,7 @@ import socket
 import stat
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -28,6 +28,7 @@ def folder_lock(folder: str | Path, name: str = LOCK_NAME, wait: float | bool = 
     The lock is ``flock`` on ``folder/name``: it belongs to the open file, so the kernel frees it when the
     process ends, also after kill -9 or a power cut, and a file left behind locks nothing. The file's text
     only tells others who holds it. A link, a pipe or somebody's own file of that name is refused, not touched.
+    On Windows, where a locked file cannot be read, the lock is filelock's on a file beside it.
     ``wait``: seconds to wait for another owner before giving up; True waits
     for as long as it takes.
 
@@ -40,9 +41,9 @@ def folder_lock(folder: str | Path, name: str = LOCK_NAME, wait: float | bool = 
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise disk_error(path, error) from None
-    with _open_lock(path, os.O_RDWR | os.O_CREAT) as file:
+    with _open_lock(path, os.O_RDWR | os.O_CREAT) as file, ExitStack() as held:
         deadline = time.monotonic() + (float("inf") if wait is True else max(wait, GLANCE))
-        while not _try_lock(file, path):
+        while not _try_lock(file, path, held):
             if time.monotonic() >= deadline:
                 raise TLGError(
                     f"{folder} is in use by {_owner_text(path)}: wait for it, stop it, or choose another folder", code=4
@@ -61,7 +62,8 @@ def folder_lock(folder: str | Path, name: str = LOCK_NAME, wait: float | bool = 
 def _open_lock(path: Path, flags: int):
     """The lock file, opened without following a link or waiting for a pipe's other end."""
     try:
-        descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+        safe = (getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC"))  # Windows has none of them
+        descriptor = os.open(path, flags | sum(safe), 0o666)
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.ENXIO, errno.EISDIR):
             raise _foreign(path) from None
@@ -89,8 +91,8 @@ def is_locked(folder: str | Path, name: str = LOCK_NAME) -> bool:
     try:
         if path.is_symlink() or not path.is_file():
             return False
-        with _open_lock(path, os.O_RDONLY) as file:
-            return not _try_lock(file, path)
+        with _open_lock(path, os.O_RDONLY) as file, ExitStack() as held:
+            return not _try_lock(file, path, held)
     except (OSError, TLGError):
         return False
 
@@ -137,20 +139,38 @@ def living_owner(folder: str | Path, name: str = LOCK_NAME) -> int:
     return pid
 
 
-def _try_lock(file, path: Path) -> bool:
+def _try_lock(file, path: Path, held: ExitStack) -> bool:
+    """Whether the lock is now ours, until ``file`` and ``held`` are closed."""
     try:
         import fcntl
     except ImportError:
-        raise TLGError("folder locks need Linux or macOS: on Windows, run inside WSL", code=5) from None
+        return _try_beside(path, held)
     try:
         fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
         return True
     except OSError as error:
         if error.errno in (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES):
             return False
-        raise TLGError(
-            f"cannot lock {path} ({error.strerror}): the file system has no locks, set TLG_HOME to another disk", code=5
-        ) from None
+        raise _no_locks(path, error) from None
+
+
+def _try_beside(path: Path, held: ExitStack) -> bool:
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(path.with_name(f"{path.name}.held"), timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        return False
+    except (OSError, NotImplementedError) as error:
+        raise _no_locks(path, error) from None
+    held.callback(lock.release)
+    return True
+
+
+def _no_locks(path: Path, error: Exception) -> TLGError:
+    reason = getattr(error, "strerror", None) or type(error).__name__
+    return TLGError(f"cannot lock {path} ({reason}): the file system has no locks, set TLG_HOME to another disk", 5)
 
 
 def _write_owner(file, path: Path) -> None:

