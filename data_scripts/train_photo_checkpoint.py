@@ -18,6 +18,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image, ImageEnhance
 
 from tlg_lib.batches import BatchMaker
@@ -26,12 +27,12 @@ from tlg_lib.config import Config, make_config
 from tlg_lib.data.folder import SegmentationFolder
 from tlg_lib.data.images import read_mask, resize_mask, write_mask
 from tlg_lib.errors import TLGError
-from tlg_lib.evaluate import count_episodes
 from tlg_lib.experiment import Experiment, held_out
 from tlg_lib.inputs import Inputs
 from tlg_lib.machine.downloads import sha256_of
 from tlg_lib.machine.parallel import parallel_map, run_jobs
 from tlg_lib.machine.paths import atomic, runs_home, write_json
+from tlg_lib.metrics import intersection_union, scores, vote
 from tlg_lib.predict import PHOTO
 from tlg_lib.train import train
 
@@ -184,30 +185,44 @@ def config_of(arguments: argparse.Namespace, fold: int) -> Config:
 
 
 def score(model, config: Config, inputs: Inputs) -> dict[str, float]:
-    """mIoU on the held-out classes, by shots and supports, of network and prototype; "wrong": of another class."""
+    """mIoU on the held-out classes, by shots and supports, of network and prototype; "wrong": of another class.
+
+    Five shots vote, as the field has it; "mean": their probabilities are averaged instead.
+    """
     from tlg_lib.baselines import prototype
 
-    free = prototype(model.levels)
-    rows = {"": model.predict, "network alone, ": model.network_alone, "prototype, ": free}
-    # In place of the field's vote over shots; of one shot it is the same.
-    means = {"mean of shots, ": model.predict, "prototype, mean of shots, ": free}
-    means = {name: lambda batch, p=p: p(batch).mean(1, keepdim=True) for name, p in means.items()}
+    rows = {"": model.predict, "network alone, ": model.network_alone, "prototype, ": prototype(model.levels)}
     found = {}
     for supports, control in (("drawn", ""), ("boxes", ""), ("drawn", "wrong")):
         for shots in (1, 5):
             own = config.replace(support_masks=supports, shots=shots)
             experiment = inputs.open(own)
             episodes, make = experiment.scored_episodes(own, control), experiment.batches(own)
-            for name, predictor in {**rows, **(means if shots > 1 else {})}.items():
-                counts = count_episodes(predictor, episodes, make, (own.threshold,), max(1, own.eval_batch // shots))
-                found[f"{name}{shots} {control or supports}"] = round(counts.scores(0).miou, 1)
+            for name, miou in score_rows(rows, episodes, make, own, max(1, own.eval_batch // shots)).items():
+                found[f"{name}{shots} {control or supports}"] = miou
     return found
+
+
+@torch.inference_mode()
+def score_rows(rows: dict, episodes: list, make: BatchMaker, config: Config, size: int) -> dict[str, float]:
+    """mIoU of every predictor, a batch being made once for all of them."""
+    counts: dict[str, list] = {}
+    for start in range(0, len(episodes), size):
+        batch = make(episodes[start : start + size])
+        for name, predictor in rows.items():
+            probability = predictor(batch)  # [B, K, H, W]
+            answers = {name: vote(probability >= config.threshold)}
+            if config.shots > 1:
+                answers[f"{name}mean of "] = probability.mean(1) >= config.threshold
+            for answer, mask in answers.items():
+                counts.setdefault(answer, []).append([n.cpu().numpy() for n in intersection_union(mask, batch.truth)])
+    ids = np.array([episode.class_id for episode in episodes])
+    summed = {name: [np.concatenate(part) for part in zip(*parts)] for name, parts in counts.items()}
+    return {name: round(scores(*parts, ids).miou, 1) for name, parts in summed.items()}
 
 
 def one_fold(settings: dict, folder: Path, held: int) -> dict:
     """Train and score in this process; what is finished is read."""
-    import torch
-
     from tlg_lib.config import config_from_dict
     from tlg_lib.model import build_model
 
@@ -236,7 +251,7 @@ def one_fold(settings: dict, folder: Path, held: int) -> dict:
     return found
 
 
-def write(folder: Path, out: Path, scores: dict[int, dict[str, float]], command: str) -> None:
+def write(folder: Path, out: Path, reached: dict[int, dict[str, float]], command: str) -> None:
     """Weights without the optimizer and without this machine's paths, their checksum, and the card beside them."""
     saved = load_checkpoint(folder / "checkpoint.safetensors")
     config = saved.config.replace(data="", masks="", device="auto")
@@ -249,10 +264,10 @@ def write(folder: Path, out: Path, scores: dict[int, dict[str, float]], command:
         "numbers": sum(w.numel() for w in saved.weights.values()),
     }
     with atomic(out.with_name("MODEL_CARD.md"), "w") as file:
-        file.write(card(config, out, scores, about))
+        file.write(card(config, out, reached, about))
 
 
-def card(config: Config, out: Path, scores: dict[int, dict[str, float]], about: dict) -> str:
+def card(config: Config, out: Path, reached: dict[int, dict[str, float]], about: dict) -> str:
     height, width = config.image_size
     lines = [
         "# The network for photographs with drawn supports",
@@ -273,11 +288,11 @@ def card(config: Config, out: Path, scores: dict[int, dict[str, float]], about: 
         "*wrong*: drawn supports of another class; five shots vote unless *mean* is said; *prototype*: cosine "
         "prototypes of the same supports, nothing trained.",
         "",
-        "| row | " + " | ".join(f"fold {fold}" for fold in sorted(scores)) + " | mean |",
-        "|---|" + "---|" * (len(scores) + 1),
+        "| row | " + " | ".join(f"fold {fold}" for fold in sorted(reached)) + " | mean |",
+        "|---|" + "---|" * (len(reached) + 1),
     ]
-    for name in next(iter(scores.values()), {}):
-        values = [scores[fold][name] for fold in sorted(scores)]
+    for name in next(iter(reached.values()), {}):
+        values = [reached[fold][name] for fold in sorted(reached)]
         mean = f"{sum(values) / 4:.1f}" if len(values) == 4 else "–"
         lines.append(f"| {name} | " + " | ".join(f"{value:.1f}" for value in values) + f" | {mean} |")
     return "\n".join(lines) + "\n"
@@ -308,16 +323,16 @@ def main() -> int:
             (f"fold {fold}", one_fold, (config.to_dict(), folder, fold))
             for fold, config, folder in zip(folds, configs, folders)
         ]
-        scores = {}
+        reached = {}
         for position, found in run_jobs(jobs, arguments.jobs):
             if found:
-                scores[folds[position]] = found
+                reached[folds[position]] = found
                 print(f"fold {folds[position]}: {found}", flush=True)
-        write_json(arguments.out / "scores.json", {str(fold): scores[fold] for fold in sorted(scores)})
+        write_json(arguments.out / "scores.json", {str(fold): reached[fold] for fold in sorted(reached)})
         if arguments.write:
             settings = "".join(f" --set {item}" for item in arguments.set)
             command = f"python data_scripts/{Path(__file__).name} DATA --copies {arguments.copies}{settings} --write"
-            write(folders[-1], arguments.write, scores, command)
+            write(folders[-1], arguments.write, reached, command)
             print(f"written: {arguments.write}")
     except TLGError as error:
         print(f"error: {error}", file=sys.stderr)
