@@ -29,8 +29,9 @@ def code_cells(book):
     return [cell for cell in book.cells if cell.cell_type == "code"]
 
 
-# Notebooks that follow the six rules in full; the others are on their way.
-TAUGHT = [p for p in BOOKS if p.stem[:2] in ("00", "03", "04", "05", "06")]
+# Notebooks that do not follow the six rules yet.
+LATER = ("07", "08", "09", "10")
+TAUGHT = [p for p in BOOKS if p.stem[:2] not in LATER]
 BUILT = [p for p in BOOKS if p.stem[:2] in ("03", "04", "05", "06")]
 SCORE = re.compile(r"\b\d+(?:\.\d+)?\s*(?:mIoU|points?\b|IoU\b|%)")
 
@@ -81,11 +82,10 @@ def test_rendered_sentences_read_the_figures(taught):
     assert sum("Markdown(" in source for source in code) >= figures - 1
 
 
-@pytest.mark.parametrize("path", BUILT, ids=lambda path: path.stem)
-def test_solutions_hold_code_that_compiles(path):
+def test_solutions_hold_code_that_compiles(taught):
     from tlg_lib.runs.exercises import solutions
 
-    found = solutions(nbformat.read(path, as_version=4))
+    found = solutions(taught)
     assert sorted(found) == [1, 2, 3]
     for number, blocks in found.items():
         assert blocks, number
@@ -94,8 +94,8 @@ def test_solutions_hold_code_that_compiles(path):
             ast.parse(block)
 
 
-def test_all_eleven_are_there_in_order():
-    assert [p.stem[:2] for p in BOOKS] == [f"{i:02d}" for i in range(11)]
+def test_all_are_there_in_order():
+    assert [p.stem[:2] for p in BOOKS] == [f"{i:02d}" for i in range(len(BOOKS))]
     assert [n.path for n in find_notebooks()] == BOOKS
 
 

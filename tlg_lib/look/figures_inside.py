@@ -260,7 +260,9 @@ def mask_stages_figure(
 ) -> Figure:
     """From an image to its pseudo mask: the image, each stage's map over it, the mask, and the truth where known."""
     count = 2 + len(maps) + (truth is not None)
-    figure = Figure(figsize=(min(11.0, 2.0 * count), 2.75), layout="constrained")
+    figure = Figure(
+        figsize=(min(11.0, 2.0 * count), min(2.0, 11.0 / count) + 0.3 + 0.35 * bool(title)), layout="constrained"
+    )
     axes = iter(figure.subplots(1, count))
     show_image(next(axes), image, "image")
     for label, values in maps.items():
