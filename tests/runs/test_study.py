@@ -86,6 +86,18 @@ def test_study_end_to_end(tiny_voc, tmp_path, own_home):
     assert json.dumps(again) == json.dumps([r for r in records if r["fold"] == 3])
 
 
+@pytest.mark.slow
+def test_with_image_labels_a_vote_keeps_its_threshold(tiny_voc, tmp_path, own_home):
+    """Masks put right, the only judge there, are worse than good masks; the network alone is judged by them still."""
+    config = make_config("smoke", data=str(tiny_voc), **TINY, supervision="image")
+    study = Study(tmp_path / "study", config, folds=(0,), rows=(Row("a", "A"),), shots=(1,))
+    study.train(workers=1, progress=False)
+    chosen = {r["row"]: r["threshold"] for r in study.evaluate(1, False) if r["threshold_from"] == "base classes"}
+    assert chosen["a"] == 0.5
+    assert set(chosen) > {"a", "a-alone", "query pseudo mask"}
+    assert any(value != 0.5 for value in chosen.values())
+
+
 def _fail(name):
     raise TLGError(f"{name} is missing", code=3)
 

@@ -284,20 +284,29 @@ class _Scorer:
         consensus = base_consensus(self.config, self.experiment)
         return judged_by_labels(self.make, consensus, self.experiment.backbone.levels)
 
+    def _threshold(self, predictor, voted: bool) -> float:
+        """The best threshold of base-class images. With image labels a vote keeps its own: what would judge it, masks
+        put right, is worse than good masks are, and share and trust are the choice already."""
+        from ..evaluate import THRESHOLDS, count_episodes
+
+        config = self.config.replace(shots=1)
+        if voted and config.supervision == "image":
+            return config.threshold
+        base = self.experiment.base_episodes(config, min(BASE_EPISODES, config.eval_episodes))
+        return count_episodes(predictor, base, self._judged(), THRESHOLDS, config.eval_batch).best_threshold()
+
     def score(self, predictor, *, shots: int, control: str = "", epoch: str = "last", alone: bool = False) -> None:
         """Records of the predictor at 0.5 and at the threshold chosen on base classes.
 
         alone: it is the network before its answer is put to the vote, a row of its own with its own threshold.
         """
         from ..episodes import shots_remark
-        from ..evaluate import THRESHOLDS, count_episodes
+        from ..evaluate import count_episodes
 
         config = self.config.replace(shots=shots)
         if alone not in self.thresholds:
-            base = self.experiment.base_episodes(config.replace(shots=1), min(BASE_EPISODES, config.eval_episodes))
-            self.thresholds[alone] = count_episodes(
-                predictor, base, self._judged(), THRESHOLDS, config.eval_batch
-            ).best_threshold()
+            voted = self.config.trusted_vote and epoch != "no training" and not alone
+            self.thresholds[alone] = self._threshold(predictor, voted)
         chosen = self.thresholds[alone]
         episodes = self.experiment.scored_episodes(config, control)
         batch = max(1, config.eval_batch // shots)
