@@ -113,8 +113,9 @@ def test_independent_witnesses_tell_how_good_the_mask_is(wrong, monkeypatch):
             return network[at][:, None]
 
     found = trust.reliability(Network(None), Classes(), episodes, make)
-    expected = np.corrcoef(mask.numpy().ravel(), truth.numpy().ravel())[0, 1]  # 1 - 2 x the share of errors
-    assert found == pytest.approx(expected, abs=0.03) and expected == pytest.approx(1 - 2 * wrong, abs=0.03)
+    mine, prototypes, net = (np.corrcoef(w.numpy().ravel(), truth.numpy().ravel())[0, 1] for w in (mask, said, network))
+    assert mine == pytest.approx(1 - 2 * wrong, abs=0.03)
+    assert found == pytest.approx(mine / (prototypes * net) ** 0.5, rel=0.05)
 
 
 def test_masks_against_their_class_are_given_the_least_trust(monkeypatch):
@@ -123,14 +124,14 @@ def test_masks_against_their_class_are_given_the_least_trust(monkeypatch):
     classes, model = Fixed(None), Fixed(None)
     classes.probability = lambda batch, levels: said[batch.at]
     model.network_alone = lambda batch: network[[int(e.query[1:]) for e in batch.episodes]][:, None]
-    assert trust.trust_from(trust.reliability(model, classes, episodes, make)) == 0.125
+    assert trust.trust_from(trust.reliability(model, classes, episodes, make)) == trust.LEAST
 
 
-def test_trust_grows_with_reliability_from_an_eighth_to_all():
-    assert trust.trust_from(-0.3) == trust.trust_from(0.0) == 0.125
-    assert trust.trust_from(trust.REACH * 0.5**0.5) == pytest.approx(0.25)  # half of the variance is explained
-    assert trust.trust_from(0.69) < trust.trust_from(0.705) == trust.trust_from(0.9) == 1.0
-    values = [trust.trust_from(c) for c in np.linspace(0, 0.8, 50)]
+def test_trust_grows_with_reliability_up_to_all():
+    assert trust.trust_from(-0.3) == trust.trust_from(0.0) == trust.LEAST
+    assert trust.trust_from(trust.REACH * 0.5**0.5) == pytest.approx(2 * trust.LEAST)  # half is explained
+    assert trust.trust_from(0.8) < trust.trust_from(0.88) == trust.trust_from(1.4) == 1.0
+    values = [trust.trust_from(c) for c in np.linspace(0, 1.2, 50)]
     assert values == sorted(values)
 
 
