@@ -33,7 +33,7 @@ from .losses import remedy, total_loss
 from .machine.device import code_digest, commit
 from .machine.downloads import sha256_of
 from .machine.locks import folder_lock
-from .machine.paths import read_sealed, write_json, write_sealed
+from .machine.paths import read_json, read_sealed, write_json, write_sealed
 from .machine.progress import track
 from .model import TLG, build_model
 from .prototypes import Consensus, base_consensus
@@ -131,6 +131,7 @@ def _train(fabric, config: Config, folder: Path, experiment: Experiment, progres
         restore_optimizer(optimizer, saved.optimizer)
         about = saved.about
     elif fabric.is_global_zero:
+        _refuse_foreign(folder / "config.json")
         write_json(folder / "config.json", config.to_dict())
     consensus = _consensus(config, experiment, model, progress and fabric.is_global_zero)
     forward = torch.compile(model) if config.compile else model
@@ -176,6 +177,16 @@ def finished_training(folder: Path, config: Config, digest: str) -> dict | None:
         return summary if same and (summary["data"], summary["code"], summary["weights"]) == here else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def _refuse_foreign(path: Path) -> None:
+    """A config.json that no training wrote is of another program's folder."""
+    try:
+        config_from_dict(read_json(path))
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError, TypeError, TLGError):
+        raise TLGError(f"{path} is there already and is no config of a training: choose another --out") from None
 
 
 def _put_aside_other_code(folder: Path) -> None:

@@ -183,7 +183,7 @@ def sheet(
     """A contact sheet of images with their label maps in colour, spread evenly over the folder."""
     from ..data.folder import SegmentationFolder
     from ..errors import TLGError
-    from ..look.figures import save_figure
+    from ..look.figures import refuse_overwriting, save_figure
     from ..look.sheets import label_sheet
 
     data = SegmentationFolder(folder, _dataset(folder, dataset))
@@ -191,6 +191,7 @@ def sheet(
     if not names:
         raise TLGError(f"{folder}: no image in JPEGImages has a label map in SegmentationClassAug", code=3)
     chosen = [names[i * len(names) // min(count, len(names))] for i in range(min(count, len(names)))]
+    refuse_overwriting(out)
     save_figure(label_sheet(data, chosen), out, alt=f"{len(chosen)} images of {folder.name} with label maps in colour")
     print(f"{len(chosen)} of {len(names)} label maps: {out}")
 

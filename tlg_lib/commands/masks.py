@@ -131,7 +131,7 @@ def sheet(
     out: Annotated[str, typer.Option(help="PNG to write")] = "masks.png",
 ) -> None:
     """A coloured contact sheet: photograph, truth and pseudo mask side by side."""
-    from ..look.figures import save_figure
+    from ..look.figures import refuse_overwriting, save_figure
     from ..look.sheets import mask_sheet
 
     folder = _folder(data, dataset, masks)
@@ -139,6 +139,7 @@ def sheet(
     missing = folder.missing_masks(rows)
     if missing:
         folder.pseudo_mask(*missing[0])  # raises, naming the file and the remedy
+    refuse_overwriting(out)
     path = save_figure(mask_sheet(folder, rows), out, f"Photographs, truth and pseudo masks of {len(rows)} rows")
     print(f"sheet of {len(rows)} rows: {path}")
 

@@ -24,7 +24,7 @@ from ..machine.progress import track
 from .classes import COCO_CATEGORY_IDS, COCO_CLASSES
 from .images import TURNED, check_pixels, stored_frame, without_orientation, write_mask
 from .listing import id_fault, list_images, plain_id
-from .sources import Source, fetch, folders_of, place, search
+from .sources import Source, claim, fetch, folders_of, place, search
 from .splits import check_id
 from .voc import read_summary
 
@@ -61,6 +61,7 @@ def make_coco(target: str | Path = "", sources: list[Path] = (), crowd: str = "i
         done = read_summary(target, {"crowd": crowd})
         if done:
             return done
+        claim(target)
         scratch = target / ".unpacked"
         shutil.rmtree(scratch, ignore_errors=True)
         try:

@@ -14,7 +14,7 @@ from ..errors import TLGError
 from ..machine.archives import is_archive, unpacked
 from ..machine.downloads import check_sum, download
 from ..machine.paths import atomic, user_path
-from .listing import RESOURCE_FOLDERS
+from .listing import RESOURCE_FOLDERS, some
 
 
 @dataclass(frozen=True)
@@ -105,6 +105,27 @@ def _folders_in(folder: Path) -> list[Path]:
             return [folder for folder in folders if folder.name not in RESOURCE_FOLDERS]
     except OSError:
         return []
+
+
+BEGUN = ".begun"
+
+
+def claim(target: Path) -> None:
+    """Mark an empty folder as one that is being made here; what was begun here goes on.
+
+    Raises TLGError (code 2) for a folder of somebody's: its images, masks and lists would be replaced by others of the
+    same names.
+    """
+    if (target / BEGUN).is_file() or (target / "dataset.json").is_file():
+        return
+    found = sorted(path.name for path in target.iterdir() if not path.name.startswith("."))
+    if found:
+        raise TLGError(
+            f"{target} holds files that were not made by `tlg data` ({some(found)}): name a new or empty folder with "
+            "--out"
+        )
+    with atomic(target / BEGUN, "w") as file:
+        file.write("begun by tlg data; the same command goes on\n")
 
 
 def place(source: Path, target: Path, move: bool = False) -> None:

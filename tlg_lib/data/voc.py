@@ -8,7 +8,6 @@ mask, VOC's own is used: it is finer, and has 255 along the borders, which SBD's
 
 from __future__ import annotations
 
-import json
 import shutil
 from contextlib import ExitStack
 from functools import partial
@@ -19,11 +18,11 @@ import numpy as np
 from ..errors import TLGError
 from ..machine.locks import folder_lock
 from ..machine.parallel import parallel_map
-from ..machine.paths import atomic, cache_home, data_home, write_json
+from ..machine.paths import atomic, cache_home, data_home, read_json, write_json
 from ..machine.progress import track
 from .images import write_mask
 from .listing import Listing, list_files, list_images, list_masks, some
-from .sources import Source, fetch, folders_of, place, search
+from .sources import Source, claim, fetch, folders_of, place, search
 from .splits import image_set, read_lines
 
 VOC = Source(
@@ -53,6 +52,7 @@ def make_voc(target: str | Path = "", sources: list[Path] = (), sbd: bool = True
         done = read_summary(target, {"sbd": sbd})
         if done:
             return done
+        claim(target)
         scratch = target / ".unpacked"
         shutil.rmtree(scratch, ignore_errors=True)  # of an interrupted call
         try:
@@ -68,7 +68,7 @@ def make_voc(target: str | Path = "", sources: list[Path] = (), sbd: bool = True
 def read_summary(target: Path, settings: dict) -> dict:
     """The dataset.json of a finished call with these settings whose files are all still there, else {}."""
     try:
-        summary = json.loads((target / "dataset.json").read_text(encoding="utf-8"))
+        summary = read_json(target / "dataset.json")
         counts = [sum(1 for _ in (target / name).iterdir()) for name in ("JPEGImages", "SegmentationClassAug")]
         same = all(summary[key] == value for key, value in settings.items())
         return summary if same and min(counts) >= summary["images"] else {}

@@ -19,7 +19,10 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch
 
 from ..data.images import tint
+from ..errors import TLGError
 from ..machine.paths import atomic
+
+MAKER = "tlg_lib"  # in the header of every picture, by which ours are known
 
 ORANGE, SKY, GREEN, BLUE, VERMILLION, PURPLE = (
     "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7",
@@ -97,9 +100,24 @@ def save_figure(figure: Figure, path: str | Path, alt: str, note: str = "") -> P
     with atomic(path) as file:
         figure.savefig(
             file, format="png", dpi=120, bbox_inches="tight", pad_inches=0.12,
-            metadata={"Software": None, "Description": alt},
+            metadata={"Software": MAKER, "Description": alt},
         )  # fmt: skip
     return path
+
+
+def refuse_overwriting(path: str | Path) -> None:
+    """Raise TLGError where there is a file that save_figure did not write."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as picture:
+            ours = picture.info.get("Software") == MAKER
+    except FileNotFoundError:
+        return
+    except Exception:  # Pillow raises many kinds for what is no picture
+        ours = False
+    if not ours:
+        raise TLGError(f"{path} is there already and was not drawn here: name another file with --out")
 
 
 def method_name(key: str) -> str:

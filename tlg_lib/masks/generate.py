@@ -24,11 +24,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..data.images import image_size, resize_image, write_mask
-from ..data.listing import list_masks
+from ..data.listing import list_masks, some
 from ..data.splits import Row
 from ..errors import TLGError
 from ..machine.parallel import run_jobs
-from ..machine.paths import write_json
+from ..machine.paths import read_json, write_json
 from ..machine.progress import track
 from .affinity import feature_similarity, patch_affinity, spread
 from .cam import class_maps
@@ -271,7 +271,7 @@ def masks_folder(data) -> Path:
 def made_by(masks: str | Path) -> str:
     """The CLIP and the weights that made the masks of a folder, "" where no recipe of ours lies with them."""
     try:
-        recipe = json.loads((Path(masks) / "recipe.json").read_text(encoding="utf-8"))
+        recipe = read_json(Path(masks) / "recipe.json")
         return f"{recipe['clip']} ({recipe['weights']})"
     except (OSError, ValueError, KeyError, TypeError):
         return ""
@@ -323,7 +323,8 @@ def generate_masks(
     data: SegmentationFolder; clip: tlg_lib.masks.clips.Clip; workers: processes, 0 = this one; batch: images of one
     size computed together. Existing masks that were made by the same recipe from the same image stay.
     Returns {"made", "kept", "folder", "recipe"}: numbers of images, the folder, the digest. Raises TLGError
-    naming the file of the first unreadable image, before anything is computed from it.
+    naming the file of the first unreadable image, before anything is computed from it, and where masks that were made
+    elsewhere would be written over.
     """
     from ..machine.locks import folder_lock
 
@@ -333,6 +334,8 @@ def generate_masks(
     digest = recipe_digest(clip, prompts, recipe)
     jobs = _jobs(data, rows if rows is not None else all_rows(data), recipe)
     with folder_lock(out, wait=3600):
+        if not (overwrite or (out / LOG).is_file()):
+            _refuse_foreign(out, jobs)
         done = set() if overwrite else _finished(out, digest)
         left = [job for job in jobs if not _is_done(job, out, done)]
         if left:
@@ -357,6 +360,19 @@ def generate_masks(
                     log.writelines(json.dumps(entry) + "\n" for entry in entries)
                     log.flush()
     return {"made": len(left), "kept": len(jobs) - len(left), "folder": str(out), "recipe": digest}
+
+
+def _refuse_foreign(out: Path, jobs: list[_Job]) -> None:
+    """Masks in a folder without our log are somebody's work."""
+    there = list_masks(out).files
+    names = [f"{job.image}--{c}" for job in jobs for c in job.written]
+    lost = [there[name].name for name in names if name in there]
+    if lost:
+        raise TLGError(
+            f"{out} holds {len(lost)} masks that were not made here ({some(lost)}): name another folder with --masks, "
+            "or give --overwrite",
+            code=2,
+        )
 
 
 def ensure_masks(data, clip_name: str = "mini", progress: bool = True) -> None:
@@ -399,7 +415,7 @@ def _finished(out: Path, digest: str) -> set[tuple]:
             recipe, image, image_digest, named, written = json.loads(line)
             for class_id in written:
                 latest[image, class_id] = (recipe, image_digest, tuple(named))
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, RecursionError):
             continue
     return {(key, value[1:]) for key, value in latest.items() if value[0] == digest}
 

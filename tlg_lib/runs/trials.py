@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from ..config import Config
 from ..errors import TLGError
-from ..machine.paths import write_json
+from ..machine.paths import read_json, write_json
 
 LONGEST, SEEDS = 2000, (0, 1, 2)  # optimizer steps of a short training, its seeds
 
@@ -61,7 +60,7 @@ class ScoreCard:
     def __init__(self, run):
         self.path = run.folder / "scorecard.json"
         try:
-            saved = json.loads(self.path.read_text(encoding="utf-8"))
+            saved = read_json(self.path)
             self.scores = {row: [float(s) for s in saved[row]] for row in ROWS if row in saved}
         except FileNotFoundError:
             self.scores = {}

@@ -8,7 +8,6 @@ NumPy, SciPy and Pillow, which the manifest records.
 from __future__ import annotations
 
 import io
-import json
 import os
 import shutil
 from collections.abc import Iterable
@@ -23,7 +22,7 @@ from ...errors import TLGError
 from ...machine.downloads import sha256_of
 from ...machine.locks import folder_lock
 from ...machine.parallel import WorkerKilled, run_jobs
-from ...machine.paths import atomic, data_home, write_json
+from ...machine.paths import atomic, data_home, read_json, write_json
 from ...machine.progress import track
 from ..classes import PASCAL_CLASSES, fold_classes
 from .glyphs import distractor_word, font_versions
@@ -273,7 +272,7 @@ def _write_lines(path: Path, lines: Iterable[str]) -> None:
 def _read(path: Path) -> dict | None:
     """The JSON object in a file; None where it is absent or unreadable, as after a fault of the disk."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = read_json(path)
     except (OSError, ValueError):
         return None
     return value if isinstance(value, dict) else None
