@@ -1,11 +1,15 @@
-"""Episodes to tensors: features, pseudo masks and targets of a batch, all at the network's image size."""
+"""Episodes to tensors: features, pseudo masks and targets of a batch, all at the network's image size.
+
+In two halves: a ``Reader`` brings what lies on disk into memory, here or in worker processes (loader.py); a
+``BatchMaker`` takes it to the device, where the backbone runs.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,6 +20,7 @@ from .data.features import FeatureStore
 from .data.folder import SegmentationFolder
 from .data.images import resize_image, resize_mask
 from .episodes import Episode
+from .loader import Groups, read_ahead
 
 
 @dataclass
@@ -47,17 +52,41 @@ def _mirrored(x: Any) -> Any:
     return [_mirrored(y) for y in x] if isinstance(x, list) else x.flip(-1)
 
 
-class BatchMaker:
-    """Turns episodes into an EpisodeBatch on a device; small sets keep their resized masks in memory."""
+class Read(NamedTuple):
+    """What a batch of B episodes with K supports needs from disk, at the image size H, W; masks uint8 {0, 1, 255}."""
 
-    def __init__(self, config: Config, data: SegmentationFolder, store: FeatureStore):
-        self.config, self.data, self.store = config, data, store
+    episodes: list[Episode]
+    images: Tensor | None  # RGB, uint8 [U, H, W, 3], each image of the batch once; None where features are cached
+    place: Tensor  # long [B + B * K]: the row of ``images`` of every query, then of every support
+    pseudo: Tensor  # [B, H, W]
+    support_pseudo: Tensor  # [B, K, H, W]
+    true: Tensor  # [B, H, W]
+    support_true: Tensor | None  # [B, K, H, W], where the support is a training target too
+    class_ids: Tensor  # long [B]
+
+    def to(self, device: torch.device) -> Read:
+        """On the device; from pinned memory the copies run beside other work."""
+        return Read._make(x.to(device, non_blocking=True) if isinstance(x, Tensor) else x for x in self)
+
+
+class Reader:
+    """Reads what batches need, each image of a batch once; keeps resized masks in memory. Travels to workers empty.
+
+    Args: images -- whether photographs are read as well, as they are where their features are not cached.
+    """
+
+    def __init__(self, config: Config, data: SegmentationFolder, images: bool):
+        self.config, self.data, self.images = config, data, images
         height, width = config.image_size
-        keep = max(64, (256 << 20) // (height * width))  # at most 256 MB of masks
+        # At most 256 MB of masks of a kind; a worker sees its part of the batches.
+        keep = max(64, (256 << 20) // (height * width * (max(1, config.workers) if images else 1)))
         self._pseudo = lru_cache(keep)(self._load_pseudo)
         self._true = lru_cache(keep)(self._load_true)
         self._boxed = lru_cache(keep)(self._load_boxed)
         self._supports = {"pseudo": self._pseudo, "drawn": self._true, "boxes": self._boxed}[config.support_masks]
+
+    def __reduce__(self):
+        return type(self), (self.config, self.data, self.images)
 
     def _load_pseudo(self, image: str, class_id: int) -> np.ndarray:
         return resize_mask(self.data.pseudo_mask(image, class_id), self.config.image_size)
@@ -76,33 +105,74 @@ class BatchMaker:
         box = (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
         return resize_mask(cut(self.data.image(image), [box], [], []), self.config.image_size)
 
+    def __call__(self, episodes: list[Episode], training: bool = False) -> Read:
+        """training=False leaves out what only a training target needs. Raises TLGError naming a file."""
+        shots = len(episodes[0].support)
+        named = [e.query for e in episodes] + [s for e in episodes for s in e.support]
+        once = {image: row for row, image in enumerate(dict.fromkeys(named))}
+        pairs = [(s, e.support_class) for e in episodes for s in e.support]
+        stack = lambda arrays: torch.from_numpy(np.stack(arrays))  # noqa: E731
+        images = [resize_image(self.data.image(i), self.config.image_size) for i in once] if self.images else []
+        pseudo = stack([self._pseudo(e.query, e.class_id) for e in episodes])
+        support_pseudo = stack([self._supports(*pair) for pair in pairs]).unflatten(0, (len(episodes), shots))
+        support_true = None
+        if training and self.config.supervision == "pixel" and self.config.support_loss > 0:
+            support_true = stack([self._true(*pair) for pair in pairs]).unflatten(0, (len(episodes), shots))
+        return Read(
+            episodes,
+            stack(images) if images else None,
+            torch.tensor([once[image] for image in named]),
+            pseudo,
+            support_pseudo,
+            stack([self._true(e.query, e.class_id) for e in episodes]),
+            support_true,
+            torch.tensor([e.class_id for e in episodes]),
+        )
+
+
+class BatchMaker:
+    """Turns episodes into an EpisodeBatch on a device."""
+
+    def __init__(self, config: Config, data: SegmentationFolder, store: FeatureStore):
+        self.config, self.store, self.read = config, store, Reader(config, data, not store.cached)
+
     def __call__(self, episodes: list[Episode], training: bool = False) -> EpisodeBatch:
         """training=False leaves the targets equal to the truth."""
-        shots, size, device = len(episodes[0].support), len(episodes), self.store.device
-        images = [e.query for e in episodes] + [s for e in episodes for s in e.support]
-        maps = self.store(images)  # the images of a batch in one call
-        supports = [[m[size + k :: shots] for m in maps] for k in range(shots)]
-        stack = lambda arrays: torch.from_numpy(np.stack(arrays)).to(device)  # noqa: E731
-        pseudo = stack([self._pseudo(e.query, e.class_id) for e in episodes])  # [B, H, W]
-        support_pseudo = stack([self._supports(s, e.support_class) for e in episodes for s in e.support])
-        support_pseudo = support_pseudo.unflatten(0, (size, shots))  # [B, K, H, W]
-        true = stack([self._true(e.query, e.class_id) for e in episodes])
-        target, support_target = true, support_pseudo
+        return self._finish(self.read(episodes, training).to(self.store.device), training)
+
+    def each(self, groups: Groups, training: bool = False) -> Iterator[EpisodeBatch]:
+        """The batch of each group in turn, read ahead by ``config.workers`` processes where images are read.
+
+        The batches are the same to the bit as one by one. Raises WorkerKilled when a worker is gone.
+        """
+        workers = self.config.workers if self.read.images else 0
+        for read in read_ahead(self.read, groups, workers, self.store.device, training):
+            yield self._finish(read, training)
+
+    def _finish(self, read: Read, training: bool) -> EpisodeBatch:
+        """The features and masks of what was read and lies on the device."""
+        size, shots = read.support_pseudo.shape[:2]
+        if read.images is None:
+            named = [e.query for e in read.episodes] + [s for e in read.episodes for s in e.support]
+            maps = self.store(named)  # the images of a batch in one call
+        else:
+            with torch.autocast(self.store.device.type, torch.bfloat16, self.config.precision == "bf16-mixed"):
+                maps = [m[read.place] for m in self.store.compute(read.images)]
+        target, support_target = read.true, read.support_pseudo
         if training and self.config.supervision == "image":
-            target = pseudo
-        elif training and self.config.support_loss > 0:
-            support_target = stack([self._true(s, e.support_class) for e in episodes for s in e.support])
-            support_target = support_target.unflatten(0, (size, shots))
+            target = read.pseudo
+        elif read.support_true is not None:
+            support_target = read.support_true
         return EpisodeBatch(
-            episodes,
+            read.episodes,
             [m[:size] for m in maps],
-            supports,
-            (pseudo == 1).float()[:, None],
-            (support_pseudo == 1).float()[:, :, None],
+            [[m[size + k :: shots] for m in maps] for k in range(shots)],
+            (read.pseudo == 1).float()[:, None],
+            (read.support_pseudo == 1).float()[:, :, None],
             target.long(),
             support_target.long(),
-            true.long(),
-            torch.tensor([e.class_id for e in episodes], device=device),
+            read.true.long(),
+            read.class_ids,
         )
 
 

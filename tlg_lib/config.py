@@ -201,6 +201,7 @@ class Training(Section):
     channels_last: bool = False
     activation_checkpointing: bool = False
     cache_features: Literal["auto", "on", "off"] = "auto"
+    # processes that read images ahead, where features are not cached
     workers: int = Field(0, ge=0, le=256)
 
 

@@ -53,18 +53,26 @@ def correlate(query: list[Tensor], support: list[Tensor]) -> Tensor:
     """
     (hq, wq), (hs, ws) = query[0].shape[-2:], support[0].shape[-2:]
     batch, step = (size(len(query[0]), len(support[0])) for size in (max, min))
-    if torch.is_grad_enabled() and any(f.requires_grad for f in (*query, *support)):
-        layers = [
-            torch.bmm(unit(q).flatten(2).transpose(1, 2), unit(s).flatten(2)) for q, s in zip(query, support)
-        ]  # L x [B, Hq*Wq, Hs*Ws]
+    learning = torch.is_grad_enabled() and any(f.requires_grad for f in (*query, *support))
+    if learning or torch.compiler.is_compiling():  # which writes things to their places itself, and no ``out``
+        layers = []  # L x [B, Hq*Wq, Hs*Ws]
+        for pair in zip(query, support):
+            q, s = (unit(x).flatten(2) for x in pair)  # [B, C, Hq*Wq], [B, C, Hs*Ws]
+            q, s = (x if len(x) == batch else x.repeat(batch // len(x), 1, 1) for x in (q, s))
+            layers.append(torch.bmm(q.transpose(1, 2), s))
         similarity = torch.stack(layers, dim=2).clamp(min=0)  # [B, Hq*Wq, L, Hs*Ws]
     else:
         # The usual case, frozen features: each product is written to its place, nothing is stacked or copied, and
-        # clamped while the processor still has it at hand.
-        similarity = query[0].new_empty(batch, hq * wq, len(query), hs * ws)
+        # clamped while the processor still has it at hand. Lengths are of 32 bits; under autocast the products are of
+        # 16, summed in 32 (an ``out`` is not cast by itself).
+        kind, dtype = query[0].device.type, query[0].dtype
+        if torch.is_autocast_enabled(kind) and dtype == torch.float32:
+            dtype = torch.get_autocast_dtype(kind)
+        similarity = query[0].new_empty(batch, hq * wq, len(query), hs * ws, dtype=dtype)
         for layer, (q, s) in enumerate(zip(query, support)):
-            q, s = unit(q).flatten(2).transpose(1, 2), unit(s).flatten(2)  # [B, Hq*Wq, C], [B, C, Hs*Ws]
-            if hq * wq <= ROWS:
+            q, s = (unit(x).to(dtype).flatten(2) for x in (q, s))
+            q = q.transpose(1, 2)  # [B, Hq*Wq, C]; s: [B, C, Hs*Ws]
+            if hq * wq <= ROWS or kind != "cpu":
                 for shot, place in enumerate(similarity[:, :, layer].split(step)):
                     torch.bmm(*(x if len(x) == step else x.split(step)[shot] for x in (q, s)), out=place)
                     place.clamp_(min=0)

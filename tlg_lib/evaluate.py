@@ -6,7 +6,7 @@ base classes and applied to test classes without predicting again.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from .baselines import Predictor
 from .batches import BatchMaker, EpisodeBatch
 from .episodes import Episode
 from .errors import TLGError
+from .loader import Groups, worker_deaths_in_one_line
 from .machine.paths import atomic
 from .machine.progress import track
 from .metrics import Scores, intersection_union, scores, vote
@@ -79,18 +80,30 @@ class Counts:
             raise TLGError(f"cannot read counts {path} ({error}): delete it and evaluate again", code=3) from None
 
 
-def judged_by_labels(make: BatchMaker, consensus: Consensus, levels) -> Callable[[list[Episode]], EpisodeBatch]:
+class _Judged:
+    """A maker whose batches are looked at once more before they are handed on."""
+
+    def __init__(self, make: BatchMaker, judge: Callable[[EpisodeBatch], EpisodeBatch]):
+        self.make, self.judge = make, judge
+
+    def __call__(self, episodes: list[Episode]) -> EpisodeBatch:
+        return self.judge(self.make(episodes))
+
+    def each(self, groups: Groups) -> Iterator[EpisodeBatch]:
+        return map(self.judge, self.make.each(groups))
+
+
+def judged_by_labels(make: BatchMaker, consensus: Consensus, levels) -> _Judged:
     """A maker of batches whose ``truth`` is the pseudo mask put right by class prototypes: no drawn mask is looked at.
 
     With ``supervision="image"`` what is chosen (a threshold, the best epoch) may rest on nothing else.
     """
 
-    def judged(episodes: list[Episode]) -> EpisodeBatch:
-        batch = make(episodes)
+    def judge(batch: EpisodeBatch) -> EpisodeBatch:
         batch.truth = consensus.object_in(batch, levels).long()
         return batch
 
-    return judged
+    return _Judged(make, judge)
 
 
 def predict(predictor: Predictor, batch: EpisodeBatch, threshold: float = 0.5) -> Tensor:
@@ -98,21 +111,25 @@ def predict(predictor: Predictor, batch: EpisodeBatch, threshold: float = 0.5) -
     return vote(predictor(batch) >= threshold)
 
 
+@worker_deaths_in_one_line()
 @torch.inference_mode()
 def count_episodes(
     predictor: Predictor,
     episodes: list[Episode],
-    make: Callable[[list[Episode]], EpisodeBatch],
+    make: BatchMaker | _Judged | Callable[[list[Episode]], EpisodeBatch],
     thresholds: tuple[float, ...] = (0.5,),
     batch_size: int = 16,
     label: str = "",
     progress: bool = False,
 ) -> Counts:
-    """Run the predictor over the episodes, in order, and count. A label is needed where progress is shown."""
+    """Run the predictor over the episodes, in order, and count. A label is needed where progress is shown.
+
+    make: of ``experiment.batches``, or any function of a list of episodes.
+    """
     inter, union, agree, predicted = [], [], [], []
-    starts = range(0, len(episodes), batch_size)
-    for start in track(starts, label=label, unit="batches", show=progress):
-        batch = make(episodes[start : start + batch_size])
+    groups = [episodes[start : start + batch_size] for start in range(0, len(episodes), batch_size)]
+    batches = make.each(groups) if hasattr(make, "each") else map(make, groups)
+    for batch in track(batches, len(groups), label, "batches", progress):
         probabilities = predictor(batch)  # [B, K, H, W]
         if not torch.isfinite(probabilities).all():
             raise TLGError("the predictor's output is not finite: its training diverged, train again", code=6)

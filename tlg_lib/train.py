@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,12 @@ from .checkpoints import (
     save_checkpoint,
 )
 from .config import Config, config_from_dict
-from .episodes import shots_remark
+from .episodes import Episode, TrainingSampler, shots_remark
 from .errors import TLGError
 from .evaluate import count_episodes, judged_by_labels
 from .experiment import Experiment
 from .inputs import Inputs
+from .loader import worker_deaths_in_one_line
 from .losses import remedy, total_loss
 from .machine.device import code_digest, commit
 from .machine.downloads import sha256_of
@@ -39,6 +41,7 @@ from .model import TLG, build_model
 from .prototypes import Consensus, base_consensus
 from .trust import DEFAULT, choose, reliability, trust_from
 
+LOOK = 20  # steps between two looks at the losses
 CHOICE_EPISODES = 200  # held-out base episodes on which share and trust are chosen
 # Settings that may change between stopping and resuming: they do not change what is learned.
 FREE = (
@@ -228,56 +231,108 @@ def learning_rate(config: Config, step: int) -> float:
     return 0.5 * config.lr * (1 + math.cos(math.pi * (step - warm) / max(1, config.steps - warm)))
 
 
+class _Watch:
+    """Losses since the last look, on the device: a look waits for a GPU, so there is one for many steps.
+
+    What is not finite is told by its own step, before anything is kept of the weights that came after it.
+    """
+
+    def __init__(self, folder: Path, sampler: TrainingSampler, losses: list[float]):
+        self.folder, self.sampler, self.losses = folder, sampler, losses
+        self.waiting: list[tuple[int, Tensor]] = []
+
+    def add(self, step: int, values: Tensor, finite: Tensor) -> None:
+        """values [accumulate]: losses of the parts, which add up to the step's; finite: whether all gradients are."""
+        self.waiting.append((step, torch.cat((values, finite.to(values)[None]))))
+        if len(self.waiting) == LOOK:
+            self.look()
+
+    def look(self) -> None:
+        """Bring the losses over. Raises TLGError (code 6) for the first step that is not finite."""
+        if not self.waiting:
+            return
+        table = torch.stack([row for _, row in self.waiting]).tolist()
+        for (step, _), (*values, finite) in zip(self.waiting, table):
+            if not all(map(math.isfinite, values)):
+                raise _diverged("the loss", self.folder, step, self.sampler)
+            if not finite:
+                raise _diverged("a gradient", self.folder, step, self.sampler)
+            self.losses.append(round(sum(values), 6))
+        self.waiting.clear()
+
+
+class _Shares:
+    """The episodes of this process's part of each step's batch, from a step on: ``accumulate`` groups a step."""
+
+    def __init__(self, config: Config, sampler: TrainingSampler, begin: int, rank: int = 0, world: int = 1):
+        parts = world * config.accumulate
+        if config.batch % parts:
+            raise TLGError(f"batch={config.batch} must be a multiple of devices x accumulate = {parts}")
+        self.sampler, self.begin, self.first, self.size = (
+            sampler,
+            begin,
+            rank * config.accumulate,
+            config.batch // parts,
+        )
+        self.accumulate, self.steps = config.accumulate, config.steps - begin
+
+    def __len__(self) -> int:
+        return self.steps * self.accumulate
+
+    def __getitem__(self, index: int) -> list[Episode]:
+        step, part = divmod(index, self.accumulate)
+        start = (self.first + part) * self.size
+        return self.sampler.batch(self.begin + step)[start : start + self.size]
+
+
+@worker_deaths_in_one_line()
 def _loop(fabric, config, folder, experiment, model, wrapped, optimizer, about, consensus, progress) -> None:
     sampler, make = experiment.sampler(config), experiment.batches(config)
+    shares = _Shares(config, sampler, about["step"], fabric.global_rank, fabric.world_size)
     began, spent = time.perf_counter(), about["seconds"]
     label = f"train {config.variant} {config.supervision} fold {config.fold} seed {config.seed}"
-    steps = range(about["step"], config.steps)
+    show, watch = progress and fabric.is_global_zero, _Watch(folder, sampler, about["losses"])
+    steps = track(range(about["step"], config.steps), config.steps, label, "steps", show, start=about["step"])
     model.train()
-    for step in track(
-        steps,
-        total=config.steps,
-        start=about["step"],
-        label=label,
-        unit="steps",
-        show=progress and fabric.is_global_zero,
-    ):
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(config, step)
-        loss = _step(fabric, config, folder, sampler, make, model, wrapped, optimizer, consensus, step)
-        about["losses"].append(round(loss, 6))
-        about["step"] = step + 1
-        ends_epoch = (step + 1) % config.epoch_steps == 0 or step + 1 == config.steps
-        if ends_epoch and config.trusted_vote and fabric.is_global_zero:
-            count = CHOICE_EPISODES if step + 1 == config.steps else config.epoch_episodes
-            _choose_trust(config, experiment, make, model, consensus, count)
-        if ends_epoch and config.epoch_episodes and fabric.is_global_zero:
-            _end_epoch(config, folder, experiment, make, model, about, consensus)
-        if ends_epoch or (step + 1) % config.checkpoint_every == 0:
-            about["seconds"] = round(spent + time.perf_counter() - began, 2)
-            if fabric.is_global_zero:
-                save_checkpoint(
-                    folder / "checkpoint.safetensors",
-                    Checkpoint(config, model.state_dict(), optimizer_tensors(optimizer), about),
-                )
+    with closing(make.each(shares, training=True)) as batches:
+        for step in steps:
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(config, step)
+            watch.add(step, *_step(fabric, config, batches, model, wrapped, optimizer, consensus, step))
+            about["step"] = step + 1
+            ends_epoch = (step + 1) % config.epoch_steps == 0 or step + 1 == config.steps
+            saves = ends_epoch or (step + 1) % config.checkpoint_every == 0
+            if saves:
+                watch.look()
+            if ends_epoch and config.trusted_vote and fabric.is_global_zero:
+                count = CHOICE_EPISODES if step + 1 == config.steps else config.epoch_episodes
+                _choose_trust(config, experiment, make, model, consensus, count)
+            if ends_epoch and config.epoch_episodes and fabric.is_global_zero:
+                _end_epoch(config, folder, experiment, make, model, about, consensus)
+            if saves:
+                about["seconds"] = round(spent + time.perf_counter() - began, 2)
+                if fabric.is_global_zero:
+                    save_checkpoint(
+                        folder / "checkpoint.safetensors",
+                        Checkpoint(config, model.state_dict(), optimizer_tensors(optimizer), about),
+                    )
 
 
-def _step(fabric, config, folder, sampler, make, model, wrapped, optimizer, consensus, step: int) -> float:
-    """One optimizer step on this process's share of the batch, in ``accumulate`` parts. Returns the mean loss."""
+def _step(fabric, config, batches, model, wrapped, optimizer, consensus, step: int) -> tuple[Tensor, Tensor]:
+    """One optimizer step on this process's share of the batch, in ``accumulate`` parts.
+
+    Returns the parts' losses [accumulate], which add up to the step's mean, and whether all gradients are finite, both
+    on the device: nothing here waits for it.
+    """
     # The flip is a function of the step, as the whole batch takes part; dropout is one of the process too.
     torch.manual_seed((config.seed * 1_000_003 + step) % 2**31)
-    flipped = config.flip and torch.rand(()).item() < 0.5
+    flipped = config.flip and torch.rand(()) < 0.5
     if fabric.global_rank:
         torch.manual_seed((config.seed * 1_000_003 + step + 15_485_863 * fabric.global_rank) % 2**31)
-    episodes = sampler.batch(step)
-    parts = fabric.world_size * config.accumulate
-    if config.batch % parts:
-        raise TLGError(f"batch={config.batch} must be a multiple of devices x accumulate = {parts}")
-    size, total = config.batch // parts, 0.0
+    values = []
     optimizer.zero_grad(set_to_none=True)
     for part in range(config.accumulate):
-        start = (fabric.global_rank * config.accumulate + part) * size
-        batch = make(episodes[start : start + size], training=True)
+        batch = next(batches)
         if remedy(config) == "consensus":
             batch.query_target = consensus.targets(batch, model.levels)
         if flipped:
@@ -293,27 +348,27 @@ def _step(fabric, config, folder, sampler, make, model, wrapped, optimizer, cons
                 config.support_loss > 0,
             )
             loss = total_loss(output, batch, config, list(model.parameters())) / config.accumulate
-            value = fabric.all_reduce(loss.detach(), reduce_op="mean") if fabric.world_size > 1 else loss.detach()
-            if not math.isfinite(float(value)):
-                raise _diverged("the loss", folder, step, episodes)
+            values.append(
+                fabric.all_reduce(loss.detach(), reduce_op="mean") if fabric.world_size > 1 else loss.detach()
+            )
             fabric.backward(loss)
-        total += float(value)
     # A gradient scaler (16-mixed) meets infinite gradients by design and passes over such steps.
-    if config.precision != "16-mixed" and not _finite_gradients(model):
-        raise _diverged("a gradient", folder, step, episodes)
+    finite = torch.isfinite(values[0]) if config.precision == "16-mixed" else _finite_gradients(model)
     optimizer.step()
-    return total
+    return torch.stack(values), finite
 
 
-def _finite_gradients(model: TLG) -> bool:
+def _finite_gradients(model: TLG) -> Tensor:
+    """Whether all gradients are finite, on their device."""
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
-    return not gradients or bool(torch.isfinite(torch.stack(torch._foreach_norm(gradients))).all())
+    return torch.isfinite(torch.stack(torch._foreach_norm(gradients))).all()
 
 
-def _diverged(what: str, folder: Path, step: int, episodes) -> TLGError:
-    write_json(folder / "failed_batch.json", {"step": step, "queries": [e.query for e in episodes]})
+def _diverged(what: str, folder: Path, step: int, sampler: TrainingSampler) -> TLGError:
+    queries = [episode.query for episode in sampler.batch(step)]
+    write_json(folder / "failed_batch.json", {"step": step, "queries": queries})
     return TLGError(
-        f"{what} is not finite at step {step} (queries {', '.join(e.query for e in episodes)}): the last good "
+        f"{what} is not finite at step {step} (queries {', '.join(queries)}): the last good "
         f"checkpoint is kept in {folder}; lower lr or use precision=32-true",
         code=6,
     )
@@ -323,7 +378,7 @@ def hide_masks(masks: Tensor, config: Config) -> Tensor:
     """Replace some query masks by "unknown" (0.5), so that the network cannot live by copying them."""
     if not config.mask_dropout:
         return masks
-    hidden = torch.rand(len(masks), 1, 1, 1).to(masks.device) < config.mask_dropout
+    hidden = torch.rand(len(masks), 1, 1, 1).to(masks.device, non_blocking=True) < config.mask_dropout
     return torch.where(hidden, torch.full_like(masks, 0.5), masks)
 
 

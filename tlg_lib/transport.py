@@ -257,7 +257,7 @@ class _DifferentiablePlan(torch.autograd.Function):
         # Eliminate x. The system leaves a common constant of y open (x takes its negative); 1/m fixes it.
         system = torch.diag_embed(columns) - plan.mT @ scaled + 1 / (m * m)  # [B, M, M]
         right = c.unsqueeze(-1) - scaled.mT @ r  # [B, M, 1]
-        y = torch.linalg.solve(system, right)  # [B, M, 1]
+        y = torch.linalg.solve_ex(system, right)[0]  # [B, M, 1]; ``solve`` would wait for a GPU, to look for errors
         x = (r - plan @ y) / rows  # [B, N, 1]
         return -(weighted - plan * (x + y.mT)) / ctx.reg, None
 

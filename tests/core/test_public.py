@@ -41,7 +41,7 @@ def test_episodes_plug_into_a_dataloader(tmp_path, workers):
     assert first["support"].shape == (3, 2, 3, *SIZE) and last["truth"].shape == (2, *SIZE)
 
     class Store:
-        device = torch.device("cpu")
+        device, cached = torch.device("cpu"), True
 
         def __call__(self, images):
             return [torch.zeros(len(images), 1, 8, 8)]

@@ -14,7 +14,7 @@ from tlg_lib.episodes import Episode
 class Store:
     """Backbone maps that nobody reads here."""
 
-    device = torch.device("cpu")
+    device, cached = torch.device("cpu"), True
 
     def __call__(self, images):
         return [torch.zeros(len(images), 1, 2, 2)]

@@ -15,7 +15,6 @@ from torch import Tensor
 from .. import backbones
 from ..config import Config, make_config
 from ..metrics import vote
-from ..released.plain import Straightforward
 from ..text_prior import random_text_vectors
 
 CLASSES, TEXT_WIDTH, MOST_SHOTS = 20, 512, 5
@@ -98,6 +97,8 @@ class Plain:
     name = "straightforward"
 
     def __init__(self, case: Case, backbone):
+        from ..released.plain import Straightforward  # with POT, which the library's own networks do without
+
         self.case, self.backbone = case, backbone
         config, text = case.config("released"), random_text_vectors(CLASSES, TEXT_WIDTH)
         grids = backbones.LAYOUTS[case.backbone].grids(config.image_size)
@@ -141,13 +142,13 @@ class Plain:
         query, support = self.logits(*self.maps(inputs, 0), inputs, 0)
         return 1.4 * F.cross_entropy(query, inputs.query_target) + 0.6 * F.cross_entropy(support, inputs.support_target)
 
-    def step(self, inputs: Inputs) -> float:
-        """One optimizer step; returns the loss."""
+    def step(self, inputs: Inputs) -> Tensor:
+        """One optimizer step; returns the loss, which nobody has waited for."""
         self.optimizer.zero_grad(set_to_none=True)
         loss = self.loss(inputs)
         loss.backward()
         self.optimizer.step()
-        return float(loss.detach())
+        return loss.detach()
 
 
 class Library(Plain):
@@ -216,10 +217,10 @@ def released_weights(plain: Plain, config: Config) -> dict[str, Tensor]:
 def build(case: Case, names: tuple[str, ...] = ("straightforward", "released", "extended")) -> dict[str, Plain]:
     """The networks to compare, on one backbone; `released` has the straightforward network's weights."""
     backbone = backbones.load_backbone(case.config("released")).to(case.device)
-    plain = Plain(case, backbone)
-    networks: dict[str, Plain] = {"straightforward": plain}
+    networks: dict[str, Plain] = {"straightforward": Plain(case, backbone)} if "straightforward" in names else {}
     for name in names:
         if name != "straightforward":
-            weights = released_weights(plain, case.config(name)) if name == "released" else None
+            plain = networks.get("straightforward")
+            weights = released_weights(plain, case.config(name)) if name == "released" and plain else None
             networks[name] = Library(case, backbone, name, weights)
     return {name: networks[name] for name in names}

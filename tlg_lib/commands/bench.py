@@ -183,6 +183,93 @@ def masks(
     _finish("masks", result, f"{title}\n\n{markdown(['stage', 'seconds per image'], rows)}", out)
 
 
+@app.command()
+def loader(
+    workers: Annotated[list[int] | None, typer.Option(min=0, max=256, help="repeatable; default 0, 2, 4, ...")] = None,
+    size: Annotated[int, typer.Option(min=64, help="image side in pixels")] = 400,
+    batch: Annotated[int, typer.Option(min=1, help="episodes")] = 16,
+    backbone: Annotated[str, typer.Option(help="of the training step that the loader is compared with")] = "resnet50",
+    step: Annotated[bool, typer.Option(help="measure training steps with and without the loader as well")] = True,
+    steps: Annotated[int, typer.Option(min=1, help="so many of them")] = 10,
+    seconds: Annotated[float, typer.Option(min=0.1, help="of reading, for each number of workers")] = 5.0,
+    device: Device = "auto",
+    threads: Threads = 0,
+    out: Out = None,
+) -> None:
+    """Images a second that workers read from generated photographs, against what training steps consume."""
+    import os
+    import tempfile
+
+    from ..backbones import LAYOUTS
+    from ..bench.cases import Case
+    from ..bench.loader import loader_text, make_pictures, rate, training_row
+
+    _choices([backbone], tuple(LAYOUTS), "--backbone")
+    kind = _start(device, threads)
+    case = Case(backbone, size, batch, kind, "32-true" if kind == "cpu" else "bf16-mixed")
+    case.config("extended")
+    cores = os.cpu_count() or 1
+    result = {"case": case.to_dict(), "cores": cores, "rates": []}
+    with tempfile.TemporaryDirectory() as folder:
+        data = make_pictures(Path(folder) / "pictures")
+        for count in workers or [n for n in (0, 1, 2, 4, 8, 16) if n <= cores]:
+            result["rates"].append(rate(data, size, batch, count, kind, seconds))
+            print(f"{count} workers: {result['rates'][-1]['images_per_second']:.0f} images a second", flush=True)
+        if step:
+            result["training"] = training_row(case, data, result["rates"][-1]["workers"], steps)
+    _finish("loader", result, loader_text(result), out)
+
+
+@app.command("device")
+def device_(
+    device: Device = "auto",
+    limit: Annotated[float, typer.Option(min=1, help="seconds for everything")] = 230.0,
+    size: Annotated[int, typer.Option(min=64, help="image side in pixels")] = 400,
+    batch: Annotated[int, typer.Option(min=1)] = 16,
+    backbone: Annotated[str, typer.Option(help="resnet50, vgg16 or efficientnet_lite0")] = "resnet50",
+    networks: Networks = None,
+    operations: Operations = None,
+    compile: Annotated[bool, typer.Option(help="torch.compile as well, in what time is left")] = True,
+    brief: Annotated[
+        bool, typer.Option(help="one short row of runs a cell: to try the command, not for figures")
+    ] = False,
+    page: Annotated[Path | None, typer.Option(help="write the table between this page's marks as well")] = None,
+    out: Out = None,
+) -> None:
+    """One device in four minutes: networks, precisions, memory, compilation, loader, profile, parity with the CPU.
+
+    Every figure is written as soon as it is there; a cell that fails is written as its error. The backbone's weights
+    are random.
+    """
+    from ..backbones import LAYOUTS
+    from ..bench import gpu_page
+    from ..bench.device import NETWORKS, OPERATIONS, Plan, bench_device
+    from ..machine.device import environment
+    from ..machine.paths import runs_home
+
+    plan = Plan(
+        _start(device, 0),
+        *_choices([backbone], tuple(LAYOUTS), "--backbone"),
+        size,
+        batch,
+        limit,
+        tuple(_choices(networks, NETWORKS, "--network")),
+        operations=tuple(_choices(operations, OPERATIONS, "--operation")),
+        **({} if compile else {"compiled": ()}),
+        **({"row": 0.0, "pictures": 2} if brief else {}),
+    )
+    plan.case().config("released")  # a wrong size is told before any work
+    if page:
+        gpu_page.write_between(page, "")
+    folder = out or runs_home() / "bench"
+    result = bench_device(plan, folder / "device.json", environment(), say=lambda line: print(line, flush=True))
+    text = gpu_page.page(result)
+    _finish("device", result, text, out)
+    if page:
+        gpu_page.write_between(page, text)
+        print(f"written: {page}")
+
+
 @app.command("run-profile")
 def run_profile(
     folder: Annotated[Path | None, typer.Argument(help="a folder that `tlg run` wrote; default runs/mini")] = None,

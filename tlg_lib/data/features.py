@@ -53,7 +53,7 @@ class FeatureStore:
         self.index: dict[str, int] = {}
         self.folder, self.sums, self.checked = Path(), [], set()
         if mode != "off":
-            shapes = [tuple(m.shape[1:]) for m in self._compute_tensor(self._blank())]
+            shapes = [tuple(m.shape[1:]) for m in self.compute(self._blank())]
             needed = 4 * len(data.image_ids) * sum(int(np.prod(s)) for s in shapes)
             if mode == "on" or needed <= CACHE_LIMIT:
                 self._open_cache(shapes, needed)
@@ -67,20 +67,26 @@ class FeatureStore:
         place = [unique.index(i) for i in image_ids]
         return [m[place] for m in self._compute(unique)]
 
+    @property
+    def cached(self) -> bool:
+        """Whether maps come from disk: then nobody needs to read the images."""
+        return self.maps is not None
+
     def _unknown(self, image_id: str):
         self.data.image_path(image_id)  # raises its own line when the file is missing
         raise TLGError(f"image {image_id} was added after its features were cached: run again", code=3)
 
     def _blank(self) -> Tensor:
-        return torch.zeros(1, 3, *self.image_size, dtype=torch.uint8)
+        return torch.zeros(1, *self.image_size, 3, dtype=torch.uint8)
 
-    def _compute_tensor(self, images: Tensor) -> list[Tensor]:
+    def compute(self, images: Tensor) -> list[Tensor]:
+        """The maps of images that the caller has read, RGB uint8 [B, H, W, 3]."""
         with torch.no_grad():
-            return [m.float() for m in self.backbone(images.to(self.device))]
+            return [m.float() for m in self.backbone(images.to(self.device).permute(0, 3, 1, 2))]
 
     def _compute(self, image_ids: list[str]) -> list[Tensor]:
         images = [resize_image(self.data.image(i), self.image_size) for i in image_ids]
-        return self._compute_tensor(torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2))  # [B, 3, H, W]
+        return self.compute(torch.from_numpy(np.stack(images)))
 
     def _digest(self) -> str:
         """Changes with the weights, the size, the arithmetic of this torch build, and any image's content."""
