@@ -19,31 +19,28 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageEnhance
 
 from tlg_lib.batches import BatchMaker
 from tlg_lib.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
 from tlg_lib.config import Config, make_config
-from tlg_lib.data.folder import SegmentationFolder
 from tlg_lib.data.images import read_mask, resize_mask, write_mask
 from tlg_lib.errors import TLGError
-from tlg_lib.experiment import Experiment, held_out
+from tlg_lib.experiment import Experiment
 from tlg_lib.inputs import Inputs
 from tlg_lib.machine.downloads import sha256_of
-from tlg_lib.machine.parallel import parallel_map, run_jobs
+from tlg_lib.machine.parallel import run_jobs
 from tlg_lib.machine.paths import atomic, runs_home, write_json
 from tlg_lib.metrics import intersection_union, scores, vote
 from tlg_lib.predict import PHOTO
 from tlg_lib.train import train
 
-LEAST = 0.02  # share of a changed copy that its class must fill
 RECIPE = dict(
     supervision="pixel",
     query_mask="none",
     support_masks="drawn",
     use_hc=False,
     mask_dropout=0.0,
-    batch=8,
+    batch=4,
     steps=2000,
     epoch_episodes=0,
     epoch_steps=10**6,  # the vote is chosen once, at the end
@@ -52,132 +49,60 @@ RECIPE = dict(
 
 
 class Photographs(Experiment):
-    """A fold's photographs from both lists, and changed copies of those that are trained on.
-
-    held: the fold whose classes are hidden, or -1 for none. Masks cut out of boxes are kept on disk.
-    """
+    """A fold's photographs from both lists. held: the fold whose classes are hidden, or -1 for none."""
 
     held = 0
+    boxes = Path()
 
     def both_splits(self, config: Config) -> bool:
         return True
 
     def training_rows(self, config: Config) -> list[tuple[str, int]]:
         if self.held < 0:
-            rows = [row for f in range(4) for split in ("trn", "val") for row in self.data.rows(split, f)]
-        else:
-            rows = super().training_rows(config)
-        copies = self._copies([row for row in rows if not held_out(row[0])])
-        return rows + [row for row in copies if not held_out(row[0])]
-
-    def _copies(self, rows: list[tuple[str, int]]) -> list[tuple[str, int]]:
-        found = []
-        for image, class_id in rows:
-            for copy in self._copies_of.get(image, ()):
-                values = self.data.values_in(copy)
-                if values.get(class_id + 1, 0) >= LEAST * sum(values.values()):
-                    found.append((copy, class_id))
-        return found
-
-    @property
-    def _copies_of(self) -> dict[str, list[str]]:
-        if not hasattr(self, "_copy_names"):
-            self._copy_names: dict[str, list[str]] = {}
-            for name in self.data.image_ids:
-                if "~" in name:
-                    self._copy_names.setdefault(name.partition("~")[0], []).append(name)
-        return self._copy_names
+            return sorted({row for f in range(4) for split in ("trn", "val") for row in self.data.rows(split, f)})
+        return super().training_rows(config)
 
     def batches(self, config: Config) -> BatchMaker:
-        return Cut(config, self.data, self.store)
+        maker = Cut(config, self.data, self.store)
+        maker.boxes = self.boxes
+        return maker
 
 
 class Cut(BatchMaker):
-    """Reads the masks that ``cut_boxes`` keeps: GrabCut takes half a second each."""
+    """Keeps the masks that GrabCut cuts out of boxes, half a second each, for the other shots and networks."""
+
+    boxes: Path
 
     def _load_boxed(self, image: str, class_id: int) -> np.ndarray:
-        return resize_mask(read_mask(boxed_path(self.data.root, image, class_id)), self.config.image_size)
-
-
-def boxed_path(root: Path, image: str, class_id: int) -> Path:
-    return Path(root) / "Boxes" / f"{image}--{class_id}.png"
-
-
-def cut_box(job: tuple[Path, str, int]) -> None:
-    """GrabCut in the box of the drawn mask, at full size."""
-    root, image, class_id = job
-    data = SegmentationFolder(root, "pascal")
-    config = make_config("pascal-lite", support_masks="boxes", image_size=data.label(image).shape)
-    path = boxed_path(root, image, class_id)
-    if not path.is_file():
-        write_mask(path, BatchMaker(config, data, None)._load_boxed(image, class_id))
+        path = self.boxes / f"{image}--{class_id}.png"
+        if not path.is_file():
+            full = self.config.replace(image_size=self.data.label(image).shape)
+            write_mask(path, BatchMaker(full, self.data, None)._load_boxed(image, class_id))
+        return resize_mask(read_mask(path), self.config.image_size)
 
 
 class Opened(Inputs):
-    """Inputs whose experiments are ``Photographs`` with this fold held out."""
+    """Inputs whose experiments are ``Photographs`` with this fold held out; boxes: folder for masks out of boxes."""
 
-    def __init__(self, held: int):
+    def __init__(self, held: int, boxes: Path):
         super().__init__()
-        self.held = held
+        self.held, self.boxes = held, boxes
 
     def open(self, config: Config, progress: bool = False) -> Experiment:
         opened = Photographs(**vars(super().open(config, progress)))
-        opened.held = self.held
+        opened.held, opened.boxes = self.held, self.boxes
         return opened
-
-
-def enlarge(source: Path, out: Path, copies: int) -> None:
-    """``source`` with ``copies`` cut-out and recoloured versions of each photograph (``<id>~<number>``)."""
-    data = SegmentationFolder(source, "pascal")
-    for name in ("JPEGImages", "SegmentationClassAug", "Boxes"):
-        (out / name).mkdir(parents=True, exist_ok=True)
-    if not (out / "splits").exists():
-        (out / "splits").symlink_to((source / "splits").resolve())
-
-    def one(image: str) -> None:
-        photo, label = data.image(image), data.label(image)
-        for number in range(copies + 1):
-            name = f"{image}~{number}" if number else image
-            if not (out / "SegmentationClassAug" / f"{name}.png").is_file():
-                seed = [int(c) for c in image.encode()] + [number]
-                new = changed(photo, label, np.random.default_rng(seed)) if number else (photo, label)
-                Image.fromarray(new[0]).save(out / "JPEGImages" / f"{name}.jpg", quality=92)
-                write_mask(out / "SegmentationClassAug" / f"{name}.png", new[1])
-
-    rows = sorted({row for f in range(4) for split in ("trn", "val") for row in data.rows(split, f)})
-    list(parallel_map(one, sorted({image for image, _ in rows}), "changed copies", unit="images"))
-    lacking = [(out, *row) for row in rows if not boxed_path(out, *row).is_file()]
-    list(parallel_map(cut_box, lacking, "masks from boxes", unit="masks", processes=True))
-
-
-def changed(photo: np.ndarray, label: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """A window of the photograph with two fifths of some object in it, and other colours."""
-    height, width = label.shape
-    objects = ((label > 0) & (label < 255)).sum()
-    for _ in range(20):
-        h, w = (int(n * rng.uniform(0.45, 1.0)) for n in (height, width))
-        y, x = rng.integers(0, height - h + 1), rng.integers(0, width - w + 1)
-        window = slice(y, y + h), slice(x, x + w)
-        inside = (label[window] > 0) & (label[window] < 255)
-        if inside.sum() >= 0.4 * objects and inside.mean() < 0.9:
-            break
-    image = Image.fromarray(photo[window])
-    for kind in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
-        image = kind(image).enhance(rng.uniform(0.6, 1.4))
-    if rng.random() < 0.1:
-        image = image.convert("L").convert("RGB")
-    return np.array(image), label[window]
 
 
 def config_of(arguments: argparse.Namespace, fold: int) -> Config:
     """pascal-lite without words and without the query's mask: what a user with drawn supports can give."""
     given = dict(item.split("=", 1) for item in arguments.set)
-    masks = arguments.work / "SegmentationClassAug"  # of no effect: some must be named
+    masks = arguments.data / "SegmentationClassAug"  # of no effect: some must be named
     return make_config(
         "pascal-lite",
         **{
             **RECIPE,
-            **dict(data=str(masks.parent), masks=str(masks), fold=fold, device=arguments.device),
+            **dict(data=str(arguments.data), masks=str(masks), fold=fold, device=arguments.device),
             **dict(eval_episodes=arguments.episodes, extra_episodes=arguments.episodes),
             **given,
         },
@@ -191,7 +116,7 @@ def score(model, config: Config, inputs: Inputs) -> dict[str, float]:
     """
     from tlg_lib.baselines import prototype
 
-    rows = {"": model.predict, "network alone, ": model.network_alone, "prototype, ": prototype(model.levels)}
+    rows = {"": model.predict, "prototype, ": prototype(model.levels)}
     found = {}
     for supports, control in (("drawn", ""), ("boxes", ""), ("drawn", "wrong")):
         for shots in (1, 5):
@@ -227,7 +152,7 @@ def one_fold(settings: dict, folder: Path, held: int) -> dict:
     from tlg_lib.model import build_model
 
     torch.set_num_threads(1)
-    config, inputs = config_from_dict(settings), Opened(held)
+    config, inputs = config_from_dict(settings), Opened(held, folder.parent / "boxes")
     trained = train(config, folder, inputs=inputs)
     file = folder / "scores.json"
     if held < 0 or file.is_file() and json.loads(file.read_text())["weights"] == trained["weights"]:
@@ -277,8 +202,8 @@ def card(config: Config, out: Path, reached: dict[int, dict[str, float]], about:
         "",
         f"- **Made by** `{about['command']}` at commit {about['commit']}: {config.steps} steps of batch "
         f"{config.batch}, seed {config.seed}, drawn masks of queries and supports.",
-        "- **Data**: photographs of Pascal VOC 2012 in the subset named there, all 20 classes, and changed copies of "
-        "them (windows, colours). They come from Flickr under its terms and are not part of this project.",
+        "- **Data**: photographs of Pascal VOC 2012 in the subset named there, all 20 classes. "
+        "They come from Flickr under its terms and are not part of this project.",
         "- **Licence**: MIT, as the project's; what VOC's terms say of networks trained on its photographs is for the "
         "user to judge: it was made for research.",
         "- **For**: `tlg predict --support-mask`. **Not for**: medical or aerial images, any decision about people.",
@@ -303,19 +228,15 @@ def main() -> int:
     parser.add_argument("data", type=Path, help="folder in VOC layout with drawn masks of all 20 classes")
     parser.add_argument("--folds", default="0,1,2,3", help='held out in turn; "" scores nothing')
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting; repeatable")
-    parser.add_argument("--copies", type=int, default=4, help="changed copies of each photograph to train on")
     parser.add_argument("--episodes", type=int, default=400, help="that a score rests on")
     parser.add_argument("--jobs", type=int, default=1, help="networks trained at a time")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--out", type=Path, default=runs_home() / "photo")
-    parser.add_argument("--work", type=Path, help="folder for the changed copies (default: data in --out)")
     parser.add_argument(
         "--write", nargs="?", type=Path, const=PHOTO, help="train on all and write (default: %(const)s)"
     )
     arguments = parser.parse_args()
-    arguments.work = arguments.work or arguments.out / "data"
     try:
-        enlarge(arguments.data, arguments.work, arguments.copies)
         folds = [int(f) for f in arguments.folds.split(",") if f.strip()] + [-1] * bool(arguments.write)
         configs = [config_of(arguments, max(0, fold)) for fold in folds]
         folders = [arguments.out / ("all" if fold < 0 else f"fold{fold}") for fold in folds]
@@ -331,7 +252,7 @@ def main() -> int:
         write_json(arguments.out / "scores.json", {str(fold): reached[fold] for fold in sorted(reached)})
         if arguments.write:
             settings = "".join(f" --set {item}" for item in arguments.set)
-            command = f"python data_scripts/{Path(__file__).name} DATA --copies {arguments.copies}{settings} --write"
+            command = f"python data_scripts/{Path(__file__).name} DATA{settings} --write"
             write(folders[-1], arguments.write, reached, command)
             print(f"written: {arguments.write}")
     except TLGError as error:
