@@ -112,6 +112,7 @@ def test_commands_work_outside_the_checkout(installed, tmp_path):
     assert not [f for f in findings if f["state"] == "problem"]
     run(tlg, "notebooks", "mine", cwd=tmp_path)
     assert (tmp_path / "mine" / "00_start_here.ipynb").is_file() and (tmp_path / "mine/params/mini.yaml").is_file()
+    assert (tmp_path / "mine/photos/cat.jpg").is_file()
 
     for number in range(2):
         Image.fromarray(render(0, 6, number, "trn", 128)[1]).save(tmp_path / f"{number}.png")

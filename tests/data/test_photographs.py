@@ -1,11 +1,16 @@
 """Files of users: what is taken for a photograph, where results go, and that nothing of theirs is written over."""
 
+import json
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from tlg_lib.data import photographs as p
+from tlg_lib.data.images import read_image
 from tlg_lib.errors import TLGError
+from tlg_lib.machine.paths import notebooks_home
+from tlg_lib.masks.drawn import drawn_mask
 
 
 def save(path, value=90, size=(20, 12)):
@@ -100,3 +105,20 @@ def test_coco_tools_read_the_same_mask(form):
         assert (decoded & mask).sum() / (decoded | mask).sum() > 0.85 and len(coded) == 2
     assert shape["area"] == mask.sum()
     assert p.coco_shape(np.zeros((3, 3), bool), form) is None
+
+
+def test_the_photographs_that_come_along_are_small_free_and_boxed():
+    folder = notebooks_home() / "photos"
+    listed = json.loads((folder / "photos.json").read_text())
+    assert sorted(entry["file"] for entry in listed) == [path.name for path in p.images_at(folder)]
+    for entry in listed:
+        path = folder / entry["file"]
+        image = read_image(path)
+        assert path.stat().st_size <= 60_000 and max(image.shape) <= 400
+        assert entry["licence"] in ("CC0 1.0", "public domain") and entry["source"] and entry["by"]
+        assert bool(entry["box"]) == bool(entry["object"])
+        if entry["box"]:
+            x0, y0, x1, y1 = map(int, entry["box"].split(","))
+            inside = drawn_mask(image, entry["box"]).astype(bool)
+            assert inside[y0:y1, x0:x1].mean() > 0.2 and inside.sum() == inside[y0:y1, x0:x1].sum()
+    assert sum(entry["object"] == "person" for entry in listed) == 3

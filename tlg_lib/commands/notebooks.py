@@ -11,7 +11,7 @@ import typer
 def command(
     folder: Annotated[Path, typer.Argument(help="folder for the copies; made if it is not there")] = Path("notebooks"),
 ) -> None:
-    """Copy the notebooks and their parameters; copies that you changed stay as they are."""
+    """Copy the notebooks, their parameters and photographs; copies that you changed stay as they are."""
     import filecmp
     import shutil
 
@@ -21,7 +21,7 @@ def command(
     source, kept, folder = notebooks_home(), [], folder.expanduser()
     if folder.resolve() == source.resolve():
         raise TLGError(f"{folder} holds the notebooks themselves: name another folder")
-    files = sorted(source.glob("*.ipynb")) + sorted((source / "params").glob("*.yaml"))
+    files = [path for kind in ("*.ipynb", "params/*.yaml", "photos/*.*") for path in sorted(source.glob(kind))]
     for path in files:
         target = folder / path.relative_to(source)
         try:
