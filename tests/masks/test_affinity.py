@@ -7,6 +7,7 @@ import torch
 from tlg_lib.errors import TLGError
 from tlg_lib.masks import refine
 from tlg_lib.masks.affinity import box_masks, feature_similarity, normalise_rounds, patch_affinity, spread
+from tlg_lib.masks.cam import unit_range
 
 
 def attention(size=40, seed=0):
@@ -46,6 +47,26 @@ def test_boxes_surround_every_region_that_passes_the_threshold():
     assert found[0, 1].sum() == 0, "an empty map has no box"
     # At 0.95 of the maximum the second region falls away.
     assert box_masks(cam, 0.95)[0, 0].sum() == 4
+
+
+def test_open_boxes_leave_out_the_last_row_and_column_of_the_map():
+    """As in CLIP-ES's code, where a box's far corner is cut at side - 1; boxes that end before are whole."""
+    cam = torch.zeros(1, 1, 6, 7)
+    cam[0, 0, 1:3, 1:3] = 1
+    cam[0, 0, 4:6, 4:7] = 1  # reaches the corner
+    expected = np.zeros((6, 7))
+    expected[1:3, 1:3] = 1
+    expected[4:5, 4:6] = 1
+    np.testing.assert_array_equal(box_masks(cam, 0.4, "open")[0, 0].numpy(), expected)
+    alike = torch.eye(42)[None]
+    np.testing.assert_array_equal(spread(cam, alike, 0.4, "open")[0, 0].numpy(), expected)
+
+
+def test_a_faint_map_stays_faint_where_something_is_added_to_its_range():
+    faint = 1e-7 * torch.tensor([[0.0, 1.0], [3.0, 2.0]])
+    torch.testing.assert_close(unit_range(faint), torch.tensor([[0, 1 / 3], [1, 2 / 3]]))
+    torch.testing.assert_close(unit_range(faint, 1e-7), torch.tensor([[0, 0.25], [0.75, 0.5]]))
+    torch.testing.assert_close(unit_range(1e7 * faint, 1e-7), unit_range(faint), atol=1e-6, rtol=0)
 
 
 def test_spread_multiplies_by_columns_inside_the_boxes_only():

@@ -1,5 +1,6 @@
 """A folder of masks: right pixels, resumed without a difference, made again when anything that matters changed."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -14,6 +15,7 @@ from tlg_lib.look.sheets import mask_sheet
 from tlg_lib.masks import generate
 from tlg_lib.masks.generate import MaskMaker, MaskRecipe, default_recipe, generate_masks, made_by, recipe_values
 from tlg_lib.masks.prompts import load_prompts
+from tlg_lib.masks.refine import crf_installed
 from tlg_lib.masks.verify import score_stages, verify_masks
 
 COLOURS = [(230, 40, 40), (40, 200, 60)]  # of classes 0 (aeroplane) and 1 (bicycle); the ground is grey
@@ -105,6 +107,47 @@ def test_masks_are_written_in_the_authors_format(folder):
         assert (mask & truth).sum() / (mask | truth).sum() > 0.6
         confidence = np.array(Image.open(folder / "PseudoMasks_conf" / f"{image}--{class_id}.png")) / 255
         assert confidence[truth == 1].mean() > 0.5 > 0.2 > confidence[truth == 0].mean()
+
+
+def test_the_published_recipe_is_that_of_transformers_on_photographs():
+    class Transformer(ColourClip):
+        kind = "vit"
+
+    for dataset in ("pascal", "coco"):
+        recipe = default_recipe(Transformer(), dataset)
+        assert (recipe.resample, recipe.edges, recipe.eps, recipe.confidence) == ("bicubic", "open", 1e-7, 0.0)
+        assert default_recipe(Transformer(), dataset, edges="closed").edges == "closed"
+    if crf_installed():
+        assert default_recipe(Transformer(), "pascal", refine="crf").confidence == 0.95
+    for recipe in (default_recipe(Transformer(), "mini"), default_recipe(ColourClip(), "pascal")):
+        assert (recipe.resample, recipe.edges, recipe.eps, recipe.confidence) == ("bilinear", "closed", 0.0, 0.0)
+    with pytest.raises(TLGError, match="edges='round': choose one of closed, open"):
+        MaskRecipe(edges="round")
+
+
+def test_pixels_of_low_confidence_are_written_as_255_and_no_others():
+    image, _ = picture([0])
+    recipe = MaskRecipe(affinity="none", refine="none", scales=(1.0,))
+    maker = MaskMaker(ColourClip(), load_prompts("pascal"), recipe)
+    sure = maker.one(image, (0,))
+    doubtful = maker.with_recipe(dataclasses.replace(recipe, confidence=0.9)).one(image, (0,))
+    low = sure.refined.max(0) < 0.9
+    assert 0 < low.mean() < 1 and not (sure.label == 255).any()
+    np.testing.assert_array_equal(doubtful.label == 255, low)
+    np.testing.assert_array_equal(doubtful.label[~low], sure.label[~low])
+
+
+def test_the_input_is_resized_as_the_recipe_says():
+    """Bicubic against Pillow's, which CLIP-ES uses: equal within a grey value or two; bilinear is not."""
+    image, _ = picture([0, 1])
+    wanted = np.asarray(Image.fromarray(image).resize((128, 96), Image.Resampling.BICUBIC)).astype(int)
+    pixels = torch.from_numpy(image).permute(2, 0, 1)[None]
+    errors = {}
+    for mode in ("bicubic", "bilinear"):
+        maker = MaskMaker(ColourClip(), load_prompts("pascal"), dataclasses.replace(RECIPE, resample=mode))
+        found = maker._resized(pixels, 2.0)[0].permute(1, 2, 0).numpy().astype(int)
+        errors[mode] = np.abs(found - wanted).max()
+    assert errors["bicubic"] <= 2 < 5 < errors["bilinear"], errors
 
 
 def test_a_second_call_keeps_what_matches_and_makes_what_does_not(folder):

@@ -41,10 +41,11 @@ def feature_similarity(features: Tensor, sharpness: float = 10.0) -> Tensor:
     return (sharpness * flat.transpose(1, 2) @ flat).softmax(-1)
 
 
-def box_masks(cam: Tensor, threshold: float) -> Tensor:
+def box_masks(cam: Tensor, threshold: float, edges: str = "closed") -> Tensor:
     """1 inside the bounding box of every connected region where a map reaches threshold x its maximum.
 
-    cam 0..1 [B, P, h, w]; threshold 0..1 (Pascal 0.4, COCO 0.7). Returns float {0, 1} [B, P, h, w].
+    cam 0..1 [B, P, h, w]; threshold 0..1 (Pascal 0.4, COCO 0.7); edges: "open" leaves the map's last row and column
+    out of every box, as CLIP-ES does. Returns float {0, 1} [B, P, h, w].
     """
     boxes = np.zeros(tuple(cam.shape), np.float32)
     for index, one in enumerate(cam.cpu().numpy().reshape(-1, *cam.shape[-2:])):
@@ -53,14 +54,16 @@ def box_masks(cam: Tensor, threshold: float) -> Tensor:
         regions, _ = ndimage.label(one >= threshold * one.max(), structure=np.ones((3, 3)))
         for box in ndimage.find_objects(regions):
             boxes.reshape(-1, *cam.shape[-2:])[index][box] = 1
+    if edges == "open":
+        boxes[..., -1, :] = boxes[..., -1] = 0
     return torch.from_numpy(boxes).to(cam.device)
 
 
-def spread(cam: Tensor, affinity: Tensor, threshold: float) -> Tensor:
-    """Each map spread over the affinity, from within its boxes only, and brought back to 0..1.
+def spread(cam: Tensor, affinity: Tensor, threshold: float, edges: str = "closed", eps: float = 0.0) -> Tensor:
+    """Each map spread over the affinity, from within its boxes only, and brought back to 0..1 (eps: unit_range).
 
     cam [B, P, h, w], affinity [B, h*w, h*w] -> [B, P, h, w].
     """
     # Zeroing an affinity's columns outside the boxes is the same as zeroing the map there before the product.
-    inside = (cam * box_masks(cam, threshold)).flatten(2)  # [B, P, N]
-    return unit_range(torch.einsum("bnm,bpm->bpn", affinity, inside).unflatten(2, cam.shape[-2:]))
+    inside = (cam * box_masks(cam, threshold, edges)).flatten(2)  # [B, P, N]
+    return unit_range(torch.einsum("bnm,bpm->bpn", affinity, inside).unflatten(2, cam.shape[-2:]), eps)

@@ -43,12 +43,13 @@ def class_maps(
     background: Tensor,
     half: bool = False,
     blocks: int = ATTENTION_BLOCKS,
+    eps: float = 0.0,
 ) -> ClassMaps:
     """Class activation maps of a batch.
 
     clip: tlg_lib.masks.clips.Clip; images: uint8 RGB [B, 3, H, W] (for transformers H, W multiples of the patch);
     text: unit rows [B, P, D], the classes of each image, padded to P; present: bool [B, P], False = padding;
-    background: unit rows [Bg, D]. half: bfloat16 for all blocks before the last.
+    background: unit rows [Bg, D]. half: bfloat16 for all blocks before the last. eps: as of unit_range.
     Returns ClassMaps; maps of padding are zero.
     """
     pixels = clip.normalize(images)
@@ -68,7 +69,7 @@ def class_maps(
         # Images do not influence each other, so one backward pass serves the k-th class of all of them.
         (gradient,) = torch.autograd.grad(scores[:, k].sum(), features, retain_graph=k + 1 < text.shape[1])
         maps.append(grad_cam(_to_grid(features.detach(), pixels, clip), _to_grid(gradient, pixels, clip)))
-    cam = unit_range(torch.stack(maps, 1)) * present[:, :, None, None]  # [B, P, h, w]
+    cam = unit_range(torch.stack(maps, 1), eps) * present[:, :, None, None]  # [B, P, h, w]
     return ClassMaps(cam, scores.detach(), attention, _to_grid(features.detach(), pixels, clip))
 
 
@@ -89,10 +90,13 @@ def grad_cam(features: Tensor, gradient: Tensor) -> Tensor:
     return (weights * features).sum(1).relu()
 
 
-def unit_range(maps: Tensor) -> Tensor:
-    """Each map [..., h, w] shifted and scaled to 0..1; a constant map becomes 0."""
+def unit_range(maps: Tensor, eps: float = 0.0) -> Tensor:
+    """Each map [..., h, w] shifted and scaled to 0..1; a constant map becomes 0.
+
+    eps is added to the divisor, as CLIP-ES adds 1e-7: a map that hardly differs from 0 then stays low.
+    """
     low, high = maps.amin((-2, -1), keepdim=True), maps.amax((-2, -1), keepdim=True)
-    return (maps - low) / (high - low).clamp_min(torch.finfo(maps.dtype).tiny)
+    return (maps - low) / (high - low + eps).clamp_min(torch.finfo(maps.dtype).tiny)
 
 
 def _to_grid(x: Tensor, pixels: Tensor, clip) -> Tensor:

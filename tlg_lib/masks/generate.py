@@ -37,6 +37,12 @@ from .refine import REFINERS, crf_installed, no_crf
 
 AFFINITIES = ("attention", "features", "none")
 LABELS = ("present", "row")
+RESAMPLING = ("bilinear", "bicubic")
+EDGES = ("closed", "open")
+# What CLIP-ES's own code does and its paper does not say (Lin et al., CVPR 2023): the recipe of transformers on
+# Pascal and COCO. CONFIDENCE goes with its dense CRF: GrabCut's probabilities are no such thing.
+PUBLISHED = {"resample": "bicubic", "edges": "open", "eps": 1e-7}
+CONFIDENCE = 0.95
 VERSION = 1  # of the algorithm: raise it when the same recipe gives other masks
 LOG = "recipe.jsonl"
 
@@ -51,7 +57,9 @@ class MaskRecipe:
     alpha: background score = (1 - max over classes) ** alpha. scales: input sizes relative to the image, CAMs
     averaged. max_side: larger images are worked on at this many pixels, masks are written at full size.
     labels: foreground words are all classes "present" in the image, or the "row"'s own class alone.
-    unsure: pixels whose two best scores differ by less are written as 255 (0: none). half: bfloat16 blocks.
+    unsure: pixels whose two best scores differ by less are written as 255 (0: none). confidence: so are those whose
+    best score is lower. half: bfloat16 blocks. resample: of the input. edges: "open" boxes leave the map's last row and
+    column out. eps: added where a map is divided by its range.
     """
 
     affinity: str = "attention"
@@ -63,12 +71,18 @@ class MaskRecipe:
     labels: str = "present"
     unsure: float = 0.0
     half: bool = False
+    resample: str = "bilinear"
+    edges: str = "closed"
+    eps: float = 0.0
+    confidence: float = 0.0
 
     def __post_init__(self):
-        for name, allowed in (("affinity", AFFINITIES), ("refine", tuple(REFINERS)), ("labels", LABELS)):
+        named = {"affinity": AFFINITIES, "refine": tuple(REFINERS), "labels": LABELS}
+        for name, allowed in (named | {"resample": RESAMPLING, "edges": EDGES}).items():
             if getattr(self, name) not in allowed:
                 raise TLGError(f"{name}='{getattr(self, name)}': choose one of {', '.join(allowed)}")
         ranges = (("box_threshold", 0, 1), ("alpha", 0.05, 20), ("max_side", 32, 8192), ("unsure", 0, 1))
+        ranges += (("eps", 0, 1), ("confidence", 0, 1))
         for name, low, high in ranges:
             if not low <= getattr(self, name) <= high:
                 raise TLGError(f"{name}={getattr(self, name)}: must be between {low} and {high}")
@@ -83,6 +97,8 @@ def default_recipe(clip, dataset: str, **overrides) -> MaskRecipe:
     values: dict = {"box_threshold": 0.7 if dataset == "coco" else 0.4}
     if clip.kind != "vit":
         values.update(affinity="features", box_threshold=0.0, scales=(2.0,))
+    elif dataset in ("pascal", "coco"):
+        values.update(PUBLISHED, confidence=CONFIDENCE if overrides.get("refine") == "crf" else 0.0)
     fields = {f.name for f in dataclasses.fields(MaskRecipe)}
     unknown = sorted(set(overrides) - fields)
     if unknown:
@@ -192,6 +208,7 @@ class MaskMaker:
                 present,
                 self.background,
                 half=self.recipe.half,
+                eps=self.recipe.eps,
             )
             if grid is None:  # the largest scale comes first: it sets the grid and gives the affinity
                 grid, maps = maps_here.cam.shape[-2:], maps_here
@@ -201,7 +218,8 @@ class MaskMaker:
         if self.recipe.affinity != "none":
             attends = self.recipe.affinity == "attention"
             alike = maps.attention if attends else feature_similarity(maps.features)
-            wide = spread(cam, patch_affinity(alike), self.recipe.box_threshold)
+            recipe = self.recipe
+            wide = spread(cam, patch_affinity(alike), recipe.box_threshold, recipe.edges, recipe.eps)
         return cam.cpu().numpy(), wide.cpu().numpy()
 
     def _resized(self, pixels: Tensor, scale: float) -> Tensor:
@@ -212,7 +230,8 @@ class MaskMaker:
             sides = [-(-side // patch) * patch for side, patch in zip(sides, patches)]
         if sides == list(pixels.shape[-2:]):
             return pixels
-        resized = F.interpolate(pixels.float(), sides, mode="bilinear", align_corners=False, antialias=True)
+        mode = self.recipe.resample
+        resized = F.interpolate(pixels.float(), sides, mode=mode, align_corners=False, antialias=True)
         return resized.round().clamp(0, 255).to(torch.uint8)
 
     def finish(
@@ -231,6 +250,7 @@ class MaskMaker:
         if self.recipe.unsure:
             best = np.sort(refined, 0)[-2:]
             label[best[1] - best[0] < self.recipe.unsure] = 255
+        label[refined.max(0) < self.recipe.confidence] = 255
         return Stages(tuple(classes), cam, wide, probability, first, refined, label)
 
 
