@@ -1,7 +1,8 @@
 """Train the mini CLIP of tlg_lib/assets/mini_clip and print how good it is.
 
-Pictures come from the generator of the mini benchmark, with other seeds than the benchmark's; captions name
-what a picture holds as a whole (classes, scene, other things), never where. The early stages of the image
+Pictures come from the generator of the mini benchmark, with other seeds than the benchmark's and with the glyphs of
+its training pictures alone; captions name what a picture holds as a whole (classes, scene, other things), never
+where. The early stages of the image
 tower stay as the ImageNet weights of the pip package have them, so their output is computed once; the last
 stage, the projections and the text tower learn by contrast of pictures and captions (Radford et al., ICML
 2021), where every caption that is true of a picture counts as a match (as in Khosla et al., NeurIPS 2020).
@@ -322,7 +323,7 @@ def main() -> int:
     captions = Captions()
     if not options.evaluate_only:
         write_config(options.out, captions.vocabulary())
-        roots = [make_mini(cache_home() / "mini_clip" / f"seed{seed}", seed=seed) for seed in SEEDS]
+        roots = [make_mini(cache_home() / "mini_clip" / f"seed{seed}", seed=seed, train_share=1.0) for seed in SEEDS]
         pictures = [contents(root) for root in roots]
         torch.manual_seed(0)
         model = clips.build_mini().eval()
@@ -352,7 +353,7 @@ def main() -> int:
         },
     }
     for name, value in figures.items():
-        print(f"{name}: {value:.1f}  (validation pictures of {root.name}, seed 0)")
+        print(f"{name}: {value:.1f}  (test pictures of {root.name}, seed 0)")
     write_json(
         options.out / "scores.json",
         {

@@ -145,10 +145,11 @@ def data_root(config: Config) -> Path:
 def open_data(config: Config) -> SegmentationFolder:
     """The dataset; `mini` is generated, and its pseudo masks are made, when they are not there yet."""
     root = data_root(config)
-    if config.dataset == "mini" and not config.data:
-        from .data.mini.make import ensure_mini
+    if config.dataset == "mini":
+        from .data.mini.make import ensure_mini, is_locked
 
-        ensure_mini(root)
+        if not config.data or is_locked(root):
+            ensure_mini(root, locked=is_locked(root))
     data = open_folder(str(root), config.dataset, config.masks)
     if config.dataset == "mini" and not config.masks:
         from .masks.generate import ensure_masks

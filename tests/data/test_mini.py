@@ -14,8 +14,8 @@ from PIL import Image
 from tlg_lib.data.mini import glyphs as mini_glyphs
 from tlg_lib.data.mini import make as mini
 from tlg_lib.data.mini.glyphs import DISTRACTORS, GLYPHS, OPEN, class_glyphs, load_glyph
-from tlg_lib.data.mini.make import contents, ensure_mini, make_mini, verify_mini
-from tlg_lib.data.mini.render import TWO_CLASSES, plan_image, render
+from tlg_lib.data.mini.make import LOCKED, contents, ensure_mini, is_locked, make_mini, verify_mini
+from tlg_lib.data.mini.render import companions, plan_image, render
 from tlg_lib.errors import TLGError
 
 NAMES = (
@@ -113,13 +113,62 @@ def test_lists_follow_folds_split_and_pixel_rule(root):
             assert {c for _, c in found} == set(range(5 * fold + 1, 5 * fold + 6))
 
 
-def test_one_picture_in_twenty_or_more_holds_two_classes(root):
+def test_half_of_the_pictures_show_two_or_three_classes_balanced_over_all():
     planned = [plan_image(0, c, i, mini.split_of(i, 60)) for c in range(20) for i in range(60)]
-    assert (
-        sum(len({c for c, _ in plan.objects}) == 2 for plan in planned) == 20 * 60 // TWO_CLASSES >= 0.05 * len(planned)
-    )
-    seen = [p for p in contents(root) if len(p["classes"]) == 2]
-    assert len(seen) >= 0.05 * 20 * PER_CLASS
+    for split, number in (("trn", 36), ("val", 24)):
+        shown = [[c for c, _ in p.objects] for p in planned if p.split == split]
+        assert Counter(map(len, shown)) == {1: 10 * number, 2: 20 * number // 3, 3: 10 * number // 3}
+        assert all(len(set(classes)) == len(classes) for classes in shown)
+        beside = Counter(c for classes in shown for c in classes[1:])
+        assert set(beside.values()) == {2 * number // 3}, "every class is a companion equally often"
+    pairs = Counter((p.objects[0][0], c) for p in planned for c, _ in p.objects[1:])
+    assert set(pairs) == {(a, b) for a in range(20) for b in range(20) if a != b} and set(pairs.values()) <= {2, 3}
+    assert [companions(5, 3, i) for i in range(12)] == [companions(5, 3, i) for i in range(12)]
+    assert [companions(5, 3, i) for i in range(12)] != [companions(6, 3, i) for i in range(12)]
+
+
+def test_objects_of_one_picture_are_of_like_size(root):
+    """The largest of a picture's objects covers at most three times what the smallest does, and each shows."""
+    seen = [p for p in contents(root) if len(p["classes"]) > 1]
+    assert len(seen) == 20 * (PER_CLASS // 2)
+    for p in seen:
+        label = np.asarray(Image.open(root / "SegmentationClassAug" / f"{p['image']}.png"))
+        shares = [(label == c + 1).mean() for c in p["classes"]]
+        assert min(shares) >= 0.02 and max(shares) <= 3.2 * min(shares), (p["image"], shares)
+
+
+def test_the_locked_drawing_has_the_same_training_and_other_test_pictures(root, tmp_path):
+    settings = dict(seed=3, images_per_class=PER_CLASS, size=SIZE, progress=False)
+    locked = make_mini(tmp_path / "locked", **settings, test_seed=LOCKED)
+    open_, shut = ({p["image"]: p for p in contents(folder)} for folder in (root, locked))
+    drawn = [{n: (folder / "JPEGImages" / f"{n}.jpg").read_bytes() for n in open_} for folder in (root, locked)]
+    same = [name for name in open_ if drawn[0][name] == drawn[1][name]]
+    assert set(open_) == set(shut) and set(same) == {n for n, p in open_.items() if p["split"] == "trn"}
+    assert is_locked(locked) and not is_locked(root)
+    assert ensure_mini(locked, progress=False, locked=True) == locked
+    with pytest.raises(TLGError, match="holds the locked drawing of mini: give another folder"):
+        ensure_mini(locked)
+    with pytest.raises(TLGError, match="holds an open drawing of mini"):
+        ensure_mini(root, locked=True)
+
+
+def test_pictures_of_training_alone_hold_no_test_glyph(tmp_path):
+    """As the mini CLIP is taught on: train_share=1."""
+    folder = make_mini(tmp_path / "taught", 101, 4, SIZE, progress=False, workers=1, train_share=1.0)
+    images = json.loads((folder / "manifest.json").read_text())["images"].values()
+    taught = {glyph for entry in images for glyph in entry["glyphs"]}
+    assert taught and not taught & {g for name in NAMES for g in class_glyphs(name, "val")}
+    assert not (folder / "ImageSets/Segmentation/val.txt").read_text()
+
+
+def test_a_folder_of_an_older_generator_is_made_again_with_its_masks_gone(root):
+    before, settings = bytes_of(root), json.loads((root / "generator.json").read_text())
+    old = {k: v for k, v in settings.items() if k not in ("test_seed", "train_share")} | {"generator": 2}
+    (root / "generator.json").write_text(json.dumps(old))
+    (root / "PseudoMasks").mkdir()
+    (root / "PseudoMasks" / "cow_000--9.png").write_bytes(b"of the old picture")
+    assert ensure_mini(root, progress=False) == root
+    assert bytes_of(root) == before and not (root / "PseudoMasks").exists()
 
 
 def test_classes_have_names_and_disjoint_glyphs_for_training_and_test(root):

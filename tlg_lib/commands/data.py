@@ -18,15 +18,24 @@ Dataset = Annotated[str, typer.Option(help='class names and folds: mini, pascal 
 
 
 @app.command()
-def mini(out: Out = None) -> None:
+def mini(
+    out: Out = None,
+    locked: Annotated[bool, typer.Option("--locked", help="the locked drawing of the test pictures")] = False,
+) -> None:
     """Generate the mini benchmark (offline, about a minute), or check every file and make damaged ones again."""
     from ..data.mini.make import ensure_mini, verify_mini
 
-    root = ensure_mini(out)
+    root = ensure_mini(out, locked=locked)
     damaged = verify_mini(root)
     for name in damaged:
         (root / name).unlink(missing_ok=True)
-    print(f"{ensure_mini(root)}" + (f": {len(damaged)} damaged files were made again" if damaged else ""))
+    made = ensure_mini(root, locked=locked)
+    print(f"{made}" + (f": {len(damaged)} damaged files were made again" if damaged else ""))
+    if locked:
+        print(
+            "The same training pictures, other test pictures: for final figures alone, once. A choice made after "
+            f"looking at their scores makes them worthless. Use it with `tlg run mini --data {made}`"
+        )
 
 
 @app.command()

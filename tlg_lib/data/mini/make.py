@@ -28,16 +28,18 @@ from ..classes import PASCAL_CLASSES, fold_classes
 from .glyphs import distractor_word, font_versions
 from .render import image_id, plan_image, render
 
-GENERATOR = 2  # raised whenever the pictures change
+GENERATOR = 3  # raised whenever the pictures change
 TRAIN_SHARE = 0.6  # of each class's pictures; the others are for validation
+LOCKED = 20261126  # seed of the second, locked drawing of the test pictures
 MIN_SHARE = 0.02  # of the picture: a class with fewer pixels gives no row in the split lists
+CHOSEN = ("seed", "test_seed", "train_share", "images_per_class", "size")  # what make_mini is told of the pictures
 FOLDERS = ("JPEGImages", "SegmentationClassAug", "ImageSets", "splits")
 DERIVED = ("PseudoMasks", "PseudoMasks_conf")  # made from the pictures by `tlg masks make`
 
 
-def default_root() -> Path:
-    """Where ``tlg data mini`` puts the benchmark."""
-    return data_home() / "mini"
+def default_root(locked: bool = False) -> Path:
+    """Where ``tlg data mini`` puts the benchmark; locked: with the second drawing of its test pictures."""
+    return data_home() / ("mini-locked" if locked else "mini")
 
 
 def make_mini(
@@ -47,22 +49,30 @@ def make_mini(
     size: int = 128,
     progress: bool = True,
     workers: int | None = None,
+    test_seed: int | None = None,
+    train_share: float = TRAIN_SHARE,
 ) -> Path:
     """Make the benchmark in ``root`` (VOC layout), or finish one that was interrupted; returns the folder.
 
     seed: 0 to 2**31 - 1; images_per_class: at least 4; size: pixels a side, 64 to 512; workers: processes, by
-    default one per CPU core up to 8. A folder made with other settings is made anew, with what was derived
-    from it. Raises TLGError for a folder that holds other files, bad settings or a full disk.
+    default one per CPU core up to 8; test_seed: of the test pictures, by default ``seed``; train_share: of a class's
+    pictures, those of training; 1 draws no test picture and no test glyph. A folder made with other settings is made
+    anew, with what was derived from it. Raises TLGError for a folder that holds other files, bad settings or a full
+    disk.
     """
+    test_seed = seed if test_seed is None else test_seed
     for name, value, low, high in (
         ("seed", seed, 0, 2**31 - 1),
+        ("test_seed", test_seed, 0, 2**31 - 1),
+        ("train_share", train_share, 0.25, 1),
         ("images_per_class", images_per_class, 4, 999),
         ("size", size, 64, 512),
     ):
         if not low <= value <= high:
             raise TLGError(f"mini: {name}={value} must be between {low} and {high}")
     root = Path(root)
-    settings = {"generator": GENERATOR, "seed": seed, "images_per_class": images_per_class, "size": size, **_versions()}
+    chosen = (seed, test_seed, train_share, images_per_class, size)
+    settings = {"generator": GENERATOR, **dict(zip(CHOSEN, chosen)), **_versions()}
     with folder_lock(root.parent, f".{root.name}.lock", wait=True):  # a second process then finds everything done
         _prepare(root, settings)
         if not _complete(root):
@@ -70,18 +80,26 @@ def make_mini(
     return root
 
 
-def ensure_mini(root: str | Path | None = None, progress: bool = True) -> Path:
+def ensure_mini(root: str | Path | None = None, progress: bool = True, locked: bool = False) -> Path:
     """The benchmark's folder, made first where it is absent, incomplete or of an older generator.
 
-    A complete folder is recognised by its manifest and file sizes, in some milliseconds; its seed and size are
-    kept, whatever they are. Safe for several processes at once.
+    A complete folder is recognised by its manifest and file sizes, in some milliseconds; its seeds and size are
+    kept, whatever they are. locked: a new folder gets the second drawing of the test pictures, which is for final
+    figures alone. Safe for several processes at once. Raises TLGError where the folder holds the other drawing.
     """
-    root = Path(root) if root else default_root()
+    root = Path(root) if root else default_root(locked)
     settings = _read(root / "generator.json") or {}
+    if settings and locked != is_locked(root):
+        raise TLGError(f"{root} holds {'an open' if locked else 'the locked'} drawing of mini: give another folder")
     if settings.get("generator") == GENERATOR and _complete(root):
         return root
-    wanted = {key: settings[key] for key in ("seed", "images_per_class", "size") if type(settings.get(key)) is int}
-    return make_mini(root, progress=progress, **wanted)
+    wanted = {key: settings[key] for key in CHOSEN if type(settings.get(key)) in (int, float)}
+    return make_mini(root, progress=progress, **({"test_seed": LOCKED} if locked else {}) | wanted)
+
+
+def is_locked(root: str | Path) -> bool:
+    """Whether the folder's test pictures are the locked drawing."""
+    return (_read(Path(root) / "generator.json") or {}).get("test_seed") == LOCKED
 
 
 def verify_mini(root: str | Path) -> list[str]:
@@ -151,11 +169,13 @@ def _fill(root: Path, settings: dict, workers: int, progress: bool) -> None:
     """Make what is missing, then the lists and, last, the manifest: its presence says that all is there."""
     _drop_damaged(root)
     per_class = settings["images_per_class"]
-    jobs = [(c, i, split_of(i, per_class)) for c in range(len(PASCAL_CLASSES)) for i in range(per_class)]
-    work = partial(_make_one, root, settings["seed"], settings["size"])
+    seeds = {"trn": settings["seed"], "val": settings["test_seed"]}
+    splits = [split_of(i, per_class, settings["train_share"]) for i in range(per_class)]
+    jobs = [(seeds[s], c, i, s) for c in range(len(PASCAL_CLASSES)) for i, s in enumerate(splits)]
+    work = partial(_make_one, root, settings["size"])
 
-    def missing() -> list[tuple[int, int, str]]:
-        return [job for job in jobs if not all(path.is_file() for path in _paths(root, image_id(*job[:2])))]
+    def missing() -> list[tuple[int, int, int, str]]:
+        return [job for job in jobs if not all(path.is_file() for path in _paths(root, image_id(*job[1:3])))]
 
     def told(results, todo):
         return track(results, len(jobs), "mini data", "images", progress, len(jobs) - len(todo))
@@ -170,7 +190,7 @@ def _fill(root: Path, settings: dict, workers: int, progress: bool) -> None:
     todo = missing()
     for _ in told(map(work, todo), todo):
         pass
-    images = _describe(root, settings["seed"], jobs)
+    images = _describe(root, jobs)
     _write_lists(root, images, settings["size"])
     names = sorted(
         f"{folder}/{path.relative_to(root / folder).as_posix()}"
@@ -197,17 +217,17 @@ def _drop_damaged(root: Path) -> None:
             path.unlink()
 
 
-def split_of(index: int, images_per_class: int) -> str:
+def split_of(index: int, images_per_class: int, train_share: float = TRAIN_SHARE) -> str:
     """Pictures of a class come training ones first."""
-    return "trn" if index < round(TRAIN_SHARE * images_per_class) else "val"
+    return "trn" if index < round(train_share * images_per_class) else "val"
 
 
 def _paths(root: Path, name: str) -> tuple[Path, Path]:
     return root / "JPEGImages" / f"{name}.jpg", root / "SegmentationClassAug" / f"{name}.png"
 
 
-def _make_one(root: Path, seed: int, size: int, job: tuple[int, int, str]) -> None:
-    plan, picture, label = render(seed, *job, size)
+def _make_one(root: Path, size: int, job: tuple[int, int, int, str]) -> None:
+    plan, picture, label = render(*job, size)
     palette_image = Image.fromarray(label)  # mode L, then P: the values become palette indices
     palette_image.putpalette(voc_palette())
     for path, image, options in zip(
@@ -231,10 +251,10 @@ def voc_palette() -> list[int]:
     return colours.ravel().tolist()
 
 
-def _describe(root: Path, seed: int, jobs: Iterable[tuple[int, int, str]]) -> dict[str, dict]:
+def _describe(root: Path, jobs: Iterable[tuple[int, int, int, str]]) -> dict[str, dict]:
     """Per picture its plan and the classes that are visible, counted in its label map."""
     images = {}
-    for class_id, index, split in jobs:
+    for seed, class_id, index, split in jobs:
         plan = plan_image(seed, class_id, index, split)
         counts = np.bincount(np.asarray(Image.open(_paths(root, plan.image_id)[1])).ravel(), minlength=256)
         pixels = {c: int(counts[c + 1]) for c in range(len(PASCAL_CLASSES)) if counts[c + 1]}

@@ -49,7 +49,11 @@ USUAL_COLOURS = {
 }  # fmt: skip
 TILT = {"aeroplane": 0.7, "bottle": 0.5, "bird": 0.4}  # largest rotation in radians; others 0.2
 AREA = (0.06, 0.45)  # share of the picture that an object aims for
-TWO_CLASSES = 10  # every tenth picture of a class, counted from the fourth, holds a second class
+# Shares that the objects of a picture of several classes aim for, by their number: all of one picture are of like
+# size, so that none is the salient one. Their places from left to right, and the widest that one may be.
+TOGETHER = {2: (0.08, 0.18), 3: (0.07, 0.12)}
+LIKE = 1.25  # at most this factor between two objects' aims
+PLACES = {2: ((0.27, 0.73), 0.5), 3: ((0.18, 0.5, 0.82), 0.38)}
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,7 @@ class Plan:
     image_id: str
     split: str  # "trn" or "val"
     scene: str
-    objects: tuple[tuple[int, str], ...]  # (class id, glyph name), the largest first
+    objects: tuple[tuple[int, str], ...]  # (class id, glyph name), the picture's own class first
     distractors: tuple[str, ...]
     occluded: bool
 
@@ -72,15 +76,28 @@ def _rng(seed: int, class_id: int, index: int, purpose: int) -> np.random.Genera
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence((seed, class_id, index, purpose))))
 
 
+def companions(seed: int, class_id: int, index: int) -> tuple[int, ...]:
+    """The other classes of a picture: none in every second one, else one, in every sixth picture two.
+
+    The n-th picture with companions shows, beside class c, class c + s (mod 20) with the same shift s for all c; the
+    shifts run through a shuffled 1..19. So every class is a companion equally often, and beside each other class.
+    """
+    if index % 2 == 0:
+        return ()
+    count = len(PASCAL_CLASSES)
+    shifts = np.random.default_rng((seed, count)).permutation(count - 1) + 1
+    shown = [i % 6 // 5 + 1 for i in range(1, index + 1, 2)]  # companions of the pictures up to this one
+    last = sum(shown)
+    return tuple(int(class_id + shifts[n % len(shifts)]) % count for n in range(last - shown[-1], last))
+
+
 def plan_image(seed: int, class_id: int, index: int, split: str) -> Plan:
-    """Plan of picture ``index`` of a class; glyphs come from the split's half of the class, by turns."""
+    """Plan of picture ``index`` of a class; glyphs come from the split's half of the class, its own by turns."""
     rng = _rng(seed, class_id, index, 0)
     name = PASCAL_CLASSES[class_id]
     glyphs = class_glyphs(name, split)
     objects = [(class_id, glyphs[(index + class_id) % len(glyphs)])]
-    if index % TWO_CLASSES == 3:
-        other = int(rng.integers(len(PASCAL_CLASSES) - 1))
-        other += other >= class_id
+    for other in companions(seed, class_id, index):
         objects.append((other, str(rng.choice(class_glyphs(PASCAL_CLASSES[other], split)))))
     usual = rng.random() < SCENE_SHARE
     scene = str(rng.choice(USUAL_SCENES[name] if usual else sorted(SCENES)))
@@ -108,14 +125,9 @@ def _compose(plan: Plan, rng: np.random.Generator, size: int) -> tuple[np.ndarra
     in_front = 1 if plan.occluded else 0  # the first distractor may cover a part of the object
     for glyph in plan.distractors[in_front:]:
         _paste(canvas, owner, rng, glyph, "", 0, rng.uniform(0.012, 0.05), ground, light)
-    two = len(plan.objects) > 1
-    for place, (class_id, glyph) in enumerate(plan.objects):
-        share = math.exp(rng.uniform(math.log(AREA[0]), math.log(AREA[1])))
-        across = None
-        if two:  # side by side, so that both stay visible
-            share = min(max(share, 0.07), 0.22)
-            across = (0.27, 0.73)[place] + rng.uniform(-0.05, 0.05)
-        _paste(canvas, owner, rng, glyph, PASCAL_CLASSES[class_id], class_id + 1, share, ground, light, across)
+    shares, places, widest = _arrangement(len(plan.objects), rng)
+    for (class_id, glyph), share, across in zip(plan.objects, shares, places):
+        _paste(canvas, owner, rng, glyph, PASCAL_CLASSES[class_id], class_id + 1, share, ground, light, across, widest)
     if plan.occluded and plan.distractors:
         _paste(canvas, owner, rng, plan.distractors[0], "", 0, rng.uniform(0.012, 0.04), ground, light)
     elif plan.occluded:
@@ -124,6 +136,20 @@ def _compose(plan: Plan, rng: np.random.Generator, size: int) -> tuple[np.ndarra
     picture = Image.fromarray((np.clip(canvas, 0, 1) * 255).round().astype(np.uint8))
     picture = np.asarray(picture.resize((size, size), Image.Resampling.LANCZOS))
     return picture, _label(owner, size)
+
+
+def _arrangement(count: int, rng: np.random.Generator) -> tuple[np.ndarray, list[float | None], float]:
+    """Share of the picture and place from left to right of each object, and the widest that one may be.
+
+    One object goes anywhere (None); several stand side by side in drawn order, so that all stay visible.
+    """
+    low, high = np.log(TOGETHER.get(count, AREA))
+    share = math.exp(rng.uniform(low, high))
+    if count == 1:
+        return np.array([share]), [None], 1.0
+    places, widest = PLACES[count]
+    shares = share * LIKE ** rng.uniform(-0.5, 0.5, count)
+    return shares, list(rng.permutation(places) + rng.uniform(-0.04, 0.04, count)), widest
 
 
 def _label(owner: np.ndarray, size: int) -> np.ndarray:
@@ -143,7 +169,7 @@ def _label(owner: np.ndarray, size: int) -> np.ndarray:
 # --- objects
 
 
-def _paste(canvas, owner, rng, glyph_name, class_name, value, share, ground, light, across=None):
+def _paste(canvas, owner, rng, glyph_name, class_name, value, share, ground, light, across=None, widest=1.0):
     """Warp a glyph onto the canvas with material, shading and shadow; mark its pixels in ``owner``."""
     side = len(canvas)
     glyph = load_glyph(glyph_name, class_name in OPEN)
@@ -155,7 +181,7 @@ def _paste(canvas, owner, rng, glyph_name, class_name, value, share, ground, lig
     height = scale * (rows[-1] - rows[0]) / CANVAS
     width = scale * (columns[-1] - columns[0]) / CANVAS
     if across is not None:
-        scale *= min(1.0, 0.5 / width, 0.95 / height)
+        scale *= min(1.0, widest / width, 0.95 / height)
         height, width = scale * (rows[-1] - rows[0]) / CANVAS, scale * (columns[-1] - columns[0]) / CANVAS
     # Centre: free in the air, or standing somewhere below the horizon; one in six runs out of the frame.
     margin = -0.2 if value and rng.random() < 0.17 else 0.02
