@@ -262,6 +262,22 @@ def test_a_changed_image_of_the_same_size_and_time_gets_new_features(voc):
     assert not torch.equal(open_features(voc)[0]([image])[0], before)
 
 
+def test_features_stay_on_a_device_with_room_whole_and_the_same(voc, monkeypatch):
+    store, file = open_features(voc)
+    ids = store.data.image_ids[::-3]
+    expected = [m.clone() for m in store(ids)]
+    assert store.resident == [], "a CPU maps the files"
+    damage_bit(file, None)
+    monkeypatch.setattr(features, "room", lambda device: sum(m.nbytes for m in store.maps))
+    store, _ = open_features(voc)
+    assert all(torch.equal(a, b) for a, b in zip(store(ids), expected)) and len(store.resident) == len(expected)
+    store.maps = [None]  # nothing is read any more
+    assert all(torch.equal(a, b) for a, b in zip(store(ids), expected))
+    monkeypatch.setattr(features, "room", lambda device: 1000)
+    store, _ = open_features(voc)
+    assert all(torch.equal(a, b) for a, b in zip(store(ids), expected)) and store.resident == []
+
+
 def test_features_need_no_more_than_a_word_where_the_disk_is_full(voc, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")

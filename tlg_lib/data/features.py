@@ -3,8 +3,8 @@
 The backbone never changes, so its maps depend on the image, the size and the weights alone (docs/design.md, 9).
 One .npy file per layer, float32 [N, C, h, w], is filled in order; a marker counts the finished images and holds a
 checksum of each one's maps, so an interrupted build goes on where it stopped. A file that is missing or cut off is
-made again, and so are maps whose checksum differs when they are first used. Without a cache, images shared by the
-episodes of a batch run once.
+made again, and so are maps whose checksum differs when they are first used. On a GPU with room they are brought over
+once. Without a cache, images shared by the episodes of a batch run once.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import hashlib
 import os
 import shutil
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +51,7 @@ class FeatureStore:
         self.data, self.backbone, self.image_size = data, backbone, tuple(image_size)
         self.device, self.batch, self.progress = torch.device(device), batch, progress
         self.maps: list[np.ndarray] | None = None
+        self.resident: list[Tensor] | None = None  # on a device with room for them; [] where there is none
         self.index: dict[str, int] = {}
         self.folder, self.sums, self.checked = Path(), [], set()
         if mode != "off":
@@ -61,6 +63,11 @@ class FeatureStore:
     def __call__(self, image_ids: list[str]) -> list[Tensor]:
         if self.maps is not None:
             rows = [self.index[i] if i in self.index else self._unknown(i) for i in image_ids]
+            if self.resident is None:
+                self.resident = self._to_device()
+            if self.resident:
+                chosen = torch.tensor(rows).to(self.device, non_blocking=True)
+                return [m[chosen] for m in self.resident]
             self._check(rows)
             return [torch.from_numpy(m[rows]).to(self.device) for m in self.maps]  # each [B, C, h, w]
         unique = list(dict.fromkeys(image_ids))
@@ -71,6 +78,17 @@ class FeatureStore:
     def cached(self) -> bool:
         """Whether maps come from disk: then nobody needs to read the images."""
         return self.maps is not None
+
+    def _to_device(self) -> list[Tensor]:
+        """All maps on the device, whole and checked, where they take no more than ``room``; else []."""
+        if not self.maps or sum(m.nbytes for m in self.maps) > room(self.device):
+            return []
+        self._check(range(len(self.sums)))
+        found = [torch.empty(m.shape, device=self.device) for m in self.maps]
+        for target, stored in zip(found, self.maps):
+            for start in range(0, len(stored), self.batch):
+                target[start : start + self.batch] = torch.from_numpy(stored[start : start + self.batch].copy())
+        return found
 
     def _unknown(self, image_id: str):
         self.data.image_path(image_id)  # raises its own line when the file is missing
@@ -145,7 +163,7 @@ class FeatureStore:
             stored[start : start + len(ids)] = new
         return [_sum(computed, i) for i in range(len(ids))]
 
-    def _check(self, rows: list[int]) -> None:
+    def _check(self, rows: Iterable[int]) -> None:
         """Compare the maps of rows that this process has not used yet with their checksums; make bad ones again."""
         for row in set(rows) - self.checked:
             if _sum(self.maps, row) != self.sums[row]:
@@ -155,6 +173,12 @@ class FeatureStore:
                     self.sums[start : start + self.batch] = self._fill_batch(maps, start)
                     _flush(maps, self.folder, self.sums)
             self.checked.add(row)
+
+
+def room(device: torch.device) -> int:
+    """Bytes that features may take on the device: a third of a GPU's free memory; nothing elsewhere, where they are
+    mapped from files."""
+    return torch.cuda.mem_get_info(device)[0] // 3 if device.type == "cuda" else 0
 
 
 def _layer(folder: Path, number: int) -> Path:
