@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from bisect import bisect_left, insort
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,13 +43,22 @@ def _draw(key: str, below: int) -> int:
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") % below
 
 
-def _choose(key: str, candidates: list[str], count: int) -> tuple[str, ...]:
-    """``count`` of ``candidates`` by a partial Fisher-Yates shuffle; with repeats only where they run out."""
-    pool, chosen = list(candidates), []
+def _choose(key: str, images: list[str], count: int, without: str = "") -> tuple[str, ...]:
+    """``count`` of the sorted ``images`` but ``without``, by a partial Fisher-Yates shuffle; repeats where they run out.
+
+    Nothing is copied: a class of COCO has tens of thousands of images, and every episode draws from one.
+    """
+    at = bisect_left(images, without)
+    left_out = [at] if images[at : at + 1] == [without] and len(images) > 1 else []
+    taken, chosen = list(left_out), []
     for position in range(count):
-        if not pool:
-            pool = list(candidates)
-        chosen.append(pool.pop(_draw(f"{key}/{position}", len(pool))))
+        if len(taken) == len(images):
+            taken = list(left_out)
+        index = _draw(f"{key}/{position}", len(images) - len(taken))
+        for gone in taken:  # ascending: the place among those that are left becomes the place among all
+            index += gone <= index
+        insort(taken, index)
+        chosen.append(images[index])
     return tuple(chosen)
 
 
@@ -101,8 +111,7 @@ def test_episodes(
             image = by_class[class_id][_draw(f"{key}/query", len(by_class[class_id]))]
         else:
             image, class_id = rows[i % len(rows)]
-        others = [other for other in by_class[class_id] if other != image]
-        episodes.append(Episode(image, _choose(key, others, shots), class_id))
+        episodes.append(Episode(image, _choose(key, by_class[class_id], shots, without=image), class_id))
     return episodes
 
 
@@ -124,8 +133,7 @@ def wrong_support(episodes: list[Episode], rows: list[Row], seed: int) -> list[E
     for i, episode in enumerate(episodes):
         classes = [c for c in by_class if c != episode.class_id]
         other = classes[_draw(f"wrong/{seed}/{i}/class", len(classes))]
-        images = [image for image in by_class[other] if image != episode.query] or by_class[other]
-        chosen = _choose(f"wrong/{seed}/{i}", images, len(episode.support))
+        chosen = _choose(f"wrong/{seed}/{i}", by_class[other], len(episode.support), without=episode.query)
         changed.append(Episode(episode.query, chosen, episode.class_id, support_class=other))
     return changed
 
@@ -160,8 +168,7 @@ class TrainingSampler:
         for position in range(step * self.batch_size, (step + 1) * self.batch_size):
             image, class_id = self._row(position)
             key = f"train/{self.seed}/{position}"
-            others = [other for other in self.by_class[class_id] if other != image]
-            episodes.append(Episode(image, _choose(key, others, self.shots), class_id))
+            episodes.append(Episode(image, _choose(key, self.by_class[class_id], self.shots, without=image), class_id))
         return episodes
 
 

@@ -5,7 +5,15 @@ from collections import Counter
 
 import pytest
 
-from tlg_lib.episodes import Episode, TrainingSampler, load_episodes, save_episodes, test_episodes, wrong_support
+from tlg_lib.episodes import (
+    Episode,
+    TrainingSampler,
+    _choose,
+    load_episodes,
+    save_episodes,
+    test_episodes,
+    wrong_support,
+)
 from tlg_lib.errors import TLGError
 
 ROWS = [(f"img{i:03d}", i % 3) for i in range(30)] + [("img000", 1)]
@@ -32,6 +40,25 @@ def test_too_few_images_are_repeated_only_after_all_were_used():
 def test_one_shot_is_the_first_of_five():
     one, five = (test_episodes(ROWS, shots=k, count=50, **WANT) for k in (1, 5))
     assert all(a.support[0] == b.support[0] for a, b in zip(one, five))
+
+
+def by_copying(key, images, count, without):
+    """The same draw on a copy of the list, taken apart image by image."""
+    pool, chosen = [], []
+    for position in range(count):
+        pool = pool or [i for i in images if i != without] or list(images)
+        number = int.from_bytes(hashlib.sha256(f"{key}/{position}".encode()).digest()[:8], "big")
+        chosen.append(pool.pop(number % len(pool)))
+    return tuple(chosen)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 40])
+def test_drawing_without_a_copy_draws_the_same(size):
+    images = [f"i{n:02d}" for n in range(size)]
+    for without in (*images[:3], images[-1], "", "zzz", "i00x"):
+        for count in (1, 2, 5, 60):
+            found = _choose(f"k{without}", images, count, without=without)
+            assert found == by_copying(f"k{without}", images, count, without)
 
 
 def test_list_is_the_same_everywhere():
