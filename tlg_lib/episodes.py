@@ -44,7 +44,7 @@ def _draw(key: str, below: int) -> int:
 
 
 def _choose(key: str, images: list[str], count: int, without: str = "") -> tuple[str, ...]:
-    """``count`` of the sorted ``images`` but ``without``, by a partial Fisher-Yates shuffle; repeats where they run out.
+    """``count`` of the sorted ``images`` but ``without``, by a partial Fisher-Yates shuffle; repeats when none is left.
 
     Nothing is copied: a class of COCO has tens of thousands of images, and every episode draws from one.
     """

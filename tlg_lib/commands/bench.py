@@ -270,6 +270,41 @@ def device_(
         print(f"written: {page}")
 
 
+@app.command()
+def images(
+    count: Annotated[
+        list[int] | None, typer.Option(min=400, max=10**6, help="repeatable; default 1,000 to 100,000")
+    ] = None,
+    out: Out = None,
+) -> None:
+    """Lists, draws and feature sizes against the number of images, on a simulated folder."""
+    from ..bench.growth import COUNTS, images_table, measure_images
+
+    results = [measure_images(n) for n in count or COUNTS]
+    _finish("images", {"results": results}, images_table(results), out)
+
+
+@app.command()
+def protocols(
+    file: Annotated[
+        Path | None, typer.Argument(help="what `tlg bench device` wrote; default runs/bench/device.json")
+    ] = None,
+    precision: Annotated[str, typer.Option(help="bf16, fp32 or tf32")] = "bf16",
+    out: Out = None,
+) -> None:
+    """What Pascal-5i and COCO-20i cost in full on one GPU, eight, and a SLURM array, from a device's measured times."""
+    from ..bench.device import PRECISIONS
+    from ..bench.protocols import protocols as rows
+    from ..bench.protocols import protocols_table, read_device
+    from ..machine.paths import runs_home
+
+    _choices([precision], PRECISIONS, "--precision")
+    result = read_device(file or runs_home() / "bench" / "device.json")
+    text = protocols_table(result, precision)
+    about = f"{result['about'].get('device', result['plan']['device'])}, commit {result['about'].get('commit', '?')}"
+    _finish("protocols", {"from": result["about"], "rows": rows(result, precision)}, f"From {about}:\n\n{text}", out)
+
+
 @app.command("run-profile")
 def run_profile(
     folder: Annotated[Path | None, typer.Argument(help="a folder that `tlg run` wrote; default runs/mini")] = None,
