@@ -5,6 +5,8 @@
 # make mutants       40 wrong operators put into the core, one at a time: do its tests notice? (minutes)
 # make exercises    the solution of every exercise, run in its notebook (smoke size; SIZE=full for the full one)
 # make docs          docs/ again from a finished `make run`
+# make site          docs/ as a site with search and the API of every module, in build/site
+# make test-lowest   the unit tests with the oldest versions that pyproject.toml allows, in an environment of their own
 # make install       .venv and the installation alone; CPU=1: PyTorch without CUDA (4 GB less)
 # make clean         what was generated here: .venv, caches, the mini data; runs/ and real data stay
 #
@@ -14,7 +16,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-units test-notebooks test-browser fuzz mutants exercises docs clean
+.PHONY: help install run test test-units test-notebooks test-browser test-lowest fuzz mutants exercises docs site clean
 
 VENV := $(CURDIR)/.venv
 BIN := $(VENV)/bin
@@ -93,6 +95,19 @@ exercises: install
 docs: install
 	@$(BIN)/tlg run mini
 	@$(BIN)/python -m tlg_lib.runs.docs runs/mini docs
+
+site: install
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[site]'
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo "== built; to read it with its search: $(BIN)/python -m http.server --directory build/site"
+
+# With the oldest Python too; older NumPy and PyTorch have no builds for newer ones.
+test-lowest: install
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	@$(BIN)/uv venv --quiet --clear --python 3.10 build/lowest
+	@VIRTUAL_ENV=build/lowest $(BIN)/uv pip install --quiet --resolution lowest-direct --torch-backend=cpu --editable '.[test]'
+	@$(TEST_ENV) build/lowest/bin/python -m pytest tests -m "not browser" -n 2 --dist loadfile
+	@rm -rf build/lowest
 
 clean:
 	rm -rf .venv build artefacts cache data/mini data/mini-smoke runs/smoke .pytest_cache .mypy_cache .hypothesis *.egg-info

@@ -1,0 +1,69 @@
+"""Hooks of mkdocs.yml: a page of the API for each module of the core, and the notebooks' pages in the search."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+from mkdocs.structure.files import File
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def core() -> list[str]:
+    return sorted(path.stem for path in (ROOT / "tlg_lib").glob("[a-z]*.py") if path.stem != "cli")
+
+
+def on_config(config):
+    for part in config.nav:
+        if "API" in part:
+            part["API"] += [{f"tlg_lib.{name}": f"reference/{name}.md"} for name in core()]
+    return config
+
+
+def on_files(files, config):
+    for name in core():
+        files.append(File.generated(config, f"reference/{name}.md", content=f"::: tlg_lib.{name}\n"))
+    return files
+
+
+def on_page_markdown(markdown, page, config, files):
+    return re.sub(r"\]\(\.\./tlg_lib/(\w+)\.py\)", r"](reference/\1.md)", markdown)  # source there, its page here
+
+
+class Sections(HTMLParser):
+    """Headings of the first and second order with their addresses, and the text below each; no code, no output."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.found, self.inside, self.depth = [], "", 0
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.depth += tag == "pre"
+        if tag in ("h1", "h2"):
+            self.found.append({"id": dict(attributes).get("id", ""), "title": "", "text": ""})
+            self.inside = tag
+
+    def handle_endtag(self, tag):
+        self.depth -= tag == "pre"
+        self.inside = "" if tag == self.inside else self.inside
+
+    def handle_data(self, data):
+        if self.found and not self.depth and data.strip() not in ("", "¶"):
+            self.found[-1]["title" if self.inside else "text"] += data.replace("\n", " ") + " "
+
+
+def on_post_build(config):
+    site = Path(config.site_dir)
+    file = site / "search" / "search_index.json"
+    index = json.loads(file.read_text(encoding="utf-8"))
+    for page in sorted(site.glob("[0-9]*.html")):
+        for section in Sections(page.read_text(encoding="utf-8")).found:
+            where = f"{page.name}#{section['id']}"
+            index["docs"].append(
+                {"location": where, "title": section["title"].strip(), "text": section["text"].strip()}
+            )
+    file.write_text(json.dumps(index, ensure_ascii=False), encoding="utf-8")
