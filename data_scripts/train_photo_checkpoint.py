@@ -5,7 +5,7 @@ other folds' classes and scored on the held-out ones: with drawn supports, with 
 class, and beside the prototype that needs no training. Then one is trained on all classes and written with a card
 that holds the figures. No mask of a query is an input, and pseudo masks are not read.
 
-    python data_scripts/train_photo_checkpoint.py DATA [--folds 0,1,2,3] [--jobs 4] [--set steps=2000] [--write]
+    python data_scripts/train_photo_checkpoint.py DATA [--folds 0,1,2,3] [--jobs 4] [--set NAME=VALUE] [--write]
 
 What is finished is not done again; the same command goes on.
 """
@@ -41,7 +41,7 @@ RECIPE = dict(
     use_hc=False,
     mask_dropout=0.0,
     batch=4,
-    steps=2000,
+    steps=1000,
     epoch_episodes=0,
     epoch_steps=10**6,  # the vote is chosen once, at the end
     checkpoint_every=250,
