@@ -1,4 +1,4 @@
-# make run           from nothing to a report: .venv, install, notebooks 00..10 on the generated data
+# make run           from nothing to a report: .venv, install, notebooks 00..11 on the generated data
 # make test          .venv, install, unit tests, then every notebook at smoke size
 # make test-browser  the widgets in a real JupyterLab in headless Chromium (skipped aloud where there is none)
 # make fuzz          10,000 damaged inputs of every kind; counts them (minutes; `make test` tries fewer)

@@ -60,3 +60,61 @@ def drawn(experiment: Experiment, config, predictor, episodes: list[Episode]) ->
             "iou": 100.0 * (predictions[i] & (truths[i] == 1)).sum() / max(1, union),
         })  # fmt: skip
     return entries
+
+
+def worst_of_each_query(counts: Counts, episodes: list[Episode], number: int) -> list[int]:
+    """The episodes of lowest IoU, each query once (lists wrap round), from the worst on."""
+    chosen, seen = [], set()
+    for index in np.argsort(episode_ious(counts), kind="stable"):
+        if episodes[index].query not in seen:
+            seen.add(episodes[index].query)
+            chosen.append(int(index))
+        if len(chosen) == number:
+            break
+    return chosen
+
+
+REPAIRS = ("as it is", "true query mask", "true support mask")
+
+
+def repaired(experiment: Experiment, config, predictor, episodes: list[Episode]) -> dict[str, np.ndarray]:
+    """What heals a failure: IoU in percent [E] of the same episodes with REPAIRS, each mask replaced by the truth.
+
+    Beside them ``object``, the object's share of the image in percent, and ``false inside``, the share of the wrongly
+    marked pixels that lie inside the query's pseudo mask, in percent (nan where nothing is wrongly marked).
+    """
+    import torch
+
+    from ..metrics import intersection_union
+
+    found: dict[str, list] = {name: [] for name in (*REPAIRS, "object", "false inside")}
+    for start in range(0, len(episodes), config.eval_batch):
+        part = episodes[start : start + config.eval_batch]
+        batch = experiment.batches(config)(part)
+        drawn_masks = experiment.batches(config.replace(support_masks="drawn"))(part).support_mask
+        mask, support = batch.query_mask, batch.support_mask
+        true = (batch.truth == 1).float()[:, None]
+        for name, given in zip(REPAIRS, ((mask, support), (true, support), (mask, drawn_masks)), strict=True):
+            batch.query_mask, batch.support_mask = given
+            with torch.inference_mode():
+                answer = predict(predictor, batch, config.threshold)
+            inter, union = intersection_union(answer, batch.truth)
+            found[name] += (100.0 * inter[:, 1] / union[:, 1].clamp_min(1)).tolist()
+            if name == "as it is":
+                wrong = answer & (batch.truth == 0)
+                inside = (wrong & (mask[:, 0] > 0.5)).flatten(1).sum(1) / wrong.flatten(1).sum(1)
+                found["false inside"] += (100.0 * inside).tolist()
+        found["object"] += (100.0 * true.flatten(1).mean(1)).tolist()
+    return {name: np.array(values) for name, values in found.items()}
+
+
+def causes(healing: dict[str, np.ndarray], heals: float = 20.0, small: float = 2.0) -> np.ndarray:
+    """One cause per episode of ``repaired``, as a word of str [E].
+
+    The mask whose true version adds more, if that is at least ``heals`` points; else a small object, of less than
+    ``small`` percent of the image; else the network itself.
+    """
+    gains = np.stack([healing[name] - healing["as it is"] for name in REPAIRS[1:]])  # [2, E]
+    by_mask = np.array(["the query's mask", "the support's mask"])[gains.argmax(0)]
+    rest = np.where(healing["object"] < small, "a small object", "the network itself")
+    return np.where(gains.max(0) >= heals, by_mask, rest)

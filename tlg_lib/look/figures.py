@@ -463,6 +463,48 @@ def dumbbells(
 
 
 @styled
+def interval_rows(
+    differences: Mapping[str, tuple[float, float, float]], title: str, unit: str = "mIoU, points"
+) -> Figure:
+    """Differences with their intervals beside a line at zero. differences: label -> (difference, low, high)."""
+    figure = Figure(figsize=(8.2, 0.44 * len(differences) + 1.2), layout="constrained")
+    axes = figure.subplots()
+    axes.axvline(0, color=GREY, lw=1, ls="--")
+    labels = list(differences)[::-1]
+    for line, label in enumerate(labels):
+        middle, low, high = differences[label]
+        colour = GREY if low <= 0 <= high else BLUE if low > 0 else VERMILLION
+        axes.plot([low, high], [line, line], color=colour, lw=3, solid_capstyle="butt")
+        axes.plot(middle, line, "o", color=colour, ms=8, markeredgecolor="white")
+        axes.text(high, line, f"  {middle:+.1f}", va="center", fontsize=9)
+    axes.set_yticks(range(len(labels)), labels)
+    axes.set(xlabel=f"{unit} (bar: 95% interval)", ylim=(-0.6, len(labels) - 0.4))
+    axes.margins(x=0.12)
+    axes.grid(axis="y", visible=False)
+    axes.set_title(title)
+    return figure
+
+
+@styled
+def quality_curve(curves: Mapping[str, Sequence[tuple[float, float]]], title: str) -> Figure:
+    """Methods over the quality of the masks that went in, with the diagonal of no gain.
+
+    curves: method key -> (IoU of the masks, IoU of the method) per bin, percent.
+    """
+    figure = Figure(figsize=(6.4, 4.6), layout="constrained")
+    axes = figure.subplots()
+    axes.plot([0, 100], [0, 100], color=GREY, lw=1, ls=":")
+    for marker, (key, points) in zip("osD^vPX*", curves.items()):
+        axes.plot(*zip(*points), marker=marker, color=method_colour(key), label=method_name(key))
+    axes.set(
+        xlim=(0, 100), ylim=(0, 100), xlabel="IoU of the query's mask, percent", ylabel="IoU of the answer, percent"
+    )
+    axes.set_title(title)
+    figure.legend(loc="outside lower center", ncols=2)
+    return figure
+
+
+@styled
 def agreement_scatter(with_mask: np.ndarray, with_truth: np.ndarray, title: str) -> Figure:
     """Is the prediction a copy of the mask? One dot per episode: IoU with the pseudo mask, IoU with the truth."""
     figure = Figure(figsize=(4.6, 4.4), layout="constrained")
