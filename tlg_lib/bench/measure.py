@@ -187,7 +187,7 @@ def relative(expected: torch.Tensor, got: torch.Tensor) -> float:
     return float((expected - got).abs().max() / expected.abs().max().clamp_min(1e-30))
 
 
-NETWORKS = ("straightforward", "released", "extended")
+NETWORKS = ("straightforward", "released", "corrected", "extended")
 OPERATIONS = ("forward1", "forward5", "step")
 
 

@@ -14,7 +14,7 @@ app = typer.Typer(no_args_is_help=True, help="Measure time, memory and arithmeti
 Backbones = Annotated[list[str] | None, typer.Option("--backbone", help="repeatable; default: all three")]
 Sizes = Annotated[list[int] | None, typer.Option("--size", help="image side in pixels; repeatable")]
 Batches = Annotated[list[int] | None, typer.Option("--batch", help="repeatable; default 1 and 4 (CPU) or 16 (GPU)")]
-Networks = Annotated[list[str] | None, typer.Option("--network", help="straightforward, released, extended")]
+Networks = Annotated[list[str] | None, typer.Option("--network", help="straightforward, released, corrected, extended")]
 Operations = Annotated[list[str] | None, typer.Option("--operation", help="forward1, forward5, step; repeatable")]
 Repeats = Annotated[int, typer.Option(min=1, help="rounds; figures are medians over rounds")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda")]
