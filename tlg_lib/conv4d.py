@@ -69,15 +69,13 @@ class CentrePivotConv4d(nn.Module):
         kernel = self.other.kernel_size[0]
         if h * w > kernel * kernel:
             return self.other(x)
-        rows, ys = taps(h, kernel, self.stride, x.device)  # [h', h] tap index and validity
-        cols, xs = taps(w, kernel, self.stride, x.device)  # [w', w]
-        weight = self.other.weight[:, :, rows[:, None, :, None], cols[None, :, None, :]]  # [C', C, h', w', h, w]
-        weight = weight * (ys[:, None, :, None] & xs[None, :, None, :])
+        rows, columns, valid = taps((h, w), kernel, self.stride, x.device)
+        weight = self.other.weight[:, :, rows, columns] * valid  # [C', C, h', w', h, w]
         matrix = weight.permute(4, 5, 1, 2, 3, 0).flatten(3).flatten(0, 2)  # [h*w*C, h'*w'*C']
         assert self.other.bias is not None
-        bias = self.other.bias.repeat(len(rows) * len(cols))
+        bias = self.other.bias.repeat(valid.shape[0] * valid.shape[1])
         y = torch.addmm(bias, x.permute(0, 2, 3, 1).reshape(n, -1), matrix)  # [N, h'*w'*C']
-        return y.view(n, len(rows), len(cols), -1).permute(0, 3, 1, 2)  # [N, C', h', w']
+        return y.view(n, *valid.shape[:2], -1).permute(0, 3, 1, 2)  # [N, C', h', w']
 
 
 class Block4d(nn.Module):

@@ -6,6 +6,7 @@ Each guards against something that was measured; the ideas that use them are in 
 from __future__ import annotations
 
 from contextlib import nullcontext
+from functools import lru_cache
 
 import torch
 import torch.distributed as dist
@@ -60,8 +61,24 @@ def strided(x: Tensor, stride: int) -> Tensor:
     return x.permute(0, 4, 5, 2, 3, 1)[:, ::stride, ::stride].contiguous()
 
 
-def taps(size: int, kernel: int, stride: int, device) -> tuple[Tensor, Tensor]:
-    """Which kernel tap joins input i to output o along one axis: index [o, i], and whether it exists."""
+def taps(size: tuple[int, int], kernel: int, stride: int, device) -> tuple[Tensor, Tensor, Tensor]:
+    """Which kernel taps join the inputs of an h x w grid to the outputs: rows [h', 1, h, 1], columns [1, w', 1, w], and
+    whether they exist, bool [h', w', h, w]. Kept: on a GPU each would be a dozen starts of tiny kernels."""
+    return (_grid_taps if torch.compiler.is_compiling() else _kept_taps)(size, kernel, stride, device)
+
+
+def _grid_taps(size: tuple[int, int], kernel: int, stride: int, device) -> tuple[Tensor, Tensor, Tensor]:
+    with torch.inference_mode(False):  # what is made in it could not take part in training later
+        (rows, ys), (columns, xs) = (_taps(n, kernel, stride, device) for n in size)
+        valid = ys[:, None, :, None] & xs[None, :, None, :]
+        return rows[:, None, :, None], columns[None, :, None, :], valid
+
+
+_kept_taps = lru_cache(maxsize=64)(_grid_taps)
+
+
+def _taps(size: int, kernel: int, stride: int, device) -> tuple[Tensor, Tensor]:
+    """Along one axis: tap index [o, i], and whether it exists."""
     outputs = torch.arange(0, size, stride, device=device)[:, None]
     index = torch.arange(size, device=device)[None, :] - outputs + kernel // 2
     valid = (index >= 0) & (index < kernel)

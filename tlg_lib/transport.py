@@ -199,9 +199,15 @@ def _iterate(score: Tensor, count: int, v: Tensor | None) -> tuple[Tensor, Tenso
     n, m = score.shape[-2:]
     kernel = score.exp()  # [B, N, M]
     v = kernel.new_ones(*score.shape[:-2], m, 1) if v is None else v
-    for _ in range(count):
-        u = 1 / (n * (kernel @ v))  # [B, N, 1]
-        v = 1 / (m * (kernel.mT @ u))  # [B, M, 1]
+    if kernel.device.type == "cpu":
+        for _ in range(count):
+            u = (n * (kernel @ v)).reciprocal_()  # [B, N, 1]
+            v = (m * (kernel.mT @ u)).reciprocal_()  # [B, M, 1]
+    else:  # where starting a kernel takes longer than running it: half as many, and other roundings
+        rows, columns = n * kernel, m * kernel.mT
+        for _ in range(count):
+            u = (rows @ v).reciprocal_()
+            v = (columns @ u).reciprocal_()
     return u * kernel * v.mT, v
 
 
