@@ -1,4 +1,4 @@
-"""Hooks of mkdocs.yml: a page of the API for each module of the core, and the notebooks' pages in the search."""
+"""Hooks of mkdocs.yml: the notebooks' pages, and a page of the API for each module of the core, found and searched."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ def core() -> list[str]:
 
 
 def on_config(config):
+    pages = [{path.stem.replace("_", " "): path.name} for path in sorted((ROOT / "docs").glob("[0-9]*.html"))]
     for part in config.nav:
+        if "Notebooks" in part:
+            part["Notebooks"] = pages
         if "API" in part:
             part["API"] += [{f"tlg_lib.{name}": f"reference/{name}.md"} for name in core()]
     return config

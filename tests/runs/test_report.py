@@ -1,10 +1,13 @@
 """Tables, results.json and report.html: means only of four folds, intervals, escaping, self-containedness."""
 
+import base64
 import html.parser
+import io
 import math
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tlg_lib.errors import TLGError
 from tlg_lib.look.figures import contact_sheet, save_figure
@@ -196,12 +199,26 @@ def test_report_is_self_contained_escaped_and_complete(tmp_path, nasty):
     text = write_report(tmp_path).read_text(encoding="utf-8")
     page = Page(text)
     assert "script" not in page.tags and nasty in page.text and nasty not in text
-    assert page.fetched and all(value.startswith("data:image/png;base64,") for value in page.fetched)
+    assert page.fetched and all(value.startswith("data:image/webp;base64,") for value in page.fetched)
     assert "url(" not in text and "@import" not in text
     assert page.alts == [f"the task {nasty}", "one more"]
     for words in ("51.5 mIoU", "38.5", "not comparable", "800", "pixel", "drawn masks for scoring only"):
         assert words in page.text, words
     assert 'name="viewport"' in text
+
+
+def test_pictures_are_small_and_the_mean_comes_first(tmp_path):
+    results(tmp_path)
+    noise = np.random.default_rng(0).integers(0, 255, (1800, 2400, 3), np.uint8)
+    (tmp_path / "figures").mkdir()
+    Image.fromarray(noise).save(tmp_path / "figures" / "00-task.png")
+    page = Page(write_report(tmp_path).read_text(encoding="utf-8"))
+    packed = base64.b64decode(page.fetched[0].partition(",")[2])
+    assert Image.open(io.BytesIO(packed)).size == (1600, 1200)
+    assert len(packed) < (tmp_path / "figures" / "00-task.png").stat().st_size / 4
+    head = page.text[page.text.index("method") :]
+    assert head.index("mean") < head.index("fold 0") < head.index("fold 3")
+    assert 0 < page.text.index("51.5") and page.text.index("51.5") < page.text.index("50.0")
 
 
 def test_smoke_and_random_weights_are_said(tmp_path):
