@@ -83,7 +83,7 @@ test-browser: install
 	@$(TEST_ENV) $(BIN)/python -m pytest tests/browser -m browser -rs
 
 fuzz: install
-	@TLG_FUZZ=$(or $(TIMES),10) $(TEST_ENV) $(BIN)/python -m pytest tests/commands/test_fuzz.py -s --timeout=0
+	@TLG_FUZZ=$(or $(SHARE),1) $(TEST_ENV) $(BIN)/python -m pytest tests/commands/test_fuzz.py -s --timeout=0
 
 mutants: install
 	@$(BIN)/python tests/mutants.py

@@ -314,11 +314,8 @@ def unfinished(folder: Path, data: Path | None = None) -> Path:
 
 def forget_inputs():
     """As a new process would: nothing that was read before is still known."""
-    from tlg_lib.data import ready
     from tlg_lib.data.folder import open_folder
 
-    ready._stored_frame.cache_clear()
-    ready._mask_size.cache_clear()
     open_folder.cache_clear()
 
 

@@ -115,6 +115,26 @@ def test_skipping_the_support_changes_nothing_for_the_query(variant):
     torch.testing.assert_close(alone.query_logits, both.query_logits, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    "parts, beside",
+    [
+        (dict(use_ht=False, use_hc=False), "ha/{}_merge"),
+        (dict(use_hc=False, token_skip=False), "ht/{}_out"),
+        (dict(use_ha=False, use_ht=False), "hc/{}_multimodal"),
+        (dict(use_ht=False), "hc/{}_multimodal"),
+        (dict(use_ha=False, use_ht=False, use_hc=False), ""),
+    ],
+)
+def test_the_decoder_is_given_the_4d_map_and_what_the_last_part_made_beside_it(parts, beside):
+    config = small("extended", **parts)
+    model = built(config).eval()
+    with torch.no_grad(), capture(model) as seen:
+        model(*inputs(config))
+    for branch in ("query", "support"):
+        other = seen[beside.format(branch[0])] if beside else 0
+        torch.testing.assert_close(seen[f"dec/{branch[0]}_in"], seen[f"after4d_{branch}"] + other)
+
+
 def test_one_direction_is_computed_where_one_is_enough():
     config = small("extended")
     model = built(config).eval()

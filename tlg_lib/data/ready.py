@@ -6,7 +6,7 @@ Label maps and pseudo masks are read once and remembered (splits.scan_folder); i
 from __future__ import annotations
 
 from collections import defaultdict
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 from ..errors import TLGError
@@ -51,12 +51,12 @@ def _check_frames(data: SegmentationFolder, rows: list[Row]) -> list[str]:
     unsure = set()
     for image, class_id in rows:
         photo = data.image_path(image)
-        (height, width), orientation = _stored_frame(photo)
+        (height, width), orientation = _read_once(stored_frame, photo)
         shown = (width, height) if orientation in TURNED else (height, width)
         if orientation != 1 and (orientation not in TURNED or height == width):
             unsure.add(image)
         for mask in (data.label_path(image), data.pseudo_mask_path(image, class_id)):
-            size = _mask_size(mask)
+            size = _read_once(mask_size, mask)
             if size not in (shown, (height, width)):
                 raise TLGError(
                     f"{mask} is {_words(size)}, its image {photo.name} {_words(shown)} (height x width): a mask must "
@@ -71,7 +71,18 @@ def _check_frames(data: SegmentationFolder, rows: list[Row]) -> list[str]:
     ]
 
 
-_stored_frame, _mask_size = lru_cache(maxsize=None)(stored_frame), lru_cache(maxsize=None)(mask_size)
+@cache
+def _header(reader, path: Path, changed: tuple[int, ...]):
+    """What ``reader`` says of a file as it was at ``changed``: a notebook's process outlives what it read."""
+    return reader(path)
+
+
+def _read_once(reader, path: Path):
+    try:
+        stat = path.stat()
+    except OSError:
+        return reader(path)  # tells what is wrong with it
+    return _header(reader, path, (stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino, stat.st_size))
 
 
 def _words(size: tuple[int, int]) -> str:

@@ -213,7 +213,7 @@ def _read_index(store: Path) -> dict[str, tuple[list[int], dict[int, int]]]:
         return {
             image: (stamp, {int(v): int(n) for v, n in counts.items()}) for image, (stamp, counts) in entries.items()
         }
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+    except (OSError, ValueError, TypeError, AttributeError, OverflowError, RecursionError):
         return {}
 
 

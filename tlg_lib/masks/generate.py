@@ -434,10 +434,10 @@ def _finished(out: Path, digest: str) -> set[tuple]:
         try:
             recipe, image, image_digest, named, written = json.loads(line)
             for class_id in written:
-                latest[image, class_id] = (recipe, image_digest, tuple(named))
-        except (ValueError, TypeError, RecursionError):
+                latest[str(image), int(class_id)] = (recipe, image_digest, tuple(map(int, named)))
+        except (ValueError, TypeError, OverflowError, RecursionError):
             continue
-    return {(key, value[1:]) for key, value in latest.items() if value[0] == digest}
+    return {(key, value[1:]) for key, value in latest.items() if value[0] == digest and isinstance(value[1], str)}
 
 
 def _is_done(job: _Job, out: Path, done: set[tuple]) -> bool:

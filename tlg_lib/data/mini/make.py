@@ -105,7 +105,7 @@ def is_locked(root: str | Path) -> bool:
 def verify_mini(root: str | Path) -> list[str]:
     """Names of files that are missing or differ from the manifest's SHA-256; empty when all is well."""
     root = Path(root)
-    manifest = _read(root / "manifest.json")
+    manifest = _manifest(root)
     if manifest is None:
         raise TLGError(f"no manifest.json in {root}: make the data with `tlg data mini`", code=3)
     return [
@@ -117,7 +117,7 @@ def verify_mini(root: str | Path) -> list[str]:
 
 def contents(root: str | Path) -> list[dict]:
     """What each picture shows, as a whole: {"image", "split", "classes" (from 0), "scene", "others"}."""
-    manifest = _read(Path(root) / "manifest.json")
+    manifest = _manifest(Path(root))
     if manifest is None:
         raise TLGError(f"no manifest.json in {root}: make the data with `tlg data mini`", code=3)
     return [
@@ -153,7 +153,7 @@ def _prepare(root: Path, settings: dict) -> None:
 
 
 def _complete(root: Path) -> bool:
-    manifest = _read(root / "manifest.json")
+    manifest = _manifest(root)
     if manifest is None:
         return False
     sizes = {}
@@ -210,7 +210,7 @@ def _fill(root: Path, settings: dict, workers: int, progress: bool) -> None:
 
 def _drop_damaged(root: Path) -> None:
     """Remove files whose size is not the manifest's, so that they are made again."""
-    manifest = _read(root / "manifest.json")
+    manifest = _manifest(root)
     for name, entry in (manifest or {"files": {}})["files"].items():
         path = root / name
         if path.is_file() and path.stat().st_size != entry["bytes"]:
@@ -287,6 +287,19 @@ def _write_lists(root: Path, images: dict[str, dict], size: int) -> None:
 def _write_lines(path: Path, lines: Iterable[str]) -> None:
     with atomic(path, "w") as file:
         file.writelines(f"{line}\n" for line in lines)
+
+
+def _manifest(root: Path) -> dict | None:
+    """manifest.json, or None where it is absent or not as it was written: the data are then looked through again."""
+    found = _read(root / "manifest.json")
+    try:
+        whole = all(isinstance(e["bytes"], int) and isinstance(e["sha256"], str) for e in found["files"].values())
+        whole = whole and all(
+            e.keys() >= {"split", "classes", "scene", "distractors"} for e in found["images"].values()
+        )
+    except (AttributeError, KeyError, TypeError):
+        return None
+    return found if whole else None
 
 
 def _read(path: Path) -> dict | None:
