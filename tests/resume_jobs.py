@@ -53,7 +53,7 @@ def evaluate_job(folder: Path, request: dict) -> None:
     from tlg_lib.runs.study import evaluate_trained, evaluate_training_free
 
     config = tiny_config(request["data"], **request.get("set", {})).to_dict()
-    evaluate_trained(config, str(folder), "x", "X", (1, 2), True, request["inputs"])
+    evaluate_trained(config, str(folder), "x", "X", (1, 2), True, inputs=request["inputs"])
     evaluate_training_free(config, str(folder / "free"), (1,), request["inputs"])
 
 

@@ -45,6 +45,8 @@ COMMANDS = (
     "ladder",
     "choose",
     "curve",
+    "grid",
+    "converge",
     "bench",
     "doctor",
     "notebooks",

@@ -21,7 +21,7 @@ from .errors import TLGError
 from .loader import Groups, worker_deaths_in_one_line
 from .machine.paths import atomic
 from .machine.progress import track
-from .metrics import Scores, intersection_union, scores, vote
+from .metrics import Scores, class_iou, intersection_union, scores, vote
 from .prototypes import Consensus
 
 THRESHOLDS = tuple(round(0.1 + 0.05 * i, 2) for i in range(17))  # 0.1 .. 0.9
@@ -43,6 +43,14 @@ class Counts:
 
     def scores(self, position: int = 0) -> Scores:
         return scores(self.intersection[position], self.union[position], self.class_ids)
+
+    def miou_among(self, chosen: np.ndarray, position: int = 0) -> float | None:
+        """mIoU in percent of the episodes of ``chosen``, bool [E], over the classes that they show; None of none."""
+        shown = chosen & (self.union[position, :, 1] > 0)
+        if not shown.any():
+            return None
+        inter, union = (v[position, shown, 1] for v in (self.intersection, self.union))
+        return float(np.mean(list(class_iou(inter, union, self.class_ids[shown]).values())))
 
     def mask_agreement(self) -> float:
         """IoU in percent of the predictions with the query pseudo masks: 100 means a copy."""

@@ -27,7 +27,7 @@ from .checkpoints import (
 from .config import Config, config_from_dict
 from .episodes import Episode, TrainingSampler, shots_remark
 from .errors import TLGError
-from .evaluate import count_episodes, judged_by_labels
+from .evaluate import THRESHOLDS, count_episodes, judged_by_labels
 from .experiment import Experiment
 from .inputs import Inputs
 from .loader import worker_deaths_in_one_line
@@ -417,12 +417,17 @@ def _end_epoch(config: Config, folder: Path, experiment: Experiment, make, model
     judged: Any = make
     if consensus is not None and config.supervision == "image":
         judged = judged_by_labels(make, consensus, model.levels)
-    for name, episodes, maker in (
-        ("test", experiment.test_episodes(one, config.epoch_episodes), make),
+    thresholds: tuple[float, ...] = (config.threshold, *THRESHOLDS)
+    for name, episodes, maker in (  # base classes first: they choose a threshold for the test classes
         ("base", experiment.base_episodes(one, config.epoch_episodes), judged),
+        ("test", experiment.test_episodes(one, config.epoch_episodes), make),
     ):
-        counts = count_episodes(model.predict, episodes, maker, (config.threshold,), config.eval_batch)
+        counts = count_episodes(model.predict, episodes, maker, thresholds, config.eval_batch)
         row[name] = round(counts.scores(0).miou, 4)
+        if name == "test":
+            row["test_chosen"] = round(counts.scores(1).miou, 4)
+        own = config.trusted_vote and config.supervision == "image"  # such a vote keeps its threshold (study.py)
+        thresholds = (config.threshold, config.threshold if own else counts.best_threshold())
         remarks = counts.remarks(0, classes[name]) + shots_remark(episodes)
         row[f"{name}_remarks"] = "; ".join(remarks)
         if row[name] > about["best"].get(name, {}).get("miou", -1):

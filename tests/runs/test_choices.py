@@ -12,7 +12,9 @@ from tlg_lib.data.classes import fold_classes
 from tlg_lib.errors import TLGError
 from tlg_lib.experiment import open_experiment
 from tlg_lib.runs.choices import choice_table
-from tlg_lib.runs.curve import curve_table
+from tlg_lib.runs.curve import LINES, curve_table
+from tlg_lib.runs.grid import grid_rows
+from tlg_lib.runs.records import score_table
 
 TINY = ("use_hc=false", "backbone_weights=random", "width=16", "widths_4d=4,8,16", "dataset=pascal", "steps=2",
         "eval_episodes=8", "image_size=64", "token_count=4")  # fmt: skip
@@ -80,11 +82,36 @@ def test_the_curve_has_a_line_per_row_fold_and_seed_without_controls():
     ]  # fmt: skip
 
 
+def test_the_table_of_scores_by_hand():
+    """Means over folds, then seeds; the cost of a wrong support is paired by seed; a lone seed has no interval."""
+    records = [
+        {"row": "a", "label": "A", "fold": fold, "seed": seed, "control": control, "threshold_from": source,
+         "miou": score + fold + add, "miou_one": 90.0, "miou_several": None if fold else 10.0}
+        for seed, add in ((0, 0.0), (1, 2.0))
+        for fold in (0, 1)
+        for control, score in (("", 50.0), ("wrong support", 40.0 - 3 * seed))
+        for source in ("fixed", "base classes")
+    ]  # fmt: skip
+    line = score_table(records).iloc[0]
+    assert (line.miou, line.wrong_miou, line.cost_miou, line.miou_one) == (51.5, 40.0, 11.5, 90.0)
+    # 10 and 13: standard deviation 3 / sqrt(2), t(0.975, 1) = 12.7062.
+    assert line.cost_miou_half == pytest.approx(12.7062 * 1.5, rel=1e-5)
+    assert math.isnan(line.miou_several), "fold 1 has no such picture, so there is no mean over the folds"
+    alone = score_table([r for r in records if r["seed"] == 0 and not r["control"]]).iloc[0]
+    assert alone.miou == 50.5 and math.isnan(alone.miou_half) and math.isnan(alone.cost_miou)
+
+
 @pytest.mark.slow
-def test_choose_and_curve_end_to_end(tiny_voc, own_home, tmp_path, capsys):
+def test_choose_curve_grid_and_converge_end_to_end(tiny_voc, own_home, tmp_path, capsys):
     given = ["smoke", "--data", str(tiny_voc), "--folds", "0", "--workers", "1"]
     given += [word for setting in TINY for word in ("--set", setting)]
-    for command, more in (("choose", ["--try", "dice=0,lr=1e-3"]), ("curve", ["--masks", "own="])):
+    for command, more in (
+        ("choose", ["--try", "dice=0,lr=1e-3"]),
+        ("curve", ["--masks", "own="]),
+        ("grid", []),
+        ("converge", ["--rows", "rival-pixel,extended-image", "--for", "rival-pixel:lr=1e-3", "--every", "1"]),
+    ):
+        more = [*more, "--steps", "2"] if command == "converge" else more
         with pytest.raises(SystemExit) as ended:
             main([command, *given, *more, "--out", str(tmp_path / command)])
         assert ended.value.code == 0, capsys.readouterr().err
@@ -92,7 +119,22 @@ def test_choose_and_curve_end_to_end(tiny_voc, own_home, tmp_path, capsys):
     assert {row["setting"] for row in choices["rows"]} == {"as it is", "dice=0,lr=1e-3"}
     assert (tmp_path / "curve" / "curve.png").stat().st_size > 5_000
     curve = pd.read_csv(tmp_path / "curve" / "curve.csv")
-    assert set(curve.row) == {"query pseudo mask", "base-fusion", "released", "extended-alone", "extended"}
+    assert set(curve.row) == set(LINES) and set(curve.supervision) == {"pixel", "image"}
+    assert curve[curve.row == "rival"].groupby("fold").miou.nunique().eq(1).all(), "one rival for all masks"
+    grid = json.loads((tmp_path / "grid" / "grid.json").read_text())["rows"]
+    trained = {row["row"]: row for row in grid if row["wrong_miou"] is not None}
+    assert set(trained) == {row.name for row in grid_rows()} and len(trained) == 9
+    for row in trained.values():
+        assert row["cost_miou"] == pytest.approx(row["miou"] - row["wrong_miou"])
+    assert (tmp_path / "grid" / "grid.png").stat().st_size > 5_000
+    curves = pd.read_csv(tmp_path / "converge" / "curves.csv")
+    assert set(curves.row) == {"rival-pixel", "extended-image"} and set(curves.step) == {1, 2}
+    own = json.loads((tmp_path / "converge" / "jobs" / "rival-pixel-fold0-seed0" / "config.json").read_text())
+    assert own["lr"] == 1e-3 and own["support_masks"] == "drawn"
+    assert (tmp_path / "converge" / "converge.png").stat().st_size > 5_000
+    with pytest.raises(SystemExit):
+        main(["converge", *given, "--for", "rivals:lr=1"])
+    assert "no row 'rivals': the rows are" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["choose", *given, "--try", "dicee=0"])
     assert "did you mean 'dice'" in capsys.readouterr().err

@@ -15,12 +15,15 @@ from tlg_lib.runs.study import row_config
 
 @pytest.mark.parametrize("preset", ["mini", "pascal-lite", "pascal"])
 @pytest.mark.parametrize("supervision", ["pixel", "image"])
-def test_rungs_lead_from_released_to_extended_one_change_at_a_time(preset, supervision):
-    config = make_config(preset, supervision=supervision)
+@pytest.mark.parametrize("query_mask", ["pseudo", "none"])
+def test_rungs_lead_from_released_to_extended_one_change_at_a_time(preset, supervision, query_mask):
+    config = make_config(preset, supervision=supervision, query_mask=query_mask)
     rows = ladder_rows(config)
     climb = [row_config(config, row, 1, 2) for row in rows if row.name.startswith("up-")]
     skip = ("variant",) if supervision == "image" else ("variant", "noisy_targets")
-    released = make_config(preset, variant="released", supervision=supervision, fold=1, seed=2)
+    skip += ("mask_dropout",) if query_mask == "none" else ()  # nothing is there to be hidden
+    given = dict(supervision=supervision, query_mask=query_mask, fold=1, seed=2)
+    released = make_config(preset, variant="released", **given)
     assert climb[0] == released
     assert climb[-1].digest(without=skip) == config.replace(fold=1, seed=2).digest(without=skip)
     for below, above in zip(climb, climb[1:]):
@@ -28,7 +31,10 @@ def test_rungs_lead_from_released_to_extended_one_change_at_a_time(preset, super
         assert any(changed and changed <= set(keys) for _, keys in RUNGS.values()), changed
         check_switches(above)
     for row in rows:
-        check_switches(row_config(config, row, 1, 2))
+        here = row_config(config, row, 1, 2)
+        check_switches(here)
+        assert here.query_mask == query_mask
+    assert any(row.name == "off-hidden" for row in rows) == (query_mask == "pseudo")
 
 
 def test_gains_are_paired_by_seed():
@@ -49,8 +55,8 @@ def test_gains_are_paired_by_seed():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seeds", [(0,), (0, 1)])  # one seed has no interval
-def test_ladder_end_to_end(tiny_voc, tmp_path, own_home, monkeypatch, seeds):
+@pytest.mark.parametrize("seeds, query_mask", [((0,), "none"), ((0, 1), "pseudo")])  # one seed has no interval
+def test_ladder_end_to_end(tiny_voc, tmp_path, own_home, monkeypatch, seeds, query_mask):
     config = make_config(
         "smoke",
         data=str(tiny_voc),
@@ -60,6 +66,7 @@ def test_ladder_end_to_end(tiny_voc, tmp_path, own_home, monkeypatch, seeds):
         width=16,
         widths_4d=(4, 8, 16),
         steps=2,
+        query_mask=query_mask,
     )
     rows = {r.name.removeprefix("up-").lstrip("0123456789-"): r for r in ladder_rows(config)}
     few = [rows[name] for name in ("released", "vote", "off-use_ht")]

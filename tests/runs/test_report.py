@@ -36,6 +36,10 @@ def record(row, fold, miou, seed=0, shots=1, control="", epoch="last", threshold
         "threshold_from": threshold_from,
         "agreement": 50.0 if threshold_from == "fixed" else None,
         "miou": miou,
+        "miou_one": miou + 4,
+        "miou_several": None if fold == 3 else miou - 2,
+        "rows_one": 30,
+        "rows_several": 0 if fold == 3 else 70,
         "fb_iou": miou + 10,
         "per_class": {f"{n}{fold}": miou + i for i, n in enumerate(names)},
         "episodes": 1000,
@@ -103,6 +107,20 @@ def test_what_a_score_must_say_stands_in_the_results_beside_it_and_in_the_report
     assert "2 of 5 classes" in verdict(load_results(tmp_path / "results.json"))
     assert page.count("fold 1: 2 of 5 classes") == 2 and "51.5*" in page and "50.0*" in page and "a &lt;b&gt;" in page
     assert "54.5*" not in page, "the best epoch has no remark of its own"
+
+
+def test_scores_stand_split_by_what_a_picture_shows(tmp_path):
+    """One class and several: each a mean of the four folds, none where a fold has no such picture; rows are counted."""
+    row = find_row(results(tmp_path), "extended-pixel")
+    assert (row["miou_one"], row["miou_several"], row["rows_one"], row["rows_several"]) == (55.5, None, 120, 210)
+    page = Page(write_report(tmp_path).read_text(encoding="utf-8")).text
+    assert "55.5" in page and "(120 rows of the lists) and those that do (210)" in page
+    old = results(tmp_path)
+    for line in old["rows"]:
+        del line["miou_one"], line["miou_several"], line["rows_one"], line["rows_several"]
+    write_sealed(tmp_path / "results.json", old)  # a file of an earlier version is shown without them
+    page = Page(write_report(tmp_path).read_text(encoding="utf-8")).text
+    assert "55.5" not in page and "rows of the lists" not in page and "51.5" in page
 
 
 def test_per_class_takes_each_class_from_its_fold():
@@ -219,6 +237,12 @@ def test_pictures_are_small_and_the_mean_comes_first(tmp_path):
     head = page.text[page.text.index("method") :]
     assert head.index("mean") < head.index("fold 0") < head.index("fold 3")
     assert 0 < page.text.index("51.5") and page.text.index("51.5") < page.text.index("50.0")
+
+
+def test_the_locked_drawing_is_named(tmp_path):
+    for locked in (True, False):
+        results(tmp_path, locked=locked)
+        assert ("locked test pictures" in write_report(tmp_path).read_text(encoding="utf-8")) == locked
 
 
 def test_smoke_and_random_weights_are_said(tmp_path):

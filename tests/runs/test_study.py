@@ -11,6 +11,7 @@ from tlg_lib.batches import EpisodeBatch
 from tlg_lib.config import make_config
 from tlg_lib.errors import TLGError
 from tlg_lib.evaluate import Counts
+from tlg_lib.experiment import open_experiment
 from tlg_lib.prototypes import prototype_probability, query_mask_alone
 from tlg_lib.runs.jobs import run_study_jobs
 from tlg_lib.runs.study import Row, Study, row_config, table_rows
@@ -40,21 +41,24 @@ def test_rows_change_what_they_name_and_keep_the_rest():
     assert rows["extended-image"].supervision == "image"
     assert rows["extended-nomask"].query_mask == "none"
     assert rows["hsnet-pixel"].variant == "hsnet" and not rows["hsnet-pixel"].use_ha
+    rival = rows["rival-pixel"]
+    assert (rival.support_masks, rival.query_mask, rival.supervision) == ("drawn", "none", "pixel")
+    assert rival.replace(support_masks="pseudo") == rows["hsnet-pixel"]
     assert {"transport", "train_hetero"} <= rows["released-pixel"].as_released
 
 
 @pytest.mark.slow
 def test_study_end_to_end(tiny_voc, tmp_path, own_home):
     config = make_config("smoke", data=str(tiny_voc), **TINY)
-    rows = (Row("a", "A", (), full=True), Row("b", "B", (("variant", "hsnet"), ("use_hc", False))))
+    rows = (Row("a", "A", (), full=True), Row("b", "B", (("variant", "hsnet"), ("use_hc", False)), wrong=True))
     study = Study(tmp_path / "study", config, folds=(0, 3), rows=rows, shots=(1, 2))
     trained = study.train(workers=2, progress=False)
     records = study.evaluate(workers=2, progress=False)
     assert [t["step"] for t in trained] == [3] * 4
 
-    # a: 1-shot, 2-shot, wrong support, best epoch, its network alone; b: 1-shot; six training-free
-    # rows: 1- and 2-shot; two thresholds.
-    assert len(records) == 2 * 2 * (5 + 1 + 6 * 2)
+    # a: 1-shot, 2-shot, wrong support, best epoch, its network alone; b: 1-shot, wrong support; six
+    # training-free rows: 1- and 2-shot; two thresholds.
+    assert len(records) == 2 * 2 * (5 + 2 + 6 * 2)
     assert {r["episodes"] for r in records} == {6}
     mask = [r for r in records if r["row"] == "query pseudo mask"]
     assert all(r["agreement"] in (None, 100.0) for r in mask)
@@ -74,6 +78,7 @@ def test_study_end_to_end(tiny_voc, tmp_path, own_home):
             and r["epoch"] == "last"
         )
         assert record["miou"] == a.scores(0).miou
+        _assert_split(record, a, config.replace(fold=fold))
 
     # Again: nothing is trained twice; from nothing, one process gives the same bits as two.
     before = {p: p.stat().st_mtime_ns for p in study.folder.rglob("*.safetensors")}
@@ -96,6 +101,21 @@ def test_with_image_labels_a_vote_keeps_its_threshold(tiny_voc, tmp_path, own_ho
     assert chosen["a"] == 0.5
     assert set(chosen) > {"a", "a-alone", "query pseudo mask"}
     assert any(value != 0.5 for value in chosen.values())
+
+
+def _assert_split(record, counts, config):
+    """The two parts of a score, counted again from the label maps themselves."""
+    experiment = open_experiment(config, False)
+    episodes = experiment.test_episodes(config)
+    shows = [len(set(np.unique(experiment.data.label(e.query)).tolist()) - {0, 255}) for e in episodes]
+    for part, chosen in (("one", np.array(shows) == 1), ("several", np.array(shows) > 1)):
+        iou = [
+            counts.intersection[0, mine, 1].sum() / counts.union[0, mine, 1].sum()
+            for c in set(counts.class_ids[chosen])
+            for mine in [chosen & (counts.class_ids == c)]
+        ]
+        assert record[f"miou_{part}"] == (pytest.approx(100 * np.mean(iou)) if iou else None)
+        assert record[f"rows_{part}"] == len({(e.query, e.class_id) for e, here in zip(episodes, chosen) if here})
 
 
 def _fail(name):

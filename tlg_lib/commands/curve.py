@@ -23,16 +23,20 @@ def command(
     data: o.Data = None,
     settings: o.Set = None,
 ) -> None:
-    """Train and score with each folder of masks: mask, training-free fusion, released, network alone, extended."""
+    """Train and score with each folder of masks: every row, with pixel and image targets, and the rival."""
+    from ..config import SUPERVISIONS
     from ..machine.paths import runs_home
     from ..runs.curve import LINES, mask_curve
 
     config = o.config_from_options(preset, settings, supervision=supervision, backbone=backbone, data=data)
-    folder = out or runs_home() / f"curve-{preset}-{config.supervision}"
+    supervisions = (supervision,) if supervision else SUPERVISIONS
+    folder = out or runs_home() / f"curve-{preset}"
     table = mask_curve(
         folder, config, o.parse_settings(masks) or {"own": config.masks}, o.whole_numbers("--folds", folds),
-        o.whole_numbers("--seeds", seeds), workers,
+        o.whole_numbers("--seeds", seeds), workers, supervisions,
     )  # fmt: skip
-    means = table.groupby(["row", "strength"], sort=False).miou.mean().unstack("strength")
-    print(means.reindex([row for row in LINES if row in means.index]).rename(index=LINES).round(1).to_string())
+    for targets, here in table.groupby("supervision", sort=False):
+        means = here.groupby(["row", "strength"], sort=False).miou.mean().unstack("strength")
+        print(f"targets: {targets}")
+        print(means.reindex([row for row in LINES if row in means.index]).rename(index=LINES).round(1).to_string())
     print(f"table, figure and settings: {folder}")

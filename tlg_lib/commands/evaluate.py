@@ -45,7 +45,7 @@ def command(
     label = f"TLG {config.variant}"
     if config.support_masks != "pseudo":
         label += f", supports {config.support_masks}"
-    records = evaluate_trained(after, str(folder), config.variant, label, counts, True, inputs)
+    records = evaluate_trained(after, str(folder), config.variant, label, counts, True, inputs=inputs)
     records = evaluate_training_free(after, str(folder / TRAINING_FREE), counts, inputs) + records
     if json:
         o.print_json(records)

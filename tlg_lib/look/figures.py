@@ -39,6 +39,9 @@ METHODS = {
     "extended-image-alone": ("its network alone, image labels", "#A9D3EE"),
     "released-pixel": ("TLG as released, pixel labels", VERMILLION),
     "released-image": ("TLG as released, image labels", "#F2A27A"),
+    "corrected-pixel": ("TLG corrected, pixel labels", "#8C4A2F"),
+    "corrected-image": ("TLG corrected, image labels", "#C99A86"),
+    "rival-pixel": ("fully supervised rival: 4D encoder, drawn supports", "#8A3A8F"),
     "hsnet-pixel": ("4D encoder alone, pixel labels", PURPLE),
     "hsnet-image": ("4D encoder alone, image labels", "#E5BBD2"),
     "fusion": ("best training-free fusion", GREEN),
@@ -48,6 +51,7 @@ METHODS = {
     "extended-nomask": ("control: no query mask", INK),
     "wrong-support": ("control: wrong support", "#A89B00"),  # yellow, darkened to be read on white
     "wrong-support-image": ("control: wrong support, image labels", "#C9BD45"),
+    "wrong-support-rival": ("control: rival, wrong support", "#C7A3CA"),
 }
 STYLE = {
     "text.parse_math": False,  # names of files and settings may hold dollar signs

@@ -7,8 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from ..config import Config
-from ..machine.device import environment
-from ..machine.paths import atomic, write_json
+from .records import write_table
 from .study import Row, Study
 
 
@@ -31,11 +30,7 @@ def compare_settings(
         study.train(workers)
         found += [r for r in study.evaluate(workers) if r["threshold_from"] == "fixed"]
     table = choice_table(found, list(settings))
-    with atomic(folder / "choices.csv", "w") as file:
-        table.to_csv(file, index=False)
-    lines = table.astype(object).where(table.notna(), None).to_dict("records")
-    about = {"config": config.to_dict(), "settings": settings, "folds": list(folds), "seeds": list(seeds)}
-    write_json(folder / "choices.json", {**about, "environment": environment(), "rows": lines})
+    write_table(folder, "choices", table, config, settings=settings, folds=list(folds), seeds=list(seeds))
     return table
 
 

@@ -7,44 +7,60 @@ from pathlib import Path
 import pandas as pd
 
 from ..config import Config
-from ..machine.device import environment
-from ..machine.paths import atomic, write_json
-from .study import Row, Study
+from .records import write_table
+from .study import RIVAL, Row, Study
 
-# Rows of the curve: key of a record -> name in words.
+# Rows of the curve: key of a record -> name in words. The rival reads no mask: its score is the same everywhere.
 LINES = {
     "query pseudo mask": "the mask itself",
     "base-fusion": "training-free fusion",
     "released": "TLG as released",
-    "extended-alone": "its network alone",
+    "corrected": "TLG corrected",
+    "extended-alone": "extended, its network alone",
     "extended": "TLG extended",
+    "rival": "fully supervised rival",
 }
+VARIANTS = ("extended", "corrected", "released")
 
 
 def mask_curve(
-    folder: str | Path, config: Config, masks: dict[str, str], folds=(0, 1, 2, 3), seeds=(0,), workers: int = 0
+    folder: str | Path,
+    config: Config,
+    masks: dict[str, str],
+    folds=(0, 1, 2, 3),
+    seeds=(0,),
+    workers: int = 0,
+    supervisions=("pixel", "image"),
 ) -> pd.DataFrame:
     """Train and score the rows of LINES with each folder of masks; curve.csv, curve.json and curve.png.
 
     masks: name of a strength -> folder of pseudo masks ("" = the dataset's own). Returns long form: strength,
-    supervision, row, fold, seed, miou (at 0.5) and miou_chosen (threshold from base classes), percent.
+    supervision (of the rival: pixel), row, fold, seed, miou (at 0.5) and miou_chosen (threshold from base classes),
+    percent. The rival is trained once, with the first masks in view as the query's prompt that it does not read.
     """
     folder = Path(folder)
-    rows = tuple(Row(variant, LINES[variant], (("variant", variant),)) for variant in ("extended", "released"))
+    config = config.replace(epoch_episodes=0)
+    first = config.replace(masks=next(iter(masks.values())))
+    rival = Study(folder / "rival", first, folds, seeds, (Row("rival", LINES["rival"], _items(RIVAL)),), shots=(1,))
+    rival.train(workers)
+    of_rival = [r for r in rival.evaluate(workers) if r["row"] == "rival"]
     tables = []
-    for strength, where in masks.items():
-        study = Study(folder / strength, config.replace(masks=where, epoch_episodes=0), folds, seeds, rows, shots=(1,))
-        study.train(workers)
-        tables.append(curve_table(study.evaluate(workers), strength, config.supervision))
+    for supervision in supervisions:
+        rows = tuple(Row(v, LINES[v], _items({"variant": v, "supervision": supervision})) for v in VARIANTS)
+        for strength, where in masks.items():
+            study = Study(folder / supervision / strength, config.replace(masks=where), folds, seeds, rows, shots=(1,))
+            study.train(workers)
+            tables.append(curve_table(study.evaluate(workers) + of_rival, strength, supervision))
     table = pd.concat(tables, ignore_index=True)
-    with atomic(folder / "curve.csv", "w") as file:
-        table.to_csv(file, index=False)
-    about = {"config": config.to_dict(), "masks": masks, "folds": list(folds), "seeds": list(seeds)}
-    write_json(folder / "curve.json", {**about, "environment": environment(), "rows": table.to_dict("records")})
+    write_table(folder, "curve", table, config, masks=masks, folds=list(folds), seeds=list(seeds))
     from ..look.figures import save_figure
 
     save_figure(curve_figure(table), folder / "curve.png", "mIoU of every row against the mIoU of the masks")
     return table
+
+
+def _items(values: dict[str, object]) -> tuple[tuple[str, object], ...]:
+    return tuple(sorted(values.items()))
 
 
 def curve_table(records: list[dict], strength: str, supervision: str) -> pd.DataFrame:
@@ -59,19 +75,31 @@ def curve_table(records: list[dict], strength: str, supervision: str) -> pd.Data
 
 
 def curve_figure(table: pd.DataFrame):
-    """mIoU of each row against that of the masks (means over folds and seeds), with the diagonal of no gain."""
-    import matplotlib.pyplot as plt
+    """mIoU of each row against that of the masks (means over folds and seeds), with the diagonal of no gain; one panel
+    a supervision."""
+    from matplotlib.figure import Figure
 
-    means = table.groupby(["row", "strength"]).miou.mean().unstack("strength")
-    order = means.loc["query pseudo mask"].sort_values()
-    figure, axis = plt.subplots(figsize=(6.5, 5), layout="constrained")
-    for row, label in LINES.items():
-        if row in means.index:
-            style = dict(ls=":", color="#767676") if row == "query pseudo mask" else dict(marker="o")
-            axis.plot(order.values, means.loc[row, order.index].values, label=label, **style)
-    axis.set_xlabel("mIoU of the masks, percent")
-    axis.set_ylabel("mIoU of unseen classes, percent")
-    axis.set_title(f"Better than its mask? Supervision {table.supervision.iloc[0]}", fontsize=11, loc="left")
-    axis.grid(alpha=0.3)
-    axis.legend()
-    return figure
+    from ..look.figures import styled
+
+    @styled
+    def draw():
+        supervisions = list(dict.fromkeys(table.supervision))
+        figure = Figure(figsize=(6 * len(supervisions), 4.8), layout="constrained")
+        for axis, supervision in zip(
+            figure.subplots(1, len(supervisions), squeeze=False, sharey=True)[0], supervisions
+        ):
+            here = table[table.supervision == supervision]
+            means = here.groupby(["row", "strength"]).miou.mean().unstack("strength")
+            order = means.loc["query pseudo mask"].sort_values()
+            for row, label in LINES.items():
+                if row in means.index:
+                    style = dict(ls=":", color="#767676") if row == "query pseudo mask" else dict(marker="o")
+                    axis.plot(order.values, means.loc[row, order.index].values, label=label, **style)
+            axis.set_xlabel("mIoU of the masks, percent")
+            axis.set_title(f"targets: {supervision}", fontsize=10)
+        figure.axes[0].set_ylabel("mIoU of unseen classes, percent")
+        figure.axes[0].legend()
+        figure.suptitle("Better than its mask?", fontsize=11)
+        return figure
+
+    return draw()

@@ -13,8 +13,7 @@ import pandas as pd
 
 from ..config import SWITCHES, VARIANT_SWITCHES, Config, make_config
 from ..errors import TLGError
-from ..machine.paths import atomic, write_json
-from .records import mean_interval, seed_means
+from .records import mean_interval, seed_means, write_table
 from .study import Row, Study
 
 # Rungs in the order of docs/design.md's table (3.2), what is ours last: label, and the settings that change together.
@@ -50,14 +49,16 @@ def ladder_rows(config: Config) -> tuple[Row, ...]:
     rungs = {
         name: (label, keys)
         for name, (label, keys) in RUNGS.items()
-        if any(top[k] != bottom[k] for k in keys) and (name != "noise" or config.supervision == "image")
+        if any(top[k] != bottom[k] for k in keys)
+        and (name != "noise" or config.supervision == "image")
+        and (name != "hidden" or config.query_mask != "none")
     }
     missing = sorted(
         k
         for k in bottom
         if top[k] != bottom[k]
         and k in (*VARIANT_SWITCHES["released"], *SWITCHES)
-        and k != "noisy_targets"
+        and k not in ("noisy_targets", "mask_dropout")
         and not any(k in keys for _, keys in rungs.values())
     )
     if missing:
@@ -81,8 +82,6 @@ def run_ladder(
     folder: str | Path, config: Config, folds=(0, 1, 2, 3), seeds=(0, 1, 2), workers: int = 0
 ) -> pd.DataFrame:
     """Train and score every rung; writes ladder.csv, ladder.json and ladder.png, returns the table."""
-    from ..machine.device import environment
-
     folder = Path(folder)
     config = config.replace(epoch_episodes=0)  # the last epoch is scored; nobody looks at curves of hundreds of runs
     rungs = ladder_rows(config)
@@ -90,19 +89,7 @@ def run_ladder(
     study.train(workers)
     names = {rung.name for rung in rungs}  # a network alone, before the vote, is no rung
     table = ladder_table([r for r in study.evaluate(workers) if r["epoch"] == "last" and r["row"] in names])
-    with atomic(folder / "ladder.csv", "w") as file:
-        table.to_csv(file, index=False)
-    rows = table.astype(object).where(table.notna(), None).to_dict("records")  # one seed has no interval: null
-    write_json(
-        folder / "ladder.json",
-        {
-            "config": config.to_dict(),
-            "folds": list(folds),
-            "seeds": list(seeds),
-            "environment": environment(),
-            "rows": rows,
-        },
-    )
+    write_table(folder, "ladder", table, config, folds=list(folds), seeds=list(seeds))
     from ..look.figures import save_figure
 
     save_figure(ladder_figure(table, config), folder / "ladder.png", "mIoU of every rung with 95% intervals")

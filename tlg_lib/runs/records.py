@@ -5,11 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from ..errors import TLGError
+
+if TYPE_CHECKING:
+    from ..config import Config
 
 FOLDS = (0, 1, 2, 3)
 
@@ -88,6 +93,58 @@ def remarks_of(rows: pd.DataFrame) -> list[str]:
     return sorted(f"fold{'s' if ',' in folds else ''} {folds}: {remark}" for remark, folds in places.items())
 
 
+def score_table(records: list[dict]) -> pd.DataFrame:
+    """One line a row: mIoU over folds, then seeds, percent, with half widths of 95% intervals (NaN with one seed).
+
+    Columns: row, label; miou at 0.5, miou_chosen at the threshold chosen on base classes, miou_one and miou_several
+    (queries of one class and of several, at 0.5), each with a ``_half``; these four as ``wrong_`` with the support of
+    another class, and as ``cost_`` what that costs on the same queries, paired by seed (NaN where it was not scored).
+    """
+    frame, lines = pd.DataFrame(records), []
+    folds = sorted(set(frame.fold))
+    scores = {"miou": "miou", "miou_chosen": "miou", "miou_one": "miou_one", "miou_several": "miou_several"}
+    for row in dict.fromkeys(frame.row):
+        here = frame[frame.row == row]
+        line: dict[str, object] = {"row": row, "label": here.label.iloc[0]}
+        for name, column in scores.items():
+            chosen = here[here.threshold_from == ("base classes" if name == "miou_chosen" else "fixed")]
+            chosen = chosen.assign(value=chosen[column].astype(float)).dropna(subset="value")
+            right, wrong = (seed_means(chosen[(chosen.control != "") == c], "value", folds) for c in (False, True))
+            for prefix, values in (("", right), ("wrong_", wrong), ("cost_", right - wrong)):
+                known = mean_interval(values.dropna()) if len(values.dropna()) else None
+                line[f"{prefix}{name}"] = known.mean if known else math.nan
+                line[f"{prefix}{name}_half"] = known.half_width if known else math.nan
+        lines.append(line)
+    return pd.DataFrame(lines)
+
+
+def shown_table(table: pd.DataFrame) -> str:
+    """A score_table for a terminal: the scores, what a wrong support costs, and ± where there are several seeds."""
+    shown = pd.DataFrame({"row": table.row})
+    for name, words in (
+        ("miou_chosen", "chosen"), ("miou", "at 0.5"), ("miou_one", "one class"), ("miou_several", "several"),
+        ("cost_miou_chosen", "support worth"), ("cost_miou_several", "on several"),
+    ):  # fmt: skip
+        shown[words] = [
+            "" if math.isnan(v) else f"{v:.1f}" + ("" if math.isnan(h) else f" ± {h:.1f}")
+            for v, h in zip(table[name], table[f"{name}_half"])
+        ]
+    return shown.to_string(index=False)
+
+
+def write_table(folder: Path, stem: str, table: pd.DataFrame, config: Config, **about: object) -> None:
+    """<stem>.csv, and <stem>.json with the settings and the environment beside the rows; NaN there is null."""
+    from ..machine.device import environment
+    from ..machine.paths import atomic, write_json
+
+    with atomic(folder / f"{stem}.csv", "w") as file:
+        table.to_csv(file, index=False)
+    rows = table.astype(object).where(table.notna(), None).to_dict("records")
+    write_json(
+        folder / f"{stem}.json", {"config": config.to_dict(), **about, "environment": environment(), "rows": rows}
+    )
+
+
 MASK, PROTOTYPE, FUSION, WRONG = "mask", "prototype", "fusion", "wrong-support"
 
 
@@ -113,7 +170,7 @@ def _key(record: dict) -> str:
     if record["row"].startswith("mask + "):
         return FUSION
     if record["control"]:
-        names = {"extended-pixel": WRONG, "extended-image": f"{WRONG}-image"}
+        names = {"extended-pixel": WRONG, "extended-image": f"{WRONG}-image", "rival-pixel": f"{WRONG}-rival"}
         return names.get(record["row"], f"{record['row']}, {record['control']}")
     return record["row"]
 

@@ -125,6 +125,7 @@ def verdict(results: dict) -> str:
         (MASK, "its pseudo mask alone"),
         (PROTOTYPE, "a prototype without training"),
         (FUSION, "the best training-free fusion"),
+        ("rival-pixel", "the fully supervised 4D encoder with drawn supports"),
         ("hsnet-pixel", "the plain 4D encoder"),
     ):
         row = find_row(results, key)
@@ -149,6 +150,7 @@ def _chips(results: dict) -> list[str]:
         f"supervision {results['supervision']}",
         f"pseudo masks by CLIP {results['masks_by']}" if results["masks_by"] else "surrogate masks, made elsewhere",
         f"commit {results['commit']}",
+        *(["locked test pictures: final figures, looked at once"] if results.get("locked") else ()),
     ]
 
 

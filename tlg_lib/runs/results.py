@@ -39,6 +39,8 @@ TIMES = (
     "sha256",
 )  # keys that may differ between equal runs
 
+TRAINED = ("rival-pixel", "hsnet-pixel", "corrected-pixel", "released-pixel")  # trained rows among the baselines
+
 # Settings that results.json tells.
 OF_CONFIG = "preset dataset backbone backbone_weights clip steps batch threshold variant supervision".split()
 OF_CONFIG += ["test_draw", "novel_rows"]
@@ -99,6 +101,7 @@ def collect(run, records: list[dict], trained: list[dict], parameters: dict[str,
     records, trained: what Study.evaluate and Study.train returned; parameters: total, learnable and
     receiving_gradient of the main row. The main row is the first of the run.
     """
+    from ..data.mini.make import is_locked
     from ..machine.device import environment
     from ..masks.generate import made_by
 
@@ -126,12 +129,13 @@ def collect(run, records: list[dict], trained: list[dict], parameters: dict[str,
         "best_epoch": {"miou": score_of(frame, main, epoch="best by test classes"), "chosen_on": chosen_on},
         "baselines": {
             key: {f"{k}_shot": score_of(frame, key, shots=k) for k in run.shots}
-            for key in (MASK, PROTOTYPE, FUSION, "base-fusion", "hsnet-pixel", "released-pixel")
+            for key in (MASK, PROTOTYPE, FUSION, "base-fusion", *TRAINED)
         },
         "rows": rows,
         "parameters": parameters,
         "training": [_training(summary) for summary in trained],
         "smoke": run.smoke,
+        "locked": config.dataset == "mini" and is_locked(experiment.data.root),
     }
     results["figures_sha256"] = hashlib.sha256(json.dumps(results, sort_keys=True).encode()).hexdigest()
     results["masks_by"] = made_by(experiment.data.masks)
@@ -163,11 +167,22 @@ def _rows(frame: pd.DataFrame) -> list[dict]:
                 "folds": {str(f): float(v) for f, v in folds.items()},
                 "miou": _known(mean_over_folds(folds)),
                 "fb_iou": _known(mean_over_folds(group.groupby("fold").fb_iou.mean())),
+                **_divided(group),
                 "half_width_95": _known(half_width(group)),
                 "agreement_with_mask": _known(group.agreement.astype(float).mean()),
                 "remarks": remarks_of(group),
             }
         )
+    return found
+
+
+def _divided(group: pd.DataFrame) -> dict:
+    """Queries of one class and of several: mIoU as a mean over the folds (None where one has none), distinct rows."""
+    found: dict[str, Any] = {}
+    for part in ("one", "several"):
+        scores = group.assign(value=group[f"miou_{part}"].astype(float)).groupby("fold").value.mean()
+        found[f"miou_{part}"] = _known(mean_over_folds(scores))
+        found[f"rows_{part}"] = int(group.groupby("fold")[f"rows_{part}"].first().sum())
     return found
 
 
@@ -206,13 +221,13 @@ def load_results(path: str | Path) -> dict:
     return results
 
 
-def _form(*kinds: tuple[str, Any], **lists: Any) -> type[BaseModel]:
+def _form(*kinds: tuple[str, Any], **later: Any) -> type[BaseModel]:
     """A model with the named fields of each kind, taken strictly: no text for a number, no bool for an int.
 
-    lists: fields that files of earlier versions lack.
+    later: fields that files of earlier versions lack.
     """
     fields = {name: (kind, ...) for names, kind in kinds for name in names.split()}
-    fields |= {name: (kind, []) for name, kind in lists.items()}
+    fields |= {name: (kind, [] if kind == list[str] else None) for name, kind in later.items()}
     return create_model("Form", __config__=ConfigDict(strict=True), **fields)
 
 
@@ -223,6 +238,7 @@ _ROW = _form(
     ("shots", _NUMBER),
     ("folds", dict[str, _NUMBER]),
     remarks=list[str],
+    **dict.fromkeys(("miou_one", "miou_several", "rows_one", "rows_several"), _NUMBER | None),
 )
 # What a file must hold to be shown: it may be anybody's.
 _RESULTS = _form(
@@ -235,4 +251,5 @@ _RESULTS = _form(
     ("seconds", _form(("training", _NUMBER))),
     ("versions", dict),
     ("smoke", bool),
+    locked=bool | None,
 )

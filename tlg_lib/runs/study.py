@@ -11,6 +11,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
+
 from ..config import Config, config_from_dict
 from ..errors import TLGError
 from ..inputs import Inputs
@@ -27,12 +29,18 @@ BASE_EPISODES = 200  # base-class episodes on which a threshold is chosen
 
 @dataclass(frozen=True)
 class Row:
-    """One trained line of the table. full: also 5 shots, the wrong-support control and the best epoch."""
+    """One trained line of the table. full: also 5 shots, the wrong-support control and the best epoch; wrong: only
+    that control."""
 
     name: str
     label: str
     overrides: tuple[tuple[str, object], ...] = ()
     full: bool = False
+    wrong: bool = False
+
+
+# The fully supervised rival: supports and targets drawn by hand, the plain 4D encoder, nothing of the query but pixels.
+RIVAL: dict[str, object] = {"variant": "hsnet", "support_masks": "drawn", "supervision": "pixel"}
 
 
 def table_rows(config: Config) -> tuple[Row, ...]:
@@ -42,7 +50,9 @@ def table_rows(config: Config) -> tuple[Row, ...]:
         Row("extended-pixel", "TLG extended, pixel labels", _items(pixel), True),
         Row("extended-image", "TLG extended, image labels", _items(image), True),
         Row("extended-nomask", "TLG extended, pixel labels, no query mask", _items({**pixel, "query_mask": "none"})),
+        Row("rival-pixel", "4D encoder, drawn supports, pixel labels", _items(RIVAL), wrong=True),
         Row("hsnet-pixel", "4D encoder alone, pixel labels", _items({**pixel, "variant": "hsnet"})),
+        Row("corrected-pixel", "TLG corrected, pixel labels", _items({**pixel, "variant": "corrected"})),
         Row("released-pixel", "TLG as released, pixel labels", _items({**pixel, "variant": "released"})),
     ]
     return tuple(rows)
@@ -124,6 +134,7 @@ class Study:
                         row.label,
                         self.shots if row.full else (self.shots[0],),
                         row.full,
+                        row.wrong,
                     ),
                 )
             )
@@ -170,11 +181,18 @@ def train_job(config: dict, folder: str, inputs: Inputs) -> dict:
 
 
 def evaluate_trained(
-    config: dict, folder: str, name: str, label: str, shots: tuple[int, ...], full: bool, inputs: Inputs | None = None
+    config: dict,
+    folder: str,
+    name: str,
+    label: str,
+    shots: tuple[int, ...],
+    full: bool,
+    wrong: bool = False,
+    inputs: Inputs | None = None,
 ) -> list[dict]:
     """Records of one trained network: last epoch, threshold 0.5 and the one chosen on base classes; the network alone
-    where its answer was put to the vote; when ``full`` also the best epoch by the test classes and the wrong-support
-    control."""
+    where its answer was put to the vote; when ``full`` also the best epoch by the test classes, and when ``full`` or
+    ``wrong`` the wrong-support control."""
     from ..train import load_trained
 
     inputs = inputs or Inputs()
@@ -187,8 +205,9 @@ def evaluate_trained(
         scorer.score(last, shots=k)
     if scorer.config.trusted_vote:
         scorer.score(model.network_alone, shots=shots[0], alone=True)
-    if full:
+    if full or wrong:
         scorer.score(last, shots=shots[0], control="wrong support")
+    if full:
         best_step = _best_step(folder)
         if best_step == scorer.config.steps:
             scorer.repeat(shots=shots[0], epoch="best by test classes")
@@ -206,7 +225,7 @@ def finished_job(config: dict, folder: str, inputs: Inputs) -> dict | None:
     return finished_training(Path(folder), cfg, inputs.open(cfg).digest(cfg))
 
 
-def _finished_trained(config: dict, folder: str, name: str, label: str, shots, full: bool, inputs: Inputs):
+def _finished_trained(config: dict, folder: str, name: str, label: str, shots, full: bool, wrong: bool, inputs: Inputs):
     return _Scorer(config_from_dict(config), folder, name, label, inputs).finished
 
 
@@ -318,7 +337,11 @@ class _Scorer:
             + "-alone" * alone
         )
         counts.save(self.folder / f"counts-{kind}.npz")
-        names, held = self.experiment.data.classes, self.experiment.data.fold_classes(config.fold)
+        data = self.experiment.data
+        names, held = data.classes, data.fold_classes(config.fold)
+        several = np.array([len(data.classes_in(episode.query)) > 1 for episode in episodes])
+        queries = {(episode.query, episode.class_id) for episode in episodes}
+        rows_several = sum(len(data.classes_in(image)) > 1 for image, _ in queries)
         for position, threshold_from in enumerate(("fixed", "base classes")):
             figures = asdict(counts.scores(position))
             figures["per_class"] = {names[c]: v for c, v in figures["per_class"].items()}
@@ -336,6 +359,11 @@ class _Scorer:
                     "epoch": epoch,
                     "threshold": counts.thresholds[position],
                     "threshold_from": threshold_from,
+                    # pictures of one class, and of several: mIoU, and distinct rows of the list
+                    "miou_one": counts.miou_among(~several, position),
+                    "miou_several": counts.miou_among(several, position),
+                    "rows_one": len(queries) - rows_several,
+                    "rows_several": rows_several,
                     "agreement": counts.mask_agreement() if position == 0 else None,
                     "remarks": "; ".join(counts.remarks(position, len(held)) + shots_remark(episodes)),
                     **figures,

@@ -61,8 +61,8 @@ def collect(spec: Spec, folder: Path) -> list[dict]:
             }
             figures = [("miou", "", record["miou"]), ("fb_iou", "", record["fb_iou"])]
             figures += [("iou", name, value) for name, value in sorted(record["per_class"].items())]
-            if record.get("agreement") is not None:
-                figures.append(("agreement", "", record["agreement"]))
+            optional = ("agreement", "miou_one", "miou_several")
+            figures += [(name, "", record[name]) for name in optional if record.get(name) is not None]
             for metric, name, value in figures:
                 row = {**common, "metric": metric, "class": name, "value": round(float(value), 6)}
                 rows[tuple(str(row[k]) for k in KEY)] = {**row, "remarks": record.get("remarks", "")}
