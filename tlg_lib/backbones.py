@@ -7,24 +7,14 @@ has no learnable parameter, stays in evaluation mode, and computes without gradi
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from .errors import TLGError
-from .machine.paths import user_path
-from .machine.weights import file_state, pip_weights_file, verify_sha256
-
-# The first eight hex digits of the SHA-256 of a weights file, where the publisher put them into its name.
-PUBLISHED = {
-    "efficientnet_lite0": "57934424",
-    "efficientnet_lite2": "9656183e",
-    "resnet50": "0676ba61",
-    "vgg16": "397923af",
-}
+from .config import Config
+from .machine.weights import classifier
 
 
 @dataclass(frozen=True)
@@ -163,86 +153,16 @@ class VGG16(Backbone):
         return maps
 
 
-def load_backbone(config) -> Backbone:
+def load_backbone(config: Config) -> Backbone:
     """The backbone that ``config.backbone`` and ``config.backbone_weights`` name.
 
     Weights: "imagenet" (a pip package, or torchvision's own download with its checksum), "random" (only by
     that name; seeded by ``config.seed``), or the path of a state-dict file. Raises TLGError: code 3 for a
     missing or unfitting file, 7 when a download is impossible.
     """
-    name, weights = config.backbone, config.backbone_weights
-    if weights == "random":
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.seed)
-            network = empty_network(name)
-        label = "random"
-    else:
-        network = empty_network(name)
-        if weights == "imagenet":
-            state, label = _imagenet_state(name), "imagenet"
-        else:
-            state, label = file_state(user_path(weights), f"backbone_weights={weights}")
-        _load_checked(network, state, name, weights)
+    name = config.backbone
+    network, label = classifier(name, config.backbone_weights, config.seed)
     if name.startswith("efficientnet"):
-        mean, std = torch.full((3,), 127.0), torch.full((3,), 128.0)
-        return EfficientNetLite(name, network, label, mean, std)
-    mean = 255 * torch.tensor([0.485, 0.456, 0.406])
-    std = 255 * torch.tensor([0.229, 0.224, 0.225])
+        return EfficientNetLite(name, network, label, torch.full((3,), 127.0), torch.full((3,), 128.0))
+    mean, std = 255 * torch.tensor([0.485, 0.456, 0.406]), 255 * torch.tensor([0.229, 0.224, 0.225])
     return (ResNet50 if name == "resnet50" else VGG16)(name, network, label, mean, std)
-
-
-def empty_network(name: str) -> nn.Module:
-    if name.startswith("efficientnet"):
-        import timm
-
-        return timm.create_model(f"tf_{name}", pretrained=False)
-    import torchvision.models
-
-    return getattr(torchvision.models, name)(weights=None)
-
-
-def _imagenet_state(name: str) -> dict[str, Tensor]:
-    if name.startswith("efficientnet"):
-        path = pip_weights_file(name)
-        state, _ = file_state(path, path.name)
-        verify_sha256(path, PUBLISHED[name])
-        return state
-    import torchvision.models
-
-    published = {
-        "resnet50": lambda: torchvision.models.ResNet50_Weights.IMAGENET1K_V1,
-        "vgg16": lambda: torchvision.models.VGG16_Weights.IMAGENET1K_V1,
-    }[name]()
-    try:
-        return published.get_state_dict(progress=True, check_hash=True)
-    except (OSError, RuntimeError) as error:  # URLError is an OSError; a wrong hash is a RuntimeError
-        where = Path(torch.hub.get_dir()) / "checkpoints" / Path(published.url).name
-        raise TLGError(
-            f"cannot fetch the ImageNet weights of {name} ({error}): connect to the network once, put "
-            f"{where.name} into {where.parent}, or name a file with --set backbone_weights=FILE",
-            code=7,
-        ) from None
-
-
-def _load_checked(network: nn.Module, state: dict[str, Tensor], name: str, weights: str) -> None:
-    """Load by name; for EfficientNet-Lite in another naming, by order, each shape and name ending checked."""
-    own = network.state_dict()
-    if set(state) == set(own):
-        pairs = {key: (key, value) for key, value in state.items()}
-    elif name.startswith("efficientnet") and len(state) == len(own):
-        pairs = {mine: (theirs, value) for mine, (theirs, value) in zip(own, state.items())}
-    else:
-        missing, unknown = sorted(set(own) - set(state)), sorted(set(state) - set(own))
-        raise TLGError(
-            f"backbone_weights={weights} does not fit {name}: missing {missing[:3]} ({len(missing)}), "
-            f"unknown {unknown[:3]} ({len(unknown)})",
-            code=3,
-        )
-    for mine, (theirs, value) in pairs.items():
-        if own[mine].shape != value.shape or mine.rsplit(".", 1)[-1] != theirs.rsplit(".", 1)[-1]:
-            raise TLGError(
-                f"backbone_weights={weights}: {theirs} {tuple(value.shape)} does not fit {name}'s {mine} "
-                f"{tuple(own[mine].shape)}",
-                code=3,
-            )
-    network.load_state_dict({mine: value for mine, (_, value) in pairs.items()}, strict=True)

@@ -14,85 +14,27 @@ from .correlation import unit
 from .data.splits import Row
 from .episodes import Episode, images_by_class
 from .machine.progress import track
+from .metrics import IGNORE
 
 PER_LEVEL = 4  # maps per level: support foreground, that - its background, that - the general one, self fg - bg
 SHARPNESS = 20.0  # of probabilities from differences of cosines
 CONFIDENT = 0.7  # a min-max normalised similarity above this (below 1 - this) counts as object (surroundings)
 
 
-def min_max(x: Tensor) -> Tensor:
-    """Scale each map of [B, 1, h, w] to 0..1; a constant map becomes 0."""
-    low, high = x.amin(dim=(-2, -1), keepdim=True), x.amax(dim=(-2, -1), keepdim=True)
-    return (x - low) / (high - low).clamp(min=1e-6)
-
-
-def similarity(features: Tensor, source: Tensor, weight: Tensor) -> Tensor:
-    """Cosine of every position of ``features`` with the weighted mean of ``source``.
-
-    Both [B, C, h, w] of unit vectors, weight [B, 1, h, w] >= 0. -> [B, 1, h, w], 0 where the weight is empty.
-    """
-    prototype = unit((source * weight).sum(dim=(-2, -1), keepdim=True))  # [B, C, 1, 1]
-    return (features * prototype).sum(dim=1, keepdim=True)
-
-
-def contrast(features: Tensor, source: Tensor, foreground: Tensor, background: Tensor) -> tuple[Tensor, Tensor]:
-    """Min-max normalised similarity to the object, and to the object minus its surroundings. 2 x [B, 1, h, w]."""
-    near = similarity(features, source, foreground)
-    return min_max(near), min_max(near - similarity(features, source, background))
-
-
-def confident(prior: Tensor) -> tuple[Tensor, Tensor]:
-    """Weights of the sure object and the sure surroundings in a normalised map [B, 1, h, w]."""
-    return (prior - CONFIDENT).clamp(min=0), (1 - CONFIDENT - prior).clamp(min=0)
-
-
-def prototype_prior(
-    this: Tensor, other: Tensor, this_mask: Tensor | None, other_mask: Tensor | None, general: Tensor
-) -> Tensor:
-    """Maps of one level for this image. At least one mask must be there.
-
-    Args: this, other -- features [B, C, h, w]; masks [B, 1, H, W] in 0..1, or None where unknown (query_mask =
-    none): the unknown one is replaced by the confident pixels of its prior from the known one; general -- mean
-    background feature of the base classes [C] (prototypes.py). The map against it is not stretched to 0..1: it is
-    the one that can say "nothing here looks like the support's object". Returns [B, 4, h, w] in 0..1.
-    """
-    this, other = unit(this), unit(other)
-
-    def split(mask, features, source, known):
-        if mask is not None:
-            return mask, 1 - mask
-        return confident(contrast(features, source, known, 1 - known)[1])
-
-    size = this.shape[-2:]
-    this_mask, other_mask = (None if m is None else resize(m, size).to(this.dtype) for m in (this_mask, other_mask))
-    theirs = split(other_mask, other, this, this_mask)
-    ours = split(this_mask, this, other, other_mask)
-    near, crossed = contrast(this, other, *theirs)
-    own = contrast(this, this, *ours)[1]
-    elsewhere = torch.einsum("bchw,c->bhw", this, F.normalize(general.to(this.dtype), dim=0))[:, None]
-    absolute = torch.sigmoid(SHARPNESS * (similarity(this, other, theirs[0]) - elsewhere))
-    return torch.cat((near, crossed, absolute, own), dim=1)
-
-
-def deep_features(maps: list[Tensor], levels) -> Tensor:
-    """Unit-length features of the last layer of the two coarse levels, on the middle grid: [B, C3 + C4, h, w]."""
-    middle, deep = maps[levels[1][-1]], maps[levels[2][-1]]
-    deep = F.interpolate(deep, middle.shape[-2:], mode="bilinear", align_corners=False)
-    return unit(torch.cat([unit(middle), unit(deep)], 1))
-
-
 def masked_mean(features: Tensor, weight: Tensor) -> Tensor:
-    """Mean of features [B, C, h, w] under weight [B, 1, h, w] >= 0; zeros where it is empty. -> [B, C]."""
+    """The prototype: mean of features [B, C, h, w] under weight [B, 1, h, w] >= 0, zeros where it is empty. [B, C]."""
     return (features * weight).sum((2, 3)) / weight.sum((2, 3)).clamp_min(1e-6)
 
 
-def contrast_probability(foreground: Tensor, background: Tensor, query: Tensor) -> Tensor:
-    """sigmoid(SHARPNESS x (cosine with foreground - cosine with background)) of every query position.
+def cosine(prototype: Tensor, features: Tensor) -> Tensor:
+    """Of a prototype [B, C] of any length with every position of unit vectors [B, C, h, w]. -> [B, h, w]."""
+    with torch.autocast(features.device.type, enabled=False):  # differences of cosines need their digits
+        return torch.einsum("bc,bchw->bhw", F.normalize(prototype, dim=1), features)
 
-    foreground, background [B, C] of any length; query [B, C, h, w] of unit vectors. Returns [B, h, w].
-    """
-    near, far = (torch.einsum("bc,bchw->bhw", F.normalize(p, dim=1), query) for p in (foreground, background))
-    return torch.sigmoid(SHARPNESS * (near - far))
+
+def contrast_probability(foreground: Tensor, background: Tensor, features: Tensor) -> Tensor:
+    """sigmoid(SHARPNESS x (cosine with foreground - cosine with background)). [B, C], [B, C, h, w] -> [B, h, w]."""
+    return torch.sigmoid(SHARPNESS * (cosine(foreground, features) - cosine(background, features)))
 
 
 def prototype_probability(features: Tensor, mask: Tensor, query: Tensor) -> Tensor:
@@ -104,6 +46,54 @@ def prototype_probability(features: Tensor, mask: Tensor, query: Tensor) -> Tens
     return contrast_probability(masked_mean(features, weight), masked_mean(features, 1 - weight), query)
 
 
+def min_max(x: Tensor) -> Tensor:
+    """Scale each map of [B, h, w] to 0..1; a constant map becomes 0."""
+    low, high = x.amin(dim=(-2, -1), keepdim=True), x.amax(dim=(-2, -1), keepdim=True)
+    return (x - low) / (high - low).clamp(min=1e-6)
+
+
+def prototype_prior(
+    this: Tensor, other: Tensor, this_mask: Tensor | None, other_mask: Tensor | None, general: Tensor
+) -> Tensor:
+    """Maps of one level for this image. At least one mask must be there.
+
+    Args: this, other -- features [B, C, h, w]; masks [B, 1, H, W] in 0..1, or None where unknown (query_mask =
+    none): the unknown one is replaced by the confident pixels of its prior from the known one; general -- mean
+    background feature of the base classes [C]. The map against it is not stretched to 0..1: it is
+    the one that can say "nothing here looks like the support's object". Returns [B, 4, h, w] in 0..1.
+    """
+    this, other = unit(this), unit(other)
+
+    def contrast(features: Tensor, source: Tensor, inside: Tensor, outside: Tensor) -> tuple[Tensor, Tensor]:
+        """Likeness to the object, and to it minus its surroundings, each stretched to 0..1. 2 x [B, h, w]."""
+        near = cosine(masked_mean(source, inside), features)
+        return min_max(near), min_max(near - cosine(masked_mean(source, outside), features))
+
+    def split(mask: Tensor | None, features: Tensor, source: Tensor, known: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Weights [B, 1, h, w] of the object and of its surroundings in ``features``."""
+        if mask is not None:
+            return mask, 1 - mask
+        assert known is not None
+        prior = contrast(features, source, known, 1 - known)[1][:, None]
+        return (prior - CONFIDENT).clamp(min=0), (1 - CONFIDENT - prior).clamp(min=0)
+
+    size = this.shape[-2:]
+    this_mask, other_mask = (None if m is None else resize(m, size).to(this.dtype) for m in (this_mask, other_mask))
+    theirs, ours = split(other_mask, other, this, this_mask), split(this_mask, this, other, other_mask)
+    near, crossed = contrast(this, other, *theirs)
+    own = contrast(this, this, *ours)[1]
+    inside = masked_mean(other, theirs[0])
+    absolute = contrast_probability(inside, general.to(this.dtype).expand_as(inside), this)
+    return torch.stack((near, crossed, absolute, own), dim=1)
+
+
+def deep_features(maps: list[Tensor], levels) -> Tensor:
+    """Unit-length features of the last layer of the two coarse levels, on the middle grid: [B, C3 + C4, h, w]."""
+    middle, deep = maps[levels[1][-1]], maps[levels[2][-1]]
+    deep = F.interpolate(deep, middle.shape[-2:], mode="bilinear", align_corners=False)
+    return unit(torch.cat([unit(middle), unit(deep)], 1))
+
+
 def enlarge(probability: Tensor, size) -> Tensor:
     """[B, h, w] -> [B, H, W], bilinear."""
     return F.interpolate(probability[:, None], size, mode="bilinear", align_corners=False)[:, 0]
@@ -112,11 +102,6 @@ def enlarge(probability: Tensor, size) -> Tensor:
 def soft_mask(batch: EpisodeBatch) -> Tensor:
     """The query's pseudo mask as a vote of 0.25 or 0.75: a hard 0 or 1 could not be outvoted by one prototype."""
     return 0.25 + 0.5 * query_mask_alone(batch)  # [B, K, H, W]
-
-
-def put_right(batch: EpisodeBatch, foreground: Tensor) -> Tensor:
-    """The batch's targets with ``foreground`` bool [B, H, W] in their place, save for pixels marked 255."""
-    return torch.where(batch.query_target == 255, batch.query_target, foreground.long())
 
 
 def query_mask_alone(batch: EpisodeBatch) -> Tensor:
@@ -150,7 +135,7 @@ class Consensus:
 
     def targets(self, batch: EpisodeBatch, levels) -> Tensor:
         """Training targets put right: ``object_in``, long {0, 1, 255} [B, H, W]; pixels marked 255 stay as they are."""
-        return put_right(batch, self.object_in(batch, levels))
+        return torch.where(batch.query_target == IGNORE, IGNORE, self.object_in(batch, levels).long())
 
 
 @torch.no_grad()

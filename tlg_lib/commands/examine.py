@@ -161,8 +161,7 @@ def weights() -> Iterator[Finding]:
 
 def weights_shipped() -> Iterator[Finding]:
     """EfficientNet-Lite0 and the mini CLIP, in this order."""
-    from ..backbones import PUBLISHED
-    from ..machine.weights import pip_weights_file, verify_sha256
+    from ..machine.weights import PUBLISHED, pip_weights_file, verify_sha256
     from ..masks.clips import load_clip
 
     verify_sha256(pip_weights_file(), PUBLISHED["efficientnet_lite0"])

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from ..errors import TLGError
 from ..machine.downloads import sha256_of
 from ..machine.paths import PACKAGE, user_path
+from ..machine.weights import classifier
 
 MINI = PACKAGE / "assets" / "mini_clip"
 MINI_MODEL = "tlg-mini-clip"  # the stem of its open_clip config, under which the factory knows it
@@ -166,13 +167,10 @@ def build_mini() -> nn.Module:
     """The mini CLIP from open_clip's factory: the pip package's ImageNet image tower, an untrained rest."""
     import open_clip
 
-    from ..backbones import load_backbone
-    from ..config import make_config
-
     _register_mini()
     with _quiet():
         model = open_clip.create_model(MINI_MODEL, pretrained=None)
-    imagenet = load_backbone(make_config("mini")).network.state_dict()
+    imagenet = classifier("efficientnet_lite0", "imagenet")[0].state_dict()
     trunk = model.visual.trunk
     trunk.load_state_dict({key: imagenet[key] for key in trunk.state_dict()}, strict=True)
     return model

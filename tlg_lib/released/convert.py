@@ -120,7 +120,7 @@ def from_release(state: dict[str, Tensor], preset: str = "pascal", **overrides) 
     missing = [k for k in expected if k not in state]
     misshapen = [k for k, (_, t) in expected.items() if k in state and state[k].shape != t.shape]
     if inside:
-        from ..backbones import empty_network
+        from ..machine.weights import empty_network
 
         own = empty_network(backbone).state_dict()
         unknown += [BACKBONE + k for k in inside if k not in own]
