@@ -8,13 +8,14 @@ The supports for K shots are the first K of those for more shots, so 1-shot and 
 from __future__ import annotations
 
 import hashlib
-import json
 from bisect import bisect_left, insort
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import Field, TypeAdapter, ValidationError
 
 from .data.splits import Row
 from .errors import TLGError
@@ -29,8 +30,8 @@ class Episode:
     """
 
     query: str
-    support: tuple[str, ...]
-    class_id: int
+    support: Annotated[tuple[str, ...], Field(min_length=1)]
+    class_id: Annotated[int, Field(ge=0)]
     support_class: int = -1
 
     def __post_init__(self):
@@ -174,46 +175,22 @@ class TrainingSampler:
 
 def save_episodes(path: str | Path, episodes: list[Episode]) -> None:
     """Write the list as JSON: query, support, class_id and, in the control, support_class."""
-    write_json(
-        path,
-        [
-            {"query": e.query, "support": list(e.support), "class_id": e.class_id, "support_class": e.support_class}
-            for e in episodes
-        ],
-    )
+    write_json(path, [asdict(episode) for episode in episodes])
 
 
 def load_episodes(path: str | Path, classes: int = 80) -> list[Episode]:
     """Read and check a saved list; raises TLGError naming the file and the entry."""
     try:
-        entries = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        episodes = TypeAdapter(list[Episode]).validate_json(Path(path).read_bytes(), strict=True)
+        wrong: Any = next((i for i, e in enumerate(episodes) if max(e.class_id, e.support_class) >= classes), None)
+    except OSError as error:
         raise TLGError(f"cannot read episodes {path}: {error}", code=3) from None
-    if not isinstance(entries, list):
-        raise TLGError(f"{path}: expected a list of episodes", code=3)
-    episodes = []
-    for i, entry in enumerate(entries):
-        ok = (
-            isinstance(entry, dict)
-            and isinstance(entry.get("query"), str)
-            and isinstance(entry.get("support"), list)
-            and entry["support"]
-            and all(isinstance(s, str) for s in entry["support"])
-            and all(
-                isinstance(entry.get(k, 0), int)
-                and not isinstance(entry.get(k, 0), bool)
-                and 0 <= entry.get(k, 0) < classes
-                for k in ("class_id", "support_class")
-            )
-            and "class_id" in entry
-        )
-        if not ok:
-            raise TLGError(
-                f"{path}: entry {i} is not an episode (query, support, class_id 0..{classes - 1}): make "
-                "the list again by scoring again",
-                code=3,
-            )
-        episodes.append(
-            Episode(entry["query"], tuple(entry["support"]), entry["class_id"], entry.get("support_class", -1))
-        )
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        if not first["loc"]:
+            raise TLGError(f"{path} is no list of episodes: {first['msg']}", code=3) from None
+        wrong = first["loc"][0]
+    if wrong is not None:
+        entry = f"entry {wrong} is not an episode (query, support, class_id 0..{classes - 1})"
+        raise TLGError(f"{path}: {entry}: make the list again by scoring again", code=3)
     return episodes

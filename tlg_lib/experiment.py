@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -75,18 +76,12 @@ class Protocol:
         rows = [row for row in rows if row[1] in enough]
         return rows or self.data.base_rows(config.fold)
 
+    def _episodes(self, config: Config, rows: list[Row], count: int, draw: str = "rows") -> list[Episode]:
+        what: dict[str, Any] = dict(dataset=config.dataset, fold=config.fold, shots=config.shots, seed=config.seed)
+        return test_episodes(rows, **what, count=count, names=self.data.classes, draw=draw)
+
     def test_episodes(self, config: Config, count: int | None = None) -> list[Episode]:
-        rows = self._test_rows(config)
-        return test_episodes(
-            rows,
-            dataset=config.dataset,
-            fold=config.fold,
-            shots=config.shots,
-            seed=config.seed,
-            count=count or config.eval_episodes,
-            names=self.data.classes,
-            draw=config.test_draw,
-        )
+        return self._episodes(config, self._test_rows(config), count or config.eval_episodes, config.test_draw)
 
     def scored_episodes(self, config: Config, control: str = "") -> list[Episode]:
         """The episodes that a score rests on: several shots and controls are scored on ``extra_episodes`` at most."""
@@ -99,22 +94,13 @@ class Protocol:
         return data_digest(self.data, self.training_rows(config) + self._test_rows(config))
 
     def wrong_support(self, config: Config) -> list[Episode]:
-        rows = self._test_rows(config)
-        return wrong_support(self.test_episodes(config), rows, config.seed)
+        return wrong_support(self.test_episodes(config), self._test_rows(config), config.seed)
 
     def base_episodes(self, config: Config, count: int) -> list[Episode]:
         """Episodes of ``choice_rows``, evenly spread over them, for choices that must not see test classes."""
         rows = self.choice_rows(config)
         spread = [rows[(i * 7919) % len(rows)] for i in range(len(rows))] if len(rows) % 7919 else rows
-        return test_episodes(
-            spread,
-            dataset=config.dataset,
-            fold=config.fold,
-            shots=config.shots,
-            seed=config.seed,
-            count=count,
-            names=self.data.classes,
-        )
+        return self._episodes(config, spread, count)
 
 
 @dataclass
