@@ -34,23 +34,6 @@ Supervision = Literal["pixel", "image"]
 VARIANTS: tuple[str, ...] = get_args(Variant)
 SUPERVISIONS: tuple[str, ...] = get_args(Supervision)
 
-# What a network may do as the authors' release does it (docs/design.md, 3.2), each usable alone: the switch's name,
-# its value as released, its value here. Files and --set name them one by one (tokens=rows) or as a set
-# (as_released=tokens,key_value); code asks for ``"tokens" in config.as_released``.
-SWITCHES: dict[str, tuple[Any, Any]] = {
-    "train_hetero": (False, True),  # released: HA, HT and HC under no_grad
-    "transport": ("released", "differentiable"),
-    "tokens": ("rows", "grid"),  # runs of the flattened map, or a grid with its proportions
-    "key_value": ("adjacent", "separate"),
-    "second_attention": ("within", "across"),
-    "query_residual": ("support", "own"),
-    "correlation_grid": ("other", "own"),
-    "mask_support": (False, True),
-    "text_maps": ("frozen", "learned"),
-    "ignore_255": (False, True),
-    "reductions": ("shared", "per_level"),
-}
-
 
 def _numbers(value: Any) -> Any:
     """Sizes from a shell, "128x128" or "16,64,128"."""
@@ -63,19 +46,6 @@ def _square(value: Any) -> Any:
     if isinstance(value, int) and not isinstance(value, bool):
         return (value, value)
     return list(value) * 2 if isinstance(value, (list, tuple)) and len(value) == 1 else value
-
-
-def _names(value: Any) -> frozenset[str]:
-    """The switches named by a list, by text with commas, or by "all" and "none"."""
-    if value in ("all", "none", ""):
-        return frozenset(SWITCHES if value == "all" else ())
-    names = value.split(",") if isinstance(value, str) else value
-    if not isinstance(names, Iterable) or not all(isinstance(name, str) for name in names):
-        raise TLGError(f"as_released={value!r}: expected names of switches with commas between, all or none")
-    found = frozenset(name.strip() for name in names)
-    for name in sorted(found - set(SWITCHES)):
-        raise TLGError(f"as_released: no switch '{name}': choose some of {', '.join(SWITCHES)}")
-    return found
 
 
 def _sides(value: tuple[int, int]) -> tuple[int, int]:
@@ -139,7 +109,37 @@ class What(Section):
         return self
 
 
-class Network(Section):
+class Switches(Section):
+    """What a network may do as the authors' release does it (docs/design.md, 3.2), each usable alone: ours, released.
+
+    ``as_released`` names those that stand as released; it may also be set, to names with commas, "all" or "none".
+    """
+
+    train_hetero: bool = True  # released: HA, HT and HC under no_grad
+    transport: Literal["differentiable", "released"] = "differentiable"
+    tokens: Literal["grid", "rows"] = "grid"  # a grid with the map's proportions, or runs of the flattened map
+    key_value: Literal["separate", "adjacent"] = "separate"
+    second_attention: Literal["across", "within"] = "across"
+    query_residual: Literal["own", "support"] = "own"
+    correlation_grid: Literal["own", "other"] = "own"
+    mask_support: bool = True
+    text_maps: Literal["learned", "frozen"] = "learned"
+    ignore_255: bool = True
+    reductions: Literal["per_level", "shared"] = "per_level"
+
+    @property
+    def as_released(self) -> frozenset[str]:
+        return frozenset(name for name, (released, _) in SWITCHES.items() if getattr(self, name) == released)
+
+
+# Of each switch the value as released and the one here.
+SWITCHES: dict[str, tuple[Any, Any]] = {
+    name: (get_args(f.annotation)[1] if get_args(f.annotation) else not f.default, f.default)
+    for name, f in Switches.model_fields.items()
+}
+
+
+class Network(Switches):
     """What is built and how it answers; sizes are (height, width) in pixels. Switches are usable alone (3.2)."""
 
     backbone: Literal["efficientnet_lite0", "efficientnet_lite2", "resnet50", "vgg16"] = "efficientnet_lite0"
@@ -153,7 +153,6 @@ class Network(Section):
     use_ha: bool = True
     use_ht: bool = True
     use_hc: bool = True
-    as_released: frozenset[str] = frozenset()  # which SWITCHES stand as in the release
     transport_reg: float = Field(0.5, ge=1e-3, le=100)  # entropic regularisation of Sinkhorn
     token_count: int = Field(50, ge=1, le=4096)  # rows: count; grid: the nearest square with the map's proportions
     width: int = Field(128, ge=8, le=2048, multiple_of=8)
@@ -237,10 +236,8 @@ class Config(Evaluation, Training, Network, What):  # pydantic lists the fields 
         return config_from_dict({**here, **given})
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, each switch by its own name, so that files of all versions compare."""
-        values = {name: getattr(self, name) for name in FIELDS if name != "as_released"}
-        values |= {name: here if name not in self.as_released else there for name, (there, here) in SWITCHES.items()}
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+        """Plain values by their names, as JSON holds them."""
+        return self.model_dump(mode="json")
 
     def digest(self, *, without: tuple[str, ...] = ()) -> str:
         """Short hash of the settings, used to refuse a checkpoint of another config."""
@@ -258,14 +255,12 @@ class Config(Evaluation, Training, Network, What):  # pydantic lists the fields 
 
 
 FIELDS = Config.model_fields
-NAMES = (*FIELDS, *SWITCHES)  # what a setting may be called
+NAMES = (*FIELDS, "as_released")  # what a setting may be called
 RETIRED = ("late_fusion", "negatives")  # settings of older files, accepted there as 0
 KIND = ("preset", "variant", "supervision")  # the names of bundles of settings
 
 
 def _shown(value: Any) -> str:
-    if isinstance(value, frozenset):
-        return "all" if value == set(SWITCHES) else ",".join(n for n in SWITCHES if n in value) or "none"
     return "x".join(map(str, value)) if isinstance(value, tuple) else str(value) if value != "" else '""'
 
 
@@ -363,35 +358,26 @@ def config_from_dict(values: dict[str, Any]) -> Config:
         hint = f": did you mean '{close[0]}'?" if close else f": the names are {', '.join(FIELDS)}"
         raise TLGError(f"unknown parameter '{unknown[0]}'{hint}")
     values = _by_name(values)
-    released = frozenset(name for name in SWITCHES if name in values and values.pop(name) == SWITCHES[name][0])
     try:
-        return Config.model_validate({**values, "as_released": released})
+        return Config.model_validate(values)
     except ValidationError as error:
         raise TLGError(_one_line(error.errors(include_url=False)[0], values)) from None
 
 
 def _by_name(values: dict[str, Any]) -> dict[str, Any]:
-    """``as_released`` taken apart to its switches, before those that are named themselves; their values checked."""
-    values = dict(values)
-    if "as_released" in values:
-        found = _names(values.pop("as_released"))
-        values = {**{name: pair[name not in found] for name, pair in SWITCHES.items()}, **values}
-    for name in SWITCHES:
-        if name in values:
-            values[name] = _switch_value(name, values[name])
-    return values
-
-
-_TRUTH = {"true": True, "on": True, "yes": True, "1": True, "false": False, "off": False, "no": False, "0": False}
-
-
-def _switch_value(name: str, value: Any) -> Any:
-    pair = SWITCHES[name]
-    read = _TRUTH.get(value.lower(), value) if isinstance(value, str) and isinstance(pair[0], bool) else value
-    if not isinstance(read, type(pair[0])) or read not in pair:
-        known = "true or false" if isinstance(pair[0], bool) else f"one of {', '.join(pair)}"
-        raise TLGError(f"{name}={value!r}: expected {known}")
-    return read
+    """``as_released`` taken apart to its switches, before those that are named themselves."""
+    if "as_released" not in values:
+        return values
+    given = values["as_released"]
+    names = {"all": list(SWITCHES), "none": [], "": []}.get(given) if isinstance(given, str) else given
+    names = given.split(",") if names is None else names
+    if not isinstance(names, Iterable) or not all(isinstance(name, str) for name in names):
+        raise TLGError(f"as_released={given!r}: expected names of switches with commas between, all or none")
+    found = {name.strip() for name in names}
+    for name in sorted(found - set(SWITCHES)):
+        raise TLGError(f"as_released: no switch '{name}': choose some of {', '.join(SWITCHES)}")
+    rest = {name: value for name, value in values.items() if name != "as_released"}
+    return {**{name: pair[name not in found] for name, pair in SWITCHES.items()}, **rest}
 
 
 _KINDS: dict[Any, str] = {

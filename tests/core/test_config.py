@@ -38,7 +38,7 @@ def test_every_preset_and_variant_makes_a_config_that_survives_its_dictionary(pr
         ({"correlation_pool": "3"}, "choose one of 1, 2, 4"),
         ({"width": 12}, "multiple of 8"),
         ({"image_size": [1, 2, 3]}, "two whole numbers"),
-        ({"tokens": "diagonal"}, "tokens='diagonal': expected one of rows, grid"),
+        ({"tokens": "diagonal"}, "tokens='diagonal': choose one of grid, rows"),
         ({"train_hetero": 3}, "train_hetero=3: expected true or false"),
         ({"as_released": "tokns"}, "as_released: no switch 'tokns'"),
         ({"as_released": 3}, "as_released=3"),
