@@ -341,3 +341,16 @@ def test_paper_tables_are_whole_and_their_means_fit():
                     *folds, mean = entry.get(shots, [0.0] * 5)
                     assert len(folds) == 4
                     assert mean == pytest.approx(sum(folds) / 4, abs=0.16), (dataset, backbone, method, shots)
+
+
+def test_the_networks_drawing_stands_in_the_report_as_a_picture_in_which_nothing_runs(tmp_path):
+    from tlg_lib.config import make_config
+    from tlg_lib.look.diagram import network_svg
+
+    results(tmp_path)
+    (tmp_path / "figures").mkdir(exist_ok=True)
+    (tmp_path / "figures" / "network.svg").write_text(network_svg(make_config("mini")), encoding="utf-8")
+    page = write_report(tmp_path).read_text(encoding="utf-8")
+    assert '<section id="network">' in page and 'src="data:image/svg+xml;base64,' in page and "<svg" not in page
+    (tmp_path / "figures" / "network.svg").write_text("<svg onload=x>", encoding="utf-8")
+    assert '<section id="network">' not in write_report(tmp_path).read_text(encoding="utf-8")

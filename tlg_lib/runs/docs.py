@@ -41,7 +41,7 @@ main { overflow-wrap: break-word; }
 main, nav { max-width: 56rem; margin: 0 auto; padding: 0 1rem; }
 .books { padding: .8rem 1rem .6rem; font-size: 14px; border-bottom: 1px solid var(--line); }
 .books a { margin-right: .8rem; white-space: nowrap; } .books a[aria-current] { font-weight: bold; color: var(--ink); }
-.contents { font-size: 14px; padding: .6rem 1rem; } .contents ol { margin: .3rem 0; padding-left: 1.4rem; }
+.contents { font-size: 14px; padding: .6rem 1rem; } .contents ul { margin: .3rem 0; padding-left: 1.4rem; }
 .ends { display: flex; justify-content: space-between; gap: 1rem; padding: 1.5rem 1rem 3rem; }
 a { color: var(--link); } h1 { font-size: 1.8rem; line-height: 1.25; } h2 { margin-top: 2.2rem; }
 h2, h3 { scroll-margin-top: 1rem; }
@@ -182,7 +182,7 @@ def _contents(body: str) -> str:
     if len(heads) < 2:
         return ""
     items = "".join(f'<li><a href="#{name}">{_bare(text)}</a></li>' for name, text in heads)
-    return f'<details class="contents" open><summary>On this page</summary><ol>{items}</ol></details>'
+    return f'<details class="contents" open><summary>On this page</summary><ul>{items}</ul></details>'
 
 
 def _bare(markup: str) -> str:
@@ -201,7 +201,7 @@ def _index(pages: list[Path], out: Path) -> Path:
         shown = f'<img src="{picture[1]}" alt="" loading="lazy">' if picture else ""
         cards.append(
             f'<div class="card"><div>{shown}</div><div><h2><a href="{page.name}">{title}</a></h2>'
-            f"<p>You will learn{_bare(learn[1]) if learn else ' more'}</p></div></div>"
+            f"<p>You will learn {_bare(learn[1]) if learn else 'more'}</p></div></div>"
         )
     body = "<h1>Through the looking glass, step by step</h1>" + "".join(cards)
     links = "".join(f'<a href="{page.name}">{page.stem[:2]}</a>' for page in pages)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import io
 import math
+import re
 from pathlib import Path
 
 import jinja2
@@ -29,6 +30,11 @@ PICTURES = {
         "has a pseudo mask in place of a drawn one; “Who was told what” says where from.",
         ("07-task", "00-task"),
     ),
+    "network": (
+        "The network",
+        "Drawn from the model itself: what stands on an arrow is the shape of a tensor, channels and then positions.",
+        ("network",),
+    ),
     "examples": (
         "What the network does",
         "Every class below was held out of training. Truth is used for scoring only.",
@@ -43,15 +49,16 @@ PICTURES = {
     "controls": (
         "What the score comes from",
         "Controls: a support image of the wrong class, no mask for the query, "
-        "another threshold, and how closely the prediction copies the mask.",
-        ("07-controls", "07-threshold", "07-agreement"),
+        "another threshold, and how closely the prediction copies the mask; then the difference to every other row, "
+        "what becomes of bad and of good masks, and the causes of failures.",
+        ("07-controls", "07-threshold", "07-agreement", "07-intervals", "07-mask-quality", "07-causes"),
     ),
 }
 
 
 # The sections in order; those of PICTURES stand only where there is one of their pictures.
 HEADINGS = {
-    "task": "", "examples": "",
+    "task": "", "network": "", "examples": "",
     "scores": "Scores, fold by fold",
     "training": "", "classes": "", "controls": "",
     "supervision": "Who was told what",
@@ -68,6 +75,7 @@ def write_report(folder: str | Path) -> Path:
     folder = Path(folder)
     results = load_results(folder / "results.json")
     figures = {path.stem: _figure(path) for path in sorted((folder / "figures").glob("*.png")) if _is_picture(path)}
+    figures |= _drawing(folder / "figures" / "network.svg")
     present = {name: [n for n in names if n in figures] for name, (_, _, names) in PICTURES.items()}
     present["task"] = present["task"][:1]  # of the fully trained network where there is one, else of notebook 00's
     headings = {name: heading or PICTURES[name][0] for name, heading in HEADINGS.items()}
@@ -154,6 +162,17 @@ def _chips(results: dict) -> list[str]:
     ]
 
 
+def _drawing(path: Path) -> dict[str, dict]:
+    """The network's drawing as a picture, in which no script runs; {} where no notebook has left it."""
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    size = re.search(r'viewBox="0 0 (\d{1,5}) (\d{1,5})"', text)
+    if size is None:
+        return {}
+    alt = "The network as boxes and arrows with the shapes of its tensors."
+    data = base64.b64encode(text.encode()).decode()
+    return {"network": {"data": data, "alt": alt, "width": int(size[1]), "height": int(size[2]), "kind": "svg+xml"}}
+
+
 def _is_picture(path: Path) -> bool:
     """Whether the file is a whole picture; a broken one is left out, and the terminal says so."""
     from PIL import Image
@@ -178,7 +197,7 @@ def _figure(path: Path) -> dict:
         packed = io.BytesIO()
         picture.save(packed, "WEBP", quality=85)
     data = base64.b64encode(packed.getvalue()).decode()
-    return {"data": data, "alt": alt, "width": picture.width, "height": picture.height}
+    return {"data": data, "alt": alt, "width": picture.width, "height": picture.height, "kind": "webp"}
 
 
 def _table(results: dict, shots: int) -> list[dict]:
