@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -69,41 +70,63 @@ class Read(NamedTuple):
         return Read._make(x.to(device, non_blocking=True) if isinstance(x, Tensor) else x for x in self)
 
 
-class Reader:
-    """Reads what batches need, each image of a batch once; keeps resized masks in memory. Travels to workers empty.
+class Masks:
+    """Masks of a dataset at one size, uint8 {0, 1, 255} [H, W], kept in memory; a file that changed is read again."""
 
-    Args: images -- whether photographs are read as well, as they are where their features are not cached.
-    """
+    def __init__(self, data: SegmentationFolder, image_size: tuple[int, int], share: int = 1):
+        self.data, self.image_size = data, image_size
+        keep = max(64, (512 << 20) // (image_size[0] * image_size[1] * share))  # at most 512 MB by all that share
+        self._kept = lru_cache(keep)(self._load)
 
-    def __init__(self, config: Config, data: SegmentationFolder, images: bool):
-        self.config, self.data, self.images = config, data, images
-        height, width = config.image_size
-        # At most 256 MB of masks of a kind; a worker sees its part of the batches.
-        keep = max(64, (256 << 20) // (height * width * (max(1, config.workers) if images else 1)))
-        self._pseudo = lru_cache(keep)(self._load_pseudo)
-        self._true = lru_cache(keep)(self._load_true)
-        self._boxed = lru_cache(keep)(self._load_boxed)
-        self._supports = {"pseudo": self._pseudo, "drawn": self._true, "boxes": self._boxed}[config.support_masks]
+    def pseudo(self, image: str, class_id: int) -> np.ndarray:
+        return self._kept("pseudo", image, class_id, _changed(self.data.pseudo_mask_path(image, class_id)))
 
-    def __reduce__(self):
-        return type(self), (self.config, self.data, self.images)
+    def drawn(self, image: str, class_id: int) -> np.ndarray:
+        return self._kept("drawn", image, class_id, _changed(self.data.label_path(image)))
 
-    def _load_pseudo(self, image: str, class_id: int) -> np.ndarray:
-        return resize_mask(self.data.pseudo_mask(image, class_id), self.config.image_size)
-
-    def _load_true(self, image: str, class_id: int) -> np.ndarray:
-        return resize_mask(self.data.mask(image, class_id), self.config.image_size)
-
-    def _load_boxed(self, image: str, class_id: int) -> np.ndarray:
+    def boxes(self, image: str, class_id: int) -> np.ndarray:
         """What a user's box round the object becomes (masks/drawn.py)."""
+        return self._kept("boxes", image, class_id, _changed(self.data.label_path(image)))
+
+    def _load(self, kind: str, image: str, class_id: int, changed: int) -> np.ndarray:
+        if kind == "boxes":
+            return self._boxed(image, class_id)
+        read = self.data.pseudo_mask if kind == "pseudo" else self.data.mask
+        return resize_mask(read(image, class_id), self.image_size)
+
+    def _boxed(self, image: str, class_id: int) -> np.ndarray:
         from .masks.drawn import cut
 
         inside = self.data.mask(image, class_id) == 1
         rows, columns = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))
         if len(rows) < 2 or len(columns) < 2:  # too thin for a box
-            return resize_mask(inside.astype(np.uint8), self.config.image_size)
+            return resize_mask(inside.astype(np.uint8), self.image_size)
         box = (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
-        return resize_mask(cut(self.data.image(image), [box], [], []), self.config.image_size)
+        return resize_mask(cut(self.data.image(image), [box], [], []), self.image_size)
+
+
+def _changed(path: Path) -> int:
+    """When the file was changed last, in nanoseconds; 0 where there is none, which reading it will tell."""
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0
+
+
+class Reader:
+    """Reads what batches need, each image of a batch once. Travels to workers without the masks that it keeps.
+
+    Args: images -- whether photographs are read as well, as they are where their features are not cached; masks -- that
+    several readers share, by default its own.
+    """
+
+    def __init__(self, config: Config, data: SegmentationFolder, images: bool, masks: Masks | None = None):
+        self.config, self.data, self.images = config, data, images
+        self.masks = masks or Masks(data, config.image_size, max(1, config.workers) if images else 1)
+        self.supports = {"pseudo": self.masks.pseudo, "drawn": self.masks.drawn, "boxes": self.masks.boxes}
+
+    def __reduce__(self):
+        return type(self), (self.config, self.data, self.images)
 
     def __call__(self, episodes: list[Episode], training: bool = False) -> Read:
         """training=False leaves out what only a training target needs. Raises TLGError naming a file."""
@@ -113,28 +136,29 @@ class Reader:
         pairs = [(s, e.support_class) for e in episodes for s in e.support]
         stack = lambda arrays: torch.from_numpy(np.stack(arrays))  # noqa: E731
         images = [resize_image(self.data.image(i), self.config.image_size) for i in once] if self.images else []
-        pseudo = stack([self._pseudo(e.query, e.class_id) for e in episodes])
-        support_pseudo = stack([self._supports(*pair) for pair in pairs]).unflatten(0, (len(episodes), shots))
+        pseudo = stack([self.masks.pseudo(e.query, e.class_id) for e in episodes])
+        supports = self.supports[self.config.support_masks]
+        support_pseudo = stack([supports(*pair) for pair in pairs]).unflatten(0, (len(episodes), shots))
         support_true = None
         if training and self.config.supervision == "pixel" and self.config.support_loss > 0:
-            support_true = stack([self._true(*pair) for pair in pairs]).unflatten(0, (len(episodes), shots))
+            support_true = stack([self.masks.drawn(*pair) for pair in pairs]).unflatten(0, (len(episodes), shots))
         return Read(
             episodes,
             stack(images) if images else None,
             torch.tensor([once[image] for image in named]),
             pseudo,
             support_pseudo,
-            stack([self._true(e.query, e.class_id) for e in episodes]),
+            stack([self.masks.drawn(e.query, e.class_id) for e in episodes]),
             support_true,
             torch.tensor([e.class_id for e in episodes]),
         )
 
 
 class BatchMaker:
-    """Turns episodes into an EpisodeBatch on a device."""
+    """Turns episodes into an EpisodeBatch on a device. masks: kept ones that several makers share."""
 
-    def __init__(self, config: Config, data: SegmentationFolder, store: FeatureStore):
-        self.config, self.store, self.read = config, store, Reader(config, data, not store.cached)
+    def __init__(self, config: Config, data: SegmentationFolder, store: FeatureStore, masks: Masks | None = None):
+        self.config, self.store, self.read = config, store, Reader(config, data, not store.cached, masks)
 
     def __call__(self, episodes: list[Episode], training: bool = False) -> EpisodeBatch:
         """training=False leaves the targets equal to the truth."""

@@ -7,14 +7,14 @@ stops before long work. A job opens its inputs at its door and hands them on; no
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from .backbones import Backbone, load_backbone
-from .batches import BatchMaker
+from .batches import BatchMaker, Masks
 from .config import Config
 from .data.digest import data_digest
 from .data.features import FeatureStore
@@ -111,9 +111,13 @@ class Experiment(Protocol):
     store: FeatureStore
     text: TextVectors | None  # None without HC
     device: torch.device
+    masks: dict[tuple[int, int], Masks] = field(default_factory=dict)  # by image size, kept for all makers
 
     def batches(self, config: Config) -> BatchMaker:
-        return BatchMaker(config, self.data, self.store)
+        size = config.image_size
+        if size not in self.masks:
+            self.masks[size] = Masks(self.data, size)
+        return BatchMaker(config, self.data, self.store, self.masks[size])
 
 
 def held_out(image: str) -> bool:

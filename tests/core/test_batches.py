@@ -1,14 +1,19 @@
 """Episodes to tensors on the tiny dataset: which image, mask and class goes where, by supervision and shot."""
 
+import os
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from tlg_lib.batches import BatchMaker
+from tlg_lib.batches import BatchMaker, Masks
 from tlg_lib.config import make_config
 from tlg_lib.data.folder import SegmentationFolder
 from tlg_lib.episodes import Episode
+from tlg_lib.errors import TLGError
+
+from conftest import make_tiny_voc
 
 SIZE = (64, 96)
 
@@ -88,3 +93,22 @@ def test_masks_are_read_once(episodes):
     first = make(made)
     make.data = None  # a second reading would fail
     assert torch.equal(make(made).truth, first.truth)
+
+
+def test_masks_are_read_once_for_all_makers_and_again_where_their_file_changed(tmp_path, monkeypatch):
+    data = SegmentationFolder(make_tiny_voc(tmp_path / "voc", classes=5), "pascal")
+    image, class_id = data.image_ids[0], 0
+    loads, masks, real = [], Masks(data, SIZE), data.pseudo_mask
+    monkeypatch.setattr(data, "pseudo_mask", lambda i, c: loads.append(i) or real(i, c))
+    first = masks.pseudo(image, class_id)
+    assert masks.pseudo(image, class_id) is first and loads == [image]
+    expected = stored(data, "PseudoMasks", f"{image}--0", class_id)
+    assert (first == expected).all() and first.any()
+    path = data.pseudo_mask_path(image, class_id)
+    Image.fromarray(np.zeros((60, 80), np.uint8)).save(path)
+    os.utime(path, ns=(1, 1))  # another time, if not a later one
+    assert not masks.pseudo(image, class_id).any() and loads == [image, image]
+    assert (masks.drawn(image, class_id) == 1).any() and not (masks.drawn(image, 3) == 1).any(), "another class"
+    path.unlink()
+    with pytest.raises(TLGError, match="no pseudo mask"):
+        masks.pseudo(image, class_id)

@@ -203,6 +203,20 @@ def test_batches_hold_one_size_and_give_the_same_masks(folder):
         assert stored == together[name]
 
 
+def test_the_tower_sees_each_image_once_a_scale(folder, monkeypatch):
+    seen, real = [], ColourClip.visual_features
+    monkeypatch.setattr(ColourClip, "visual_features", lambda self, x: seen.append(len(x)) or real(self, x))
+    both, once = picture((0, 1))[0], dataclasses.replace(RECIPE, scales=(1.0,))
+    maker = MaskMaker(ColourClip(), load_prompts("mini"), once)
+    for stages in maker([both, both], [(0, 1), (1, 0)]):
+        assert stages.mask(0).any() and stages.confidence(1).any() and stages.spread.any() and stages.argmax.any()
+    assert seen == [2], "one batch for all images, classes and stages"
+    seen.clear()
+    assert make(folder, recipe=once)["made"] == sum(seen) == 4
+    seen.clear()
+    assert make(folder)["made"] == 4 and sum(seen) == 2 * 4, "of two scales"
+
+
 def test_processes_give_the_same_masks(folder, tmp_path):
     """Two workers and this process, on the shipped mini CLIP, which each worker loads by name."""
     from tlg_lib.masks.clips import load_clip

@@ -69,8 +69,7 @@ class Fresh(Reader):
 
     def __init__(self, *arguments):
         super().__init__(*arguments)
-        self._pseudo, self._true = self._load_pseudo, self._load_true
-        self._supports = self._load_pseudo
+        self.masks._kept = self.masks._load
 
 
 def rate(data: SegmentationFolder, size: int, batch: int, workers: int, device: str, seconds: float) -> dict:
