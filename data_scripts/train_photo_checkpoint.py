@@ -41,7 +41,7 @@ RECIPE = dict(
     use_hc=False,
     mask_dropout=0.0,
     batch=4,
-    steps=1000,
+    steps=2000,
     epoch_episodes=0,
     epoch_steps=10**6,  # the vote is chosen once, at the end
     checkpoint_every=250,
@@ -206,7 +206,8 @@ def card(config: Config, out: Path, reached: dict[int, dict[str, float]], about:
         "They come from Flickr under its terms and are not part of this project.",
         "- **Licence**: MIT, as the project's; what VOC's terms say of networks trained on its photographs is for the "
         "user to judge: it was made for research.",
-        "- **For**: `tlg predict --support-mask`. **Not for**: medical or aerial images, any decision about people.",
+        "- **For**: `tlg predict --support-mask`, photographs in which the object is. In one without it, the network "
+        "often marks what stands out instead. **Not for**: medical or aerial images, any decision about people.",
         "",
         "mIoU on classes held out from training, one network for each fold with the same settings. **The network in "
         "this file has seen all classes and cannot be scored on them.** *boxes*: GrabCut in the box of the drawn mask; "

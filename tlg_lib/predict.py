@@ -61,7 +61,7 @@ class FewShotPredictor:
     class_name: words, synonyms separated by commas; it need not be a class of the dataset; "" when the masks of all
     support images are drawn. checkpoint: file or run folder; "photo" for the network for photographs that comes with
     the library; "none" for the training-free fusion; "" for the latest extended run of `mini`, or without a class
-    name for "photo" where it is installed. clip, clip_weights, prompts_file: as for `tlg masks`; clip "" means the
+    name for "photo". clip, clip_weights, prompts_file: as for `tlg masks`; clip "" means the
     checkpoint's. Attributes: ``config``, ``method`` (what predicts, in words), ``notes`` (what the user should know).
     Raises TLGError.
     """
@@ -106,7 +106,7 @@ class FewShotPredictor:
         path = Path(checkpoint).expanduser() if checkpoint and checkpoint not in ("none", "photo") else None
         if path is not None and path.is_dir():
             path = path / "checkpoint.safetensors"
-        if checkpoint == "photo" or (not checkpoint and not self.named and PHOTO.is_file()):
+        if checkpoint == "photo" or not (checkpoint or self.named):
             path = PHOTO
         elif not checkpoint and self.named:
             path = latest_checkpoint()
@@ -322,7 +322,7 @@ def predict_files(
     refuse_overwriting(out, Path(query).expanduser(), inputs, targets, summaries)
     for path in supports + (queries if len(queries) == 1 else []):
         image_size(path)  # raises, naming a missing or broken file, before the models are loaded
-    if drawn and not options.get("checkpoint") and PHOTO.is_file():
+    if drawn and not options.get("checkpoint"):
         options["checkpoint"] = "photo"
     predictor = FewShotPredictor(class_name, **options)
     prepared = predictor.support([read_image(path) for path in supports], drawn or None)

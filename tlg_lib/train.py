@@ -31,6 +31,7 @@ from .evaluate import THRESHOLDS, count_episodes, judged_by_labels
 from .experiment import Experiment
 from .inputs import Inputs
 from .loader import worker_deaths_in_one_line
+from .loggers import Curves, check_kind
 from .losses import remedy, total_loss
 from .machine.device import code_digest, commit
 from .machine.downloads import sha256_of
@@ -62,31 +63,35 @@ FREE = (
 )
 
 
-def train(config: Config, folder: str | Path, progress: bool = True, inputs: Inputs | None = None) -> dict:
+def train(
+    config: Config, folder: str | Path, progress: bool = True, inputs: Inputs | None = None, curves: str = ""
+) -> dict:
     """Train one network; ``folder`` gets config.json, checkpoint, best-by-test and best-by-base weights, history.
 
     Returns the summary that is also in ``trained.json``. A folder with a finished run of this config returns
     at once; an unfinished one goes on; one of another config is refused. Raises TLGError (code 6) when the
-    loss stops being finite, keeping the last good checkpoint. ``inputs`` are those that the caller has open.
+    loss stops being finite, keeping the last good checkpoint. ``inputs`` are those that the caller has open;
+    ``curves``: "csv" or "tensorboard" writes the curves as they grow (loggers.py).
     """
     folder = Path(folder)
+    check_kind(curves)
     # Bad input is told here, before a lock, a folder or a process is made.
     experiment = (inputs or Inputs()).open(config, progress)
     with folder_lock(folder):
         if config.devices == 1:
-            return _train(_fabric(config), config, folder, experiment, progress)
+            return _train(_fabric(config), config, folder, experiment, progress, curves)
         try:
-            return _fabric(config).launch(_train_share, config.to_dict(), str(folder), progress)
+            return _fabric(config).launch(_train_share, config.to_dict(), str(folder), progress, curves)
         except ProcessRaisedException as error:
             reason = str(error).strip().splitlines()[-1].rpartition("TLGError: ")[2]
             raise TLGError(f"one of {config.devices} training processes stopped: {reason}", code=6) from error
 
 
-def _train_share(fabric, settings: dict, folder: str, progress: bool) -> dict:
+def _train_share(fabric, settings: dict, folder: str, progress: bool, curves: str) -> dict:
     """One of several processes: plain values travel to it, and it opens its own inputs."""
     config = config_from_dict(settings)
     experiment = Inputs().open(config, progress and fabric.is_global_zero)
-    return _train(fabric, config, Path(folder), experiment, progress)
+    return _train(fabric, config, Path(folder), experiment, progress, curves)
 
 
 def _fabric(config: Config):
@@ -104,10 +109,12 @@ def _fabric(config: Config):
     return Fabric(accelerator=kind, devices=config.devices, precision=config.precision, strategy=strategy)
 
 
-def _train(fabric, config: Config, folder: Path, experiment: Experiment, progress: bool) -> dict:
+def _train(fabric, config: Config, folder: Path, experiment: Experiment, progress: bool, curves: str) -> dict:
     digest = experiment.digest(config)
     done = finished_training(folder, config, digest)
     if done is not None:
+        if curves and fabric.is_global_zero:
+            Curves(config, folder, curves).write(done)
         return done
     if fabric.is_global_zero:
         _put_aside_other_code(folder)
@@ -139,7 +146,8 @@ def _train(fabric, config: Config, folder: Path, experiment: Experiment, progres
     consensus = _consensus(config, experiment, model, progress and fabric.is_global_zero)
     forward = torch.compile(model) if config.compile else model
     wrapped, optimizer = fabric.setup(forward, optimizer)
-    _loop(fabric, config, folder, experiment, model, wrapped, optimizer, about, consensus, progress)
+    drawn = Curves(config, folder, curves) if curves and fabric.is_global_zero else None
+    _loop(fabric, config, folder, experiment, model, wrapped, optimizer, about, consensus, progress, drawn)
     summary = {
         "step": config.steps,
         "history": about["history"],
@@ -286,7 +294,7 @@ class _Shares:
 
 
 @worker_deaths_in_one_line()
-def _loop(fabric, config, folder, experiment, model, wrapped, optimizer, about, consensus, progress) -> None:
+def _loop(fabric, config, folder, experiment, model, wrapped, optimizer, about, consensus, progress, curves) -> None:
     sampler, make = experiment.sampler(config), experiment.batches(config)
     shares = _Shares(config, sampler, about["step"], fabric.global_rank, fabric.world_size)
     began, spent = time.perf_counter(), about["seconds"]
@@ -316,6 +324,8 @@ def _loop(fabric, config, folder, experiment, model, wrapped, optimizer, about, 
                         folder / "checkpoint.safetensors",
                         Checkpoint(config, model.state_dict(), optimizer_tensors(optimizer), about),
                     )
+                if curves:
+                    curves.write(about)
 
 
 def _step(fabric, config, batches, model, wrapped, optimizer, consensus, step: int) -> tuple[Tensor, Tensor]:

@@ -9,8 +9,12 @@ from PIL import Image
 
 from tlg_lib.checkpoints import Checkpoint, save_checkpoint
 from tlg_lib.config import make_config
+from tlg_lib.data.images import read_image
 from tlg_lib.errors import TLGError
-from tlg_lib.predict import FewShotPredictor, images_at, latest_checkpoint, predict_files
+from tlg_lib.machine.downloads import sha256_of
+from tlg_lib.machine.paths import notebooks_home
+from tlg_lib.masks.drawn import drawn_mask
+from tlg_lib.predict import PHOTO, FewShotPredictor, images_at, latest_checkpoint, predict_files
 
 
 @pytest.fixture(autouse=True)
@@ -353,3 +357,21 @@ def test_command_writes_files_and_counts_what_failed(tmp_path, photograph, capsy
     assert caught.value.code == 3 and "1 of 2 images" in printed.err
     assert "method: training-free fusion" in printed.out and "note:" in printed.out
     assert (tmp_path / "out" / "one_mask.png").is_file() and (tmp_path / "out" / "one_overlay.png").is_file()
+
+
+def test_the_network_for_photographs_finds_people_by_a_box_round_one(tmp_path):
+    """On photographs that it was not trained on; what it should find is what GrabCut cuts out of a drawn box."""
+    assert (PHOTO.with_suffix(".sha256")).read_text().split() == [sha256_of(PHOTO), PHOTO.name]
+    listed = json.loads((notebooks_home() / "photos" / "photos.json").read_text())
+    photos = {entry["file"]: read_image(notebooks_home() / "photos" / entry["file"]) for entry in listed}
+    boxes = {entry["file"]: entry["box"] for entry in listed}
+    predictor = FewShotPredictor(device="cpu")
+    assert str(PHOTO) in predictor.method and not predictor.notes
+    support = predictor.support([photos["astronaut.jpg"]], [boxes["astronaut.jpg"]])
+    for name, least in (("photographer.jpg", 0.7), ("rocket.jpg", None)):
+        found = predictor.segment(photos[name], support).mask
+        if least is None:
+            assert found.mean() < 0.02, "there is nobody in it"
+            continue
+        truth = drawn_mask(photos[name], boxes[name]).astype(bool)
+        assert (found & truth).sum() / (found | truth).sum() > least

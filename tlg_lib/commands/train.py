@@ -20,6 +20,7 @@ def command(
     backbone: o.Backbone = None,
     data: o.Data = None,
     settings: o.Set = None,
+    curves: Annotated[str, typer.Option(help="loss, rate and scores by step: csv or tensorboard, in OUT/curves")] = "",
 ) -> None:
     """Train one network on the base classes of a fold; the same command goes on after an interruption."""
     config = o.config_from_options(
@@ -30,7 +31,7 @@ def command(
 
     name = f"{config.variant}-{config.supervision}-fold{config.fold}-seed{config.seed}"
     folder = out or runs_home() / preset / "jobs" / name
-    summary = train(config, folder)
+    summary = train(config, folder, curves=curves)
     for row in summary["history"]:
         shown = {
             name: f"{row[name]:.1f}" + (f" ({row[f'{name}_remarks']})" if row.get(f"{name}_remarks") else "")
