@@ -5,9 +5,9 @@ A training writes them beside its checkpoint, in ``curves/``: metrics.csv, or Te
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
-from .config import Config
 from .errors import TLGError
 
 KINDS = ("csv", "tensorboard")
@@ -26,13 +26,14 @@ def check_kind(kind: str) -> None:
 class Curves:
     """Writes what a training's record (losses, history) holds and was not written yet.
 
-    kind: one of KINDS. A training that goes on writes them again from its record, so no step is there twice.
+    kind: one of KINDS; rate: the learning rate of a step, counted from 0. A training that goes on writes them again
+    from its record, so no step is there twice.
     """
 
-    def __init__(self, config: Config, folder: Path, kind: str):
+    def __init__(self, folder: Path, kind: str, rate: Callable[[int], float]):
         from lightning.fabric.loggers import CSVLogger, TensorBoardLogger
 
-        self.config, self.steps, self.epochs = config, 0, 0
+        self.rate, self.steps, self.epochs = rate, 0, 0
         for pattern in ("metrics.csv", "events.out.tfevents.*"):
             for old in (folder / "curves").glob(pattern):
                 old.unlink()
@@ -41,10 +42,8 @@ class Curves:
 
     def write(self, record: dict) -> None:
         """record: ``losses``, one a step, and ``history``, one entry an epoch, as trained.json has them."""
-        from .train import learning_rate
-
         for step, loss in enumerate(record["losses"][self.steps :], self.steps):
-            self.logger.log_metrics({"loss": loss, "lr": learning_rate(self.config, step)}, step + 1)
+            self.logger.log_metrics({"loss": loss, "lr": self.rate(step)}, step + 1)
         for row in record["history"][self.epochs :]:
             self.logger.log_metrics({"mIoU_test": row["test"], "mIoU_base": row["base"]}, row["step"])
         self.steps, self.epochs = len(record["losses"]), len(record["history"])

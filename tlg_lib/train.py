@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +115,7 @@ def _train(fabric, config: Config, folder: Path, experiment: Experiment, progres
     done = finished_training(folder, config, digest)
     if done is not None:
         if curves and fabric.is_global_zero:
-            Curves(config, folder, curves).write(done)
+            Curves(folder, curves, partial(learning_rate, config)).write(done)
         return done
     if fabric.is_global_zero:
         _put_aside_other_code(folder)
@@ -146,7 +147,8 @@ def _train(fabric, config: Config, folder: Path, experiment: Experiment, progres
     consensus = _consensus(config, experiment, model, progress and fabric.is_global_zero)
     forward = torch.compile(model) if config.compile else model
     wrapped, optimizer = fabric.setup(forward, optimizer)
-    drawn = Curves(config, folder, curves) if curves and fabric.is_global_zero else None
+    rate = partial(learning_rate, config)
+    drawn = Curves(folder, curves, rate) if curves and fabric.is_global_zero else None
     _loop(fabric, config, folder, experiment, model, wrapped, optimizer, about, consensus, progress, drawn)
     summary = {
         "step": config.steps,
