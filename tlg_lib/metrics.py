@@ -25,12 +25,15 @@ def intersection_union(prediction: Tensor, truth: Tensor) -> tuple[Tensor, Tenso
     """
     valid = truth != IGNORE
     foreground, true = prediction.bool() & valid, (truth == 1) & valid
-    both = (foreground & true).sum((-2, -1))
-    predicted, actual = foreground.sum((-2, -1)), true.sum((-2, -1))
-    pixels = valid.sum((-2, -1))
+    both, predicted, actual, pixels = (_count(x) for x in (foreground & true, foreground, true, valid))
     union = predicted + actual - both
     # Background: pixels that neither calls foreground, and those that at least one calls background.
     return torch.stack([pixels - union, both], -1), torch.stack([pixels - both, union], -1)  # [..., 2]
+
+
+def _count(x: Tensor) -> Tensor:
+    """How many are true, bool [..., H, W] -> int64 [...]; summed in 32 bits, in a third of the time of 64 on a CPU."""
+    return x.flatten(-2).sum(-1, dtype=torch.int32).long()
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,8 @@ def vote(predictions: Tensor) -> Tensor:
 
     predictions: bool [B, K, H, W], the K single-shot predictions. Returns bool [B, H, W].
     """
+    if predictions.shape[1] == 1:
+        return predictions[:, 0].bool()  # what the rule says of one vote
     votes = predictions.sum(1)  # [B, H, W]
     most = votes.amax((-2, -1), keepdim=True).clamp_min(1)
     return votes * 2 >= most

@@ -49,7 +49,12 @@ def votes(model, batch: EpisodeBatch) -> Tensor:
 
 def combine(voices: Tensor, share, trust) -> Tensor:
     """One probability from ``votes`` [3, ...]: 0.5 is where share, 1 - share and trust, as votes of ±1, are even."""
-    network, free, mask = 2 * voices - 1
+    return _weigh(2 * voices - 1, share, trust)
+
+
+def _weigh(signed: Tensor, share, trust) -> Tensor:
+    """``combine`` of votes of -1..1."""
+    network, free, mask = signed
     return (1 + (share * network + (1 - share) * free + trust * mask) / (1 + trust)) / 2
 
 
@@ -70,8 +75,8 @@ def choose(model, episodes: list[Episode], make: BatchMaker) -> tuple[float, flo
     found = []
     for start in range(0, len(episodes), BATCH):
         batch = make(episodes[start : start + BATCH])
-        voices = votes(model, batch)
-        masks = torch.stack([vote(combine(voices, *pair) >= 0.5) for pair in grid])  # [G, B, H, W]
+        signed = 2 * votes(model, batch) - 1
+        masks = torch.stack([vote(_weigh(signed, *pair) >= 0.5) for pair in grid])  # [G, B, H, W]
         found.append([counts.cpu().numpy() for counts in intersection_union(masks, batch.truth)])
     inter, union = (np.concatenate(part, 1) for part in zip(*found))  # [G, E, 2]
     ids = np.array([e.class_id for e in episodes])
