@@ -130,6 +130,10 @@ def _run(arguments: list[str] | None) -> tuple[int, str]:
         return 5, f"error: {name}{error.strerror or error}: look at the path and the disk, then run again"
     except (MemoryError, RecursionError) as error:
         return 1, f"error: {type(error).__name__}: the input or the batch is larger than this machine can hold"
+    except ValueError as error:
+        if not str(error).startswith("Key backend"):  # matplotlib reads it as it is loaded
+            raise
+        return 2, "error: MPLBACKEND names no backend of matplotlib: unset it, pictures are drawn without a screen"
     except Exception as error:
         # typer carries its own copy of click in recent versions, so usage errors are told by their method.
         if not hasattr(error, "format_message"):

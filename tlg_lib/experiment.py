@@ -16,7 +16,7 @@ import torch
 from .backbones import Backbone, load_backbone
 from .batches import BatchMaker, Masks
 from .config import Config
-from .data.digest import data_digest
+from .data.digest import contents, data_digest
 from .data.features import FeatureStore
 from .data.folder import SegmentationFolder, open_folder
 from .data.ready import check_files
@@ -90,8 +90,14 @@ class Protocol:
         return self.wrong_support(config) if control else self.test_episodes(config)
 
     def digest(self, config: Config) -> str:
-        """What the run's data are: of the rows that are trained on and tested on."""
-        return data_digest(self.data, self.training_rows(config) + self._test_rows(config))
+        """What the run's inputs are: the rows that are trained on and tested on, and files of weights that it names."""
+        found = data_digest(self.data, self.training_rows(config) + self._test_rows(config))
+        named = [w for w in (config.backbone_weights, config.clip_weights) if w not in ("imagenet", "random", "")]
+        if not named:
+            return found
+        files = [user_path(name, follow=True) for name in named]
+        marks = contents(self.data.root, files)
+        return hashlib.sha256("/".join((found, *(marks[file] for file in files))).encode()).hexdigest()[:16]
 
     def wrong_support(self, config: Config) -> list[Episode]:
         return wrong_support(self.test_episodes(config), self._test_rows(config), config.seed)

@@ -135,8 +135,10 @@ def _train(fabric, config: Config, folder: Path, experiment: Experiment, progres
                 code=3,
             )
         if saved.about["data"] != digest:
+            named = config.backbone_weights not in ("imagenet", "random") or config.clip_weights
+            also = ", or the weights that it names," if named else ""
             raise TLGError(
-                f"the data of {folder} changed since the run began: restore it, or train in a new folder", code=3
+                f"the data of {folder}{also} changed since the run began: restore it, or train in a new folder", code=3
             )
         load_weights(model, saved.weights)
         restore_optimizer(optimizer, saved.optimizer)

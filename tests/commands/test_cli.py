@@ -1,6 +1,7 @@
 """The command line as a whole: version, extras that are not installed, figures for other programs."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -37,6 +38,13 @@ def test_a_missing_extra_is_one_line_that_names_it(extra, command):
     blocked = [module for module, name in cli.EXTRAS.items() if name == extra]
     done = without(blocked, f"from tlg_lib import cli; cli.main({command})")
     assert done.returncode == 3 and done.stderr.strip().splitlines()[-1].endswith(f"pip install 'tlg-lib[{extra}]'")
+    assert "Traceback" not in done.stderr
+
+
+def test_a_backend_that_matplotlib_does_not_have_is_one_line(tiny_voc, tmp_path):
+    call = [sys.executable, "-m", "tlg_lib.cli", "data", "sheet", str(tiny_voc), "--out", str(tmp_path / "s.png")]
+    done = subprocess.run(call, capture_output=True, text=True, env={**os.environ, "MPLBACKEND": "nonsense"})
+    assert done.returncode == 2 and done.stderr.splitlines()[-1].startswith("error: MPLBACKEND names no backend")
     assert "Traceback" not in done.stderr
 
 

@@ -61,6 +61,23 @@ def test_an_unfinished_training_of_other_code_does_not_go_on(voc, tmp_path, monk
     assert saved.about["code"] == "another" and saved.about["step"] == 4
 
 
+def test_edited_weights_of_the_backbone_are_told_although_name_size_and_time_are_the_same(voc, tmp_path):
+    from tlg_lib.backbones import empty_network
+
+    file = tmp_path / "backbone.pt"
+    state = dict(empty_network("efficientnet_lite0").state_dict())
+    torch.save(state, file)
+    before = file.stat()
+    assert fit(voc, tmp_path / "run", backbone_weights=str(file)) == fit(
+        voc, tmp_path / "run", backbone_weights=str(file)
+    )
+    torch.save({k: v + 1e-3 if v.is_floating_point() else v for k, v in state.items()}, file)
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert file.stat().st_size == before.st_size
+    with pytest.raises(TLGError, match="or the weights that it names, changed since the run began"):
+        fit(voc, tmp_path / "run", backbone_weights=str(file))
+
+
 def test_scores_are_those_of_these_weights_and_this_code(voc, tmp_path, monkeypatch):
     folder = tmp_path / "run"
     config = tiny_config(str(voc), steps=2, epoch_episodes=0)
