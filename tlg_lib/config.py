@@ -318,7 +318,8 @@ _PAPER = dict(
     novel_rows="keep",
 )
 PRESETS: dict[str, dict[str, Any]] = {
-    "mini": dict(steps=250, epoch_episodes=60, extra_episodes=400, **_MINI),
+    # 400 episodes: each of a fold's 200 queries twice, with other supports; the same ones for every row and control
+    "mini": dict(steps=250, eval_episodes=400, epoch_episodes=60, **_MINI),
     "smoke": dict(steps=4, batch=2, eval_episodes=8, epoch_episodes=4, epoch_steps=2, checkpoint_every=2, **_MINI),
     "pascal-lite": dict(
         dataset="pascal", image_size=(224, 224), steps=1000, token_count=49, epoch_steps=250, lr=1e-3, **_LITE

@@ -21,7 +21,7 @@ def test_a_larger_difference_is_not_called_proof():
     assert verdict({"a": (1, 2), "b": (9, 9)}, smoke=True).endswith("smoke: figures mean nothing")
 
 
-@pytest.mark.parametrize("preset, steps, batch, episodes", [("mini", 100, 4, 200), ("pascal", 2000, 8, 200)])
+@pytest.mark.parametrize("preset, steps, batch, episodes", [("mini", 100, 4, 200), ("pascal", 2000, 8, 500)])
 def test_short_trainings_grow_with_the_preset_but_not_without_end(tmp_path, preset, steps, batch, episodes):
     config = brief(Run(make_config(preset), (0,), (0,), (1,), (), tmp_path), **BARE)
     assert (config.steps, config.batch, config.eval_episodes) == (steps, batch, episodes)

@@ -35,7 +35,7 @@ ROWS = (
 
 
 def brief(run, **changes) -> Config:
-    """The config of a short training: two fifths of the preset's steps (at most LONGEST), half its batch, a fifth
+    """The config of a short training: two fifths of the preset's steps (at most LONGEST), half its batch, half
     of its episodes. With a quarter of mini's steps the 4D encoder alone still marks nothing at all.
 
     run: notebook.Run; a smoke run keeps its few steps. changes: settings, as in Config.replace.
@@ -47,7 +47,7 @@ def brief(run, **changes) -> Config:
         else {
             "steps": min(2 * config.steps // 5, LONGEST),
             "batch": max(1, config.batch // 2),
-            "eval_episodes": max(1, config.eval_episodes // 5),
+            "eval_episodes": max(1, config.eval_episodes // 2),
         }
     )
     return config.replace(**{"epoch_episodes": 0, "shots": 1, **size, **changes})
