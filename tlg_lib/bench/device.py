@@ -36,7 +36,7 @@ ROW = 0.35  # seconds of runs between two looks at the clock
 WORKERS = (0, 4, 8, 16)
 SLOW = 0.7  # seconds of a run, from which on two are enough
 LOADER_SECONDS = 2.0
-SHARES = {"networks": 0.45, "compiled": 0.3, "profile": 0.12, "parity": 0.15, "loader": 0.25}  # of the limit at most
+SHARES = {"networks": 0.45, "compiled": 0.45, "profile": 0.12, "parity": 0.15, "loader": 0.25}  # of the limit at most
 
 
 @dataclass(frozen=True)
