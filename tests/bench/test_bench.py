@@ -211,4 +211,4 @@ def test_unknown_names_are_refused_in_one_line(capsys):
     with pytest.raises(SystemExit) as stopped:
         main(["bench", "network", "--network", "fast"])
     assert stopped.value.code == 2
-    assert "choose from straightforward, released, extended" in capsys.readouterr().err
+    assert "choose from straightforward, released, corrected, extended" in capsys.readouterr().err
