@@ -72,14 +72,14 @@ def test_missing_and_old_packages_are_named(monkeypatch):
 
 
 def test_damaged_weights_are_found(monkeypatch, tmp_path):
-    from tlg_lib import backbones
+    from tlg_lib.machine import weights
 
-    good = backbones.pip_weights_file()
+    good = weights.pip_weights_file()
     bad = tmp_path / good.name
     content = bytearray(good.read_bytes())
     content[len(content) // 2] ^= 1
     bad.write_bytes(bytes(content))
-    monkeypatch.setattr(backbones, "pip_weights_file", lambda: bad)
+    monkeypatch.setattr(weights, "pip_weights_file", lambda: bad)
     monkeypatch.setattr(doctor, "CHECKS", {"weights": doctor.weights})
     findings = examine()
     assert findings[-1].state == PROBLEM and "SHA-256" in findings[-1].text and "reinstall" in findings[-1].remedy
