@@ -134,6 +134,7 @@ def test_rows_of_the_card_are_compared_seed_by_seed():
     assert card_gain(card, "b", "a").mean == pytest.approx(1.5)
     assert card_gain(card, "a", "mask").mean == pytest.approx(2.0)
     assert card_gain(card, "a", "absent") is None
+    assert card_gain({"a": [50.0, 52.0], "b": [0.0, 41.0]}, "a", "b") is None, "a training that has not begun"
 
 
 def test_bins_hold_pooled_ious_from_bad_to_good_masks():

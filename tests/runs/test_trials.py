@@ -15,6 +15,11 @@ def test_a_difference_within_the_spread_of_seeds_is_called_noise():
     assert "up to 4.0" in line and line.endswith("within the noise of brief runs")
 
 
+def test_a_training_that_has_not_begun_is_named():
+    assert "does not yet mark anything" in verdict({"a": (0.0, 41), "b": (50, 51)})
+    assert "does not yet mark" not in verdict({"a": (40, 41), "b": (50, 51)})
+
+
 def test_a_larger_difference_is_not_called_proof():
     line = verdict({"without": (40, 41), "with": (30, 31)})
     assert "-10.0 points" in line and line.endswith("brief and this is one fold")

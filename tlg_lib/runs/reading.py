@@ -1,7 +1,7 @@
 """Reading a finished run: its rows compared in pairs on the same queries, and what may be believed after it.
 
 Names of methods are those of ``records.records_frame``: a trained row, the same with ``-alone`` (the network before
-the vote), "mask", "prototype" and "base-fusion" (nothing trained), or "wrong-support" and "wrong-support-image".
+the vote), "mask", "prototype" and "base-fusion" (nothing trained), or a control of CONTROLS.
 """
 
 from __future__ import annotations
@@ -17,8 +17,13 @@ from ..evaluate import Counts
 from .records import Interval, mean_interval
 from .statistics import Comparison, paired_bootstrap
 
+BEGUN = 1.0  # mIoU in percent of a training that marks something
 FREE = {"mask": "query_pseudo_mask", "prototype": "prototype", "base-fusion": "base-fusion"}
-CONTROLS = {"wrong-support": "extended-pixel", "wrong-support-image": "extended-image"}
+CONTROLS = {
+    "wrong-support": "extended-pixel",
+    "wrong-support-image": "extended-image",
+    "wrong-support-rival": "rival-pixel",
+}
 
 
 def counts_file(run, method: str, fold: int, seed: int, shots: int = 1) -> Path:
@@ -76,8 +81,11 @@ def fold_gains(run, first: str, second: str) -> dict[int, Comparison]:
 
 
 def card_gain(card: dict[str, Sequence[float]], first: str, second: str) -> Interval | None:
-    """First row of the score card minus the second, seed by seed; None where one of them is missing."""
-    if not (card.get(first) and card.get(second)):
+    """First row of the score card minus the second, seed by seed; None where one of them is missing.
+
+    Also where a training ended near 0: it has not begun to mark anything, and a lead on it says nothing of a part.
+    """
+    if not (card.get(first) and card.get(second)) or min(*card[first], *card[second]) < BEGUN:
         return None
     before, after = card[second], card[first]
     if len(before) == 1:  # nothing trained, so no seeds

@@ -104,6 +104,8 @@ def verdict(scores: Mapping[str, Sequence[float]], smoke: bool = False) -> str:
         f"{labels[-1]} minus {labels[0]}: {gains.mean():+.1f} points (by seed "
         f"{', '.join(f'{g:+.1f}' for g in gains)}; seeds alone move a score by up to {spread:.1f})"
     )
+    if min(first.min(), last.min()) < 1:
+        line += "; a score near 0 is a training that does not yet mark anything"
     if smoke:
         return f"{line} - smoke: figures mean nothing"
     if abs(gains.mean()) <= spread:
