@@ -6,7 +6,7 @@ In two halves: a ``Reader`` brings what lies on disk into memory, here or in wor
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from pathlib import Path
@@ -164,7 +164,7 @@ class BatchMaker:
         """training=False leaves the targets equal to the truth."""
         return self._finish(self.read(episodes, training).to(self.store.device), training)
 
-    def each(self, groups: Groups, training: bool = False) -> Iterator[EpisodeBatch]:
+    def each(self, groups: Groups, training: bool = False) -> Generator[EpisodeBatch, None, None]:
         """The batch of each group in turn, read ahead by ``config.workers`` processes where images are read.
 
         The batches are the same to the bit as one by one. Raises WorkerKilled when a worker is gone.

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.multiprocessing import ProcessRaisedException
 
+from .batches import EpisodeBatch
 from .checkpoints import (
     Checkpoint,
     load_checkpoint,
@@ -46,22 +49,8 @@ from .trust import DEFAULT, choose, reliability, trust_from
 LOOK = 20  # steps between two looks at the losses
 CHOICE_EPISODES = 200  # held-out base episodes on which share and trust are chosen
 # Settings that may change between stopping and resuming: they do not change what is learned.
-FREE = (
-    "data",
-    "masks",
-    "device",
-    "workers",
-    "checkpoint_every",
-    "eval_episodes",
-    "extra_episodes",
-    "eval_batch",
-    "shots",
-    "threshold",
-    "cache_features",
-    "clip_weights",
-    "preset",
-    "devices",
-)
+FREE: tuple[str, ...] = ("data", "masks", "device", "devices", "workers", "cache_features", "clip_weights", "preset")
+FREE += ("checkpoint_every", "eval_episodes", "extra_episodes", "eval_batch", "shots", "threshold")
 
 
 def train(
@@ -110,12 +99,34 @@ def _fabric(config: Config):
     return Fabric(accelerator=kind, devices=config.devices, precision=config.precision, strategy=strategy)
 
 
+@dataclass
+class _Run:
+    """What the steps of one training share, in each of its processes."""
+
+    fabric: Any
+    config: Config
+    folder: Path
+    experiment: Experiment
+    model: TLG
+    wrapped: Any  # the model as Fabric runs it
+    optimizer: Any
+    about: dict[str, Any]  # what a checkpoint says beside its tensors
+    consensus: Consensus | None
+    curves: Curves | None
+
+    def __post_init__(self) -> None:
+        self.sampler, self.make = self.experiment.sampler(self.config), self.experiment.batches(self.config)
+        self.first = self.fabric.is_global_zero  # the process that scores and writes
+
+
 def _train(fabric, config: Config, folder: Path, experiment: Experiment, progress: bool, curves: str) -> dict:
-    digest = experiment.digest(config)
+    digest, path = experiment.digest(config), folder / "checkpoint.safetensors"
+    draws = curves and fabric.is_global_zero
+    start_curves = partial(Curves, folder, curves, partial(learning_rate, config))  # which clears older ones
     done = finished_training(folder, config, digest)
     if done is not None:
-        if curves and fabric.is_global_zero:
-            Curves(folder, curves, partial(learning_rate, config)).write(done)
+        if draws:
+            start_curves().write(done)
         return done
     if fabric.is_global_zero:
         _put_aside_other_code(folder)
@@ -125,48 +136,40 @@ def _train(fabric, config: Config, folder: Path, experiment: Experiment, progres
     optimizer = make_optimizer(model, config)
     about = {"step": 0, "history": [], "losses": [], "data": digest, "best": {}, "seconds": 0.0}
     about |= {"code": code_digest(), "commit": commit()}
-    path = folder / "checkpoint.safetensors"
     if path.is_file():
-        saved = load_checkpoint(path, config, free=FREE)
-        if not about.keys() <= saved.about.keys() or not saved.optimizer and saved.about["step"]:
-            raise TLGError(
-                f"{path} holds weights without the state of a training (a copy of best_*.safetensors?), which cannot "
-                "go on from it: move it away, or train in a new folder",
-                code=3,
-            )
-        if saved.about["data"] != digest:
-            named = config.backbone_weights not in ("imagenet", "random") or config.clip_weights
-            also = ", or the weights that it names," if named else ""
-            raise TLGError(
-                f"the data of {folder}{also} changed since the run began: restore it, or train in a new folder", code=3
-            )
-        load_weights(model, saved.weights)
-        restore_optimizer(optimizer, saved.optimizer)
-        about = saved.about
+        about = _go_on(path, config, about, model, optimizer)
     elif fabric.is_global_zero:
         _refuse_foreign(folder / "config.json")
         write_json(folder / "config.json", config.to_dict())
     consensus = _consensus(config, experiment, model, progress and fabric.is_global_zero)
-    forward = torch.compile(model) if config.compile else model
-    wrapped, optimizer = fabric.setup(forward, optimizer)
-    rate = partial(learning_rate, config)
-    drawn = Curves(folder, curves, rate) if curves and fabric.is_global_zero else None
-    _loop(fabric, config, folder, experiment, model, wrapped, optimizer, about, consensus, progress, drawn)
-    summary = {
-        "step": config.steps,
-        "history": about["history"],
-        "losses": about["losses"],
-        "best": about["best"],
-        "data": digest,
-        "code": about["code"],
-        "commit": about["commit"],
-        "weights": sha256_of(path) if path.is_file() else "",  # none after 0 steps
-        "config": config.to_dict(),
-        "seconds": about["seconds"],
-    }
+    wrapped, optimizer = fabric.setup(torch.compile(model) if config.compile else model, optimizer)
+    drawn = start_curves() if draws else None
+    _loop(_Run(fabric, config, folder, experiment, model, wrapped, optimizer, about, consensus, drawn), progress)
+    weights = sha256_of(path) if path.is_file() else ""  # none after 0 steps
+    summary = {**about, "step": config.steps, "weights": weights, "config": config.to_dict()}
     if fabric.is_global_zero:
         write_sealed(folder / "trained.json", summary)
     return summary
+
+
+def _go_on(path: Path, config: Config, new: dict, model: TLG, optimizer: torch.optim.Optimizer) -> dict:
+    """Model and optimizer as the checkpoint has them; returns its ``about``. ``new`` is that of a fresh run."""
+    saved = load_checkpoint(path, config, free=FREE)
+    if not new.keys() <= saved.about.keys() or not saved.optimizer and saved.about["step"]:
+        raise TLGError(
+            f"{path} holds weights without the state of a training (a copy of best_*.safetensors?), which cannot "
+            "go on from it: move it away, or train in a new folder",
+            code=3,
+        )
+    if saved.about["data"] != new["data"]:
+        named = config.backbone_weights not in ("imagenet", "random") or config.clip_weights
+        also = ", or the weights that it names," if named else ""
+        raise TLGError(
+            f"the data of {path.parent}{also} changed since the run began: restore it, or train in a new folder", code=3
+        )
+    load_weights(model, saved.weights)
+    restore_optimizer(optimizer, saved.optimizer)
+    return saved.about
 
 
 def _consensus(config: Config, experiment: Experiment, model: TLG, progress: bool) -> Consensus | None:
@@ -280,12 +283,8 @@ class _Shares:
         parts = world * config.accumulate
         if config.batch % parts:
             raise TLGError(f"batch={config.batch} must be a multiple of devices x accumulate = {parts}")
-        self.sampler, self.begin, self.first, self.size = (
-            sampler,
-            begin,
-            rank * config.accumulate,
-            config.batch // parts,
-        )
+        self.sampler, self.begin = sampler, begin
+        self.first, self.size = rank * config.accumulate, config.batch // parts
         self.accumulate, self.steps = config.accumulate, config.steps - begin
 
     def __len__(self) -> int:
@@ -298,77 +297,67 @@ class _Shares:
 
 
 @worker_deaths_in_one_line()
-def _loop(fabric, config, folder, experiment, model, wrapped, optimizer, about, consensus, progress, curves) -> None:
-    sampler, make = experiment.sampler(config), experiment.batches(config)
-    shares = _Shares(config, sampler, about["step"], fabric.global_rank, fabric.world_size)
+def _loop(run: _Run, progress: bool) -> None:
+    config, about = run.config, run.about
+    shares = _Shares(config, run.sampler, about["step"], run.fabric.global_rank, run.fabric.world_size)
     began, spent = time.perf_counter(), about["seconds"]
     label = f"train {config.variant} {config.supervision} fold {config.fold} seed {config.seed}"
-    show, watch = progress and fabric.is_global_zero, _Watch(folder, sampler, about["losses"])
+    show, watch = progress and run.first, _Watch(run.folder, run.sampler, about["losses"])
     steps = track(range(about["step"], config.steps), config.steps, label, "steps", show, start=about["step"])
-    model.train()
-    with closing(make.each(shares, training=True)) as batches:
+    run.model.train()
+    with closing(run.make.each(shares, training=True)) as batches:
         for step in steps:
-            for group in optimizer.param_groups:
+            for group in run.optimizer.param_groups:
                 group["lr"] = learning_rate(config, step)
-            watch.add(step, *_step(fabric, config, batches, model, wrapped, optimizer, consensus, step))
+            watch.add(step, *_step(run, batches, step))
             about["step"] = step + 1
-            ends_epoch = (step + 1) % config.epoch_steps == 0 or step + 1 == config.steps
+            last = step + 1 == config.steps
+            ends_epoch = (step + 1) % config.epoch_steps == 0 or last
             saves = ends_epoch or (step + 1) % config.checkpoint_every == 0
             if saves:
                 watch.look()
-            if ends_epoch and config.trusted_vote and fabric.is_global_zero:
-                count = CHOICE_EPISODES if step + 1 == config.steps else config.epoch_episodes
-                _choose_trust(config, experiment, make, model, consensus, count)
-            if ends_epoch and config.epoch_episodes and fabric.is_global_zero:
-                _end_epoch(config, folder, experiment, make, model, about, consensus)
+            if ends_epoch and run.first and config.trusted_vote:
+                _choose_trust(run, CHOICE_EPISODES if last else config.epoch_episodes)
+            if ends_epoch and run.first and config.epoch_episodes:
+                _end_epoch(run)
             if saves:
                 about["seconds"] = round(spent + time.perf_counter() - began, 2)
-                if fabric.is_global_zero:
-                    save_checkpoint(
-                        folder / "checkpoint.safetensors",
-                        Checkpoint(config, model.state_dict(), optimizer_tensors(optimizer), about),
-                    )
-                if curves:
-                    curves.write(about)
+            if saves and run.first:
+                now = Checkpoint(config, run.model.state_dict(), optimizer_tensors(run.optimizer), about)
+                save_checkpoint(run.folder / "checkpoint.safetensors", now)
+                if run.curves:
+                    run.curves.write(about)
 
 
-def _step(fabric, config, batches, model, wrapped, optimizer, consensus, step: int) -> tuple[Tensor, Tensor]:
+def _step(run: _Run, batches: Iterator[EpisodeBatch], step: int) -> tuple[Tensor, Tensor]:
     """One optimizer step on this process's share of the batch, in ``accumulate`` parts.
 
     Returns the parts' losses [accumulate], which add up to the step's mean, and whether all gradients are finite, both
     on the device: nothing here waits for it.
     """
+    config, fabric, model = run.config, run.fabric, run.model
     # The flip is a function of the step, as the whole batch takes part; dropout is one of the process too.
     torch.manual_seed((config.seed * 1_000_003 + step) % 2**31)
     flipped = config.flip and torch.rand(()) < 0.5
     if fabric.global_rank:
         torch.manual_seed((config.seed * 1_000_003 + step + 15_485_863 * fabric.global_rank) % 2**31)
     values = []
-    optimizer.zero_grad(set_to_none=True)
+    run.optimizer.zero_grad(set_to_none=True)
     for part in range(config.accumulate):
         batch = next(batches)
-        if remedy(config) == "consensus":
-            batch.query_target = consensus.targets(batch, model.levels)
-        if flipped:
-            batch = batch.flipped()
-        last = part == config.accumulate - 1
-        with fabric.no_backward_sync(wrapped, enabled=not last):
-            output = wrapped(
-                batch.query,
-                batch.support[0],
-                hide_masks(batch.query_mask, config),
-                batch.support_mask[:, 0],
-                batch.class_ids,
-                config.support_loss > 0,
-            )
+        if run.consensus is not None and remedy(config) == "consensus":
+            batch.query_target = run.consensus.targets(batch, model.levels)
+        batch = batch.flipped() if flipped else batch
+        seen, theirs = hide_masks(batch.query_mask, config), batch.support_mask[:, 0]
+        with fabric.no_backward_sync(run.wrapped, enabled=part < config.accumulate - 1):
+            output = run.wrapped(batch.query, batch.support[0], seen, theirs, batch.class_ids, config.support_loss > 0)
             loss = total_loss(output, batch, config, list(model.parameters())) / config.accumulate
-            values.append(
-                fabric.all_reduce(loss.detach(), reduce_op="mean") if fabric.world_size > 1 else loss.detach()
-            )
+            value = loss.detach()
+            values.append(fabric.all_reduce(value, reduce_op="mean") if fabric.world_size > 1 else value)
             fabric.backward(loss)
     # A gradient scaler (16-mixed) meets infinite gradients by design and passes over such steps.
     finite = torch.isfinite(values[0]) if config.precision == "16-mixed" else _finite_gradients(model)
-    optimizer.step()
+    run.optimizer.step()
     return torch.stack(values), finite
 
 
@@ -396,7 +385,7 @@ def hide_masks(masks: Tensor, config: Config) -> Tensor:
     return torch.where(hidden, torch.full_like(masks, 0.5), masks)
 
 
-def _choose_trust(config, experiment: Experiment, make, model: TLG, consensus: Consensus | None, count: int) -> None:
+def _choose_trust(run: _Run, count: int) -> None:
     """Set the model's share and trust (trust.py) by ``count`` episodes of base images held out from training.
 
     With ``supervision="image"`` no drawn mask is read: the share stays, and the trust follows from how well mask,
@@ -404,51 +393,46 @@ def _choose_trust(config, experiment: Experiment, make, model: TLG, consensus: C
     """
     if not count:
         return
-    episodes = experiment.base_episodes(config.replace(shots=1), min(count, config.eval_episodes))
+    config, model = run.config, run.model
+    episodes = run.experiment.base_episodes(config.replace(shots=1), min(count, config.eval_episodes))
     model.eval()
-    if consensus is not None and config.supervision == "image":
-        chosen = DEFAULT[0], trust_from(reliability(model, consensus, episodes, make))
+    if run.consensus is not None and config.supervision == "image":
+        chosen = DEFAULT[0], trust_from(reliability(model, run.consensus, episodes, run.make))
     else:
-        chosen = choose(model, episodes, make)
+        chosen = choose(model, episodes, run.make)
     model.train()
     model.trust.copy_(torch.tensor(chosen))
 
 
-def _end_epoch(config: Config, folder: Path, experiment: Experiment, make, model: TLG, about: dict, consensus) -> None:
+def _end_epoch(run: _Run) -> None:
     """Score test and base classes on a few episodes; keep the best weights by each, named as such.
 
     The base classes' best is judged as training is: by drawn masks, or by pseudo masks put right.
     """
+    config, model, about, data = run.config, run.model, run.about, run.experiment.data
     model.eval()
-    one = config.replace(shots=1)
-    row = {
-        "step": about["step"],
-        "epoch": len(about["history"]) + 1,
-        "loss": round(sum(about["losses"][-config.epoch_steps :]) / len(about["losses"][-config.epoch_steps :]), 6),
-    }
-    fold = set(experiment.data.fold_classes(config.fold))
-    classes = {"test": len(fold), "base": len(experiment.data.classes) - len(fold)}
-    judged: Any = make
-    if consensus is not None and config.supervision == "image":
-        judged = judged_by_labels(make, consensus, model.levels)
+    one, count, losses = config.replace(shots=1), config.epoch_episodes, about["losses"][-config.epoch_steps :]
+    row = {"step": about["step"], "epoch": len(about["history"]) + 1, "loss": round(sum(losses) / len(losses), 6)}
+    hidden = len(set(data.fold_classes(config.fold)))
+    judged: Any = run.make
+    if run.consensus is not None and config.supervision == "image":
+        judged = judged_by_labels(run.make, run.consensus, model.levels)
     thresholds: tuple[float, ...] = (config.threshold, *THRESHOLDS)
-    for name, episodes, maker in (  # base classes first: they choose a threshold for the test classes
-        ("base", experiment.base_episodes(one, config.epoch_episodes), judged),
-        ("test", experiment.test_episodes(one, config.epoch_episodes), make),
+    for name, episodes, make, classes in (  # base classes first: they choose a threshold for the test classes
+        ("base", run.experiment.base_episodes(one, count), judged, len(data.classes) - hidden),
+        ("test", run.experiment.test_episodes(one, count), run.make, hidden),
     ):
-        counts = count_episodes(model.predict, episodes, maker, thresholds, config.eval_batch)
+        counts = count_episodes(model.predict, episodes, make, thresholds, config.eval_batch)
         row[name] = round(counts.scores(0).miou, 4)
         if name == "test":
             row["test_chosen"] = round(counts.scores(1).miou, 4)
         own = config.trusted_vote and config.supervision == "image"  # such a vote keeps its threshold (study.py)
         thresholds = (config.threshold, config.threshold if own else counts.best_threshold())
-        remarks = counts.remarks(0, classes[name]) + shots_remark(episodes)
-        row[f"{name}_remarks"] = "; ".join(remarks)
+        row[f"{name}_remarks"] = "; ".join(counts.remarks(0, classes) + shots_remark(episodes))
         if row[name] > about["best"].get(name, {}).get("miou", -1):
             about["best"][name] = {"epoch": row["epoch"], "step": row["step"], "miou": row[name]}
-            save_checkpoint(
-                folder / f"best_{name}.safetensors", Checkpoint(config, model.state_dict(), {}, {"step": row["step"]})
-            )
+            best = Checkpoint(config, model.state_dict(), {}, {"step": row["step"]})
+            save_checkpoint(run.folder / f"best_{name}.safetensors", best)
     about["history"].append(row)
     model.train()
 
