@@ -1,7 +1,10 @@
 """The public face: names that a program imports, a DataLoader of episodes, a folder that keeps a network."""
 
+import importlib
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -87,3 +90,20 @@ def test_the_api_page_is_made_from_the_docstrings_as_they_are():
     texts = [made.inspect.getdoc(getattr(tlg_lib, name)).splitlines()[0] for name in tlg_lib.__all__]
     stale = [text for text in texts if text not in found]
     assert not stale, "docs/api.md is out of date: run `python data_scripts/make_api.py`\n" + "\n".join(stale)
+
+
+def test_what_readme_says_is_there_is_there():
+    """Every place in the table "where is ...": a file, or a name in a module."""
+    text = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
+    table = text.split("| where is ... | there |")[1].split("\n\n")[0]
+    places = re.findall(r"`([A-Za-z_/.]+)`", table)
+    for place in places:
+        if place.endswith(".py"):
+            assert (Path(tlg_lib.__file__).parent / place).is_file(), place
+        else:
+            module, *names = place.split(".")
+            found = importlib.import_module(f"tlg_lib.{module.replace('/', '.')}")
+            for name in names:
+                found = getattr(found, name, None)
+            assert found is not None, place
+    assert len(places) > 12
