@@ -171,12 +171,6 @@ def test_separation_is_perfect_for_a_clean_split_and_chance_for_noise():
     assert np.isnan(inside.separation(clean, np.zeros((32, 32), np.uint8)))
 
 
-def test_principal_colours_give_equal_features_equal_colours():
-    a = np.random.default_rng(0).normal(size=(5, 4, 4))
-    first, second = inside.principal_colours([a, a[:, :2].repeat(1, 1)])
-    assert first.shape == (4, 4, 3) and np.array_equal(first[:2], second)
-
-
 def test_object_cell_lies_inside_the_mask():
     mask = np.zeros((64, 96), np.uint8)
     mask[16:48, 56:96] = 1

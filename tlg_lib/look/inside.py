@@ -249,29 +249,6 @@ def support_picture(scene: Scene, image_id: str) -> tuple[np.ndarray, np.ndarray
 # --- features
 
 
-def principal_colours(maps: list[np.ndarray]) -> list[np.ndarray]:
-    """Colour several feature maps [C, h, w] by their three main directions, found on all of them together.
-
-    Equal colours mean similar features, also between maps. Returns uint8 [h, w, 3] each.
-    """
-    flat = np.concatenate([m.reshape(m.shape[0], -1).T for m in maps]).astype(np.float64)  # [sum h*w, C]
-    centred = flat - flat.mean(0)
-    _, _, directions = np.linalg.svd(centred, full_matrices=False)
-    signs = np.sign(directions[:3].sum(1, keepdims=True))  # the sign of a direction is arbitrary: settle it
-    projected = centred @ (directions[:3] * np.where(signs == 0, 1, signs)).T  # [sum h*w, 3]
-    low, high = np.percentile(projected, (2, 98), axis=0)
-    colours = np.clip((projected - low) / np.maximum(high - low, 1e-9), 0, 1)
-    pictures, start = [], 0
-    for m in maps:
-        height, width = m.shape[1:]
-        part = colours[start : start + height * width].reshape(height, width, -1)
-        padded = np.zeros((height, width, 3))
-        padded[..., : part.shape[-1]] = part
-        pictures.append((255 * padded).round().astype(np.uint8))
-        start += height * width
-    return pictures
-
-
 def separation(features: np.ndarray, mask: np.ndarray) -> float:
     """How well features tell object from surroundings: area under the ROC curve of a prototype's cosine.
 
