@@ -65,6 +65,15 @@ def test_a_start_between_two_values_is_the_nearest_and_texts_may_be_given():
     assert grid["axes"] == [{"label": "a", "texts": ["none", "all"], "start": 0}] and grid["panels"] == 2
 
 
+def test_the_chosen_cell_is_outlined():
+    shade = Shade()
+    shade.picture.pickable, shade.picture.rows, shade.picture.columns = True, 2, 2
+    grid = precomputed([Axis("row", shade.picture, "row", (0, 1))], [shade.picture], "x")
+    sprite = np.asarray(Image.open(io.BytesIO(base64.b64decode(grid["sprite"]))).convert("RGB")).astype(int)
+    marked = (sprite[..., 0] - sprite[..., 2] > 100).reshape(2, 2, SIDE // 2, SIDE).any((2, 3))  # frame, half
+    assert marked.tolist() == [[True, False], [False, True]]
+
+
 def test_more_than_one_image_can_hold_is_refused():
     shade = Shade()
     with pytest.raises(TLGError, match="too large"):

@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import TLGError
+from .figures_inside import mark_cell
 
 MIME = "application/vnd.tlg.grid+json"
 SIDE = 128  # pixels of a picture in the grid
@@ -53,7 +54,7 @@ def precomputed(axes: Sequence[Axis], pictures: Sequence, alt: str, line=None) -
         for setting in itertools.product(*(axis.values for axis in axes)):
             for axis, value in zip(axes, setting):
                 setattr(axis.owner, axis.trait, value)
-            frames.append(np.concatenate([_square(picture.data) for picture in pictures], axis=1))
+            frames.append(np.concatenate([_square(picture) for picture in pictures], axis=1))
             told = [picture.caption for picture in pictures] + ([line.value] if line is not None else [])
             captions.append(" | ".join(text for text in told if text))
     finally:
@@ -78,8 +79,12 @@ def shown_with(widget, grid: dict) -> None:
     display({**bundle, MIME: grid}, raw=True)
 
 
-def _square(data: bytes) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB").resize((SIDE, SIDE), Image.Resampling.BILINEAR))
+def _square(picture) -> np.ndarray:
+    """uint8 [SIDE, SIDE, 3], the chosen cell outlined where a picture has cells to choose."""
+    shown = Image.open(io.BytesIO(picture.data)).convert("RGB").resize((SIDE, SIDE), Image.Resampling.BILINEAR)
+    if not getattr(picture, "pickable", False):
+        return np.asarray(shown)
+    return mark_cell(np.asarray(shown), picture.row, picture.column, (picture.rows, picture.columns))
 
 
 def _nearest(values: Sequence, value) -> int:
