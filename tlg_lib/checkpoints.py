@@ -19,7 +19,7 @@ from torch import Tensor
 
 from .config import Config, config_from_dict
 from .errors import TLGError
-from .machine.paths import atomic
+from .machine.paths import atomic, user_path
 
 VERSION = 1
 PRETRAINED = "model.safetensors"
@@ -146,7 +146,7 @@ def save_pretrained(model, folder: str | Path) -> Path:
 
     Raises TLGError (code 5) when it cannot be written. ``TLG.from_pretrained`` reads it.
     """
-    path = Path(folder).expanduser() / PRETRAINED
+    path = user_path(folder) / PRETRAINED
     words = {f"{TEXT}{name}": vectors for name, vectors in model.text_buffers().items()}
     save_checkpoint(path, Checkpoint(model.config, {**model.state_dict(), **words}, {}, {}))
     return path
@@ -154,6 +154,6 @@ def save_pretrained(model, folder: str | Path) -> Path:
 
 def read_pretrained(folder: str | Path) -> tuple[Config, dict[str, Tensor], dict[str, Tensor]]:
     """(config, weights, text vectors by kind) of a folder that save_pretrained wrote. Raises TLGError (code 3)."""
-    saved = load_checkpoint(Path(folder).expanduser() / PRETRAINED)
+    saved = load_checkpoint(user_path(folder) / PRETRAINED)
     words = {k.removeprefix(TEXT): v for k, v in saved.weights.items() if k.startswith(TEXT)}
     return saved.config, {k: v for k, v in saved.weights.items() if not k.startswith(TEXT)}, words

@@ -25,6 +25,7 @@ from .data.photographs import (
     MAKER,
     coco_annotations,
     coco_shape,
+    folders_note,
     images_at,
     output_path,
     output_stems,
@@ -34,7 +35,7 @@ from .data.photographs import (
 )
 from .episodes import Episode
 from .errors import TLGError
-from .machine.paths import PACKAGE, runs_home, write_json
+from .machine.paths import PACKAGE, runs_home, user_path, write_json
 from .machine.progress import track
 from .metrics import vote
 
@@ -103,7 +104,7 @@ class FewShotPredictor:
         """(config, weights or None, method in words)."""
         from .checkpoints import load_checkpoint
 
-        path = Path(checkpoint).expanduser() if checkpoint and checkpoint not in ("none", "photo") else None
+        path = user_path(checkpoint) if checkpoint and checkpoint not in ("none", "photo") else None
         if path is not None and path.is_dir():
             path = path / "checkpoint.safetensors"
         if checkpoint == "photo" or not (checkpoint or self.named):
@@ -314,12 +315,12 @@ def predict_files(
     drawn = _drawn(support_masks or [], supports)
     if not drawn and not class_name.strip():
         raise TLGError("say what to look for: a class name (--class) or a mask of each support (--support-mask)")
-    out = Path(out).expanduser()
+    out = user_path(out)
     stems = output_stems(queries, out)
     summaries = [out / "summary.json"] + [out / "predictions.json"] * bool(coco)
     targets = [output_path(stem, kind) for stem in stems for kind in KINDS]
     inputs = [*queries, *supports, *(Path(mask) for mask in drawn)]
-    refuse_overwriting(out, Path(query).expanduser(), inputs, targets, summaries)
+    refuse_overwriting(out, user_path(query), inputs, targets, summaries)
     for path in supports + (queries if len(queries) == 1 else []):
         image_size(path)  # raises, naming a missing or broken file, before the models are loaded
     if drawn and not options.get("checkpoint"):
@@ -339,7 +340,7 @@ def predict_files(
             results.append({"query": str(path), "error": str(error)})
     if coco:
         write_json(summaries[1], coco_annotations(shapes, class_name))
-    summary = _summary(predictor, class_name, results)
+    summary = _summary(predictor, class_name, results, folders_note(query))
     summary["support"] = [
         {"file": str(path), "drawn": bool(drawn), "mask_share": _share(mask == 1)}
         for path, (_, _, mask) in zip(supports, prepared, strict=True)
@@ -351,8 +352,8 @@ def predict_files(
 
 def _drawn(masks: list, supports: list[Path]) -> list[str]:
     """One drawn mask for each support; a folder gives <name of the support>.png. Raises TLGError when they differ."""
-    if len(masks) == 1 and Path(masks[0]).expanduser().is_dir():
-        folder = Path(masks[0]).expanduser()
+    if len(masks) == 1 and user_path(masks[0]).is_dir():
+        folder = user_path(masks[0])
         masks = [folder / f"{path.stem}.png" for path in supports]
         lacking = [path for path in masks if not path.is_file()]
         if lacking:
@@ -367,13 +368,13 @@ def _drawn(masks: list, supports: list[Path]) -> list[str]:
     return [str(mask) for mask in masks]
 
 
-def _summary(predictor: FewShotPredictor, class_name: str, results: list[dict]) -> dict:
+def _summary(predictor: FewShotPredictor, class_name: str, results: list[dict], notes: list[str]) -> dict:
     clip = predictor.clip
     return {
         "made_by": MAKER,
         "class": class_name,
         "method": predictor.method,
-        "notes": predictor.notes,
+        "notes": [*predictor.notes, *notes],
         "threshold": predictor.threshold,
         "clip": f"{clip.name} ({clip.weights})" if clip else "",
         "backbone": predictor.backbone.name,

@@ -763,8 +763,8 @@ def damage_dataset(root: Path, rng) -> None:
                     (change_photo if folder == "JPEGImages" else change_mask)(path, rng)
 
 
-def everything_read(data: SegmentationFolder, config) -> set[str]:
-    """All that a training or a score of this config reads; the images concerned."""
+def everything_read(data: SegmentationFolder, config) -> list[tuple[str, int]]:
+    """All that a training or a score of this config reads; the rows concerned."""
     check_rows(config, Protocol(data), progress=False)
     protocol = Protocol(data)
     both = protocol.both_splits(config)
@@ -773,7 +773,13 @@ def everything_read(data: SegmentationFolder, config) -> set[str]:
         image, label, mask = data.image(row[0]), data.mask(*row), data.pseudo_mask(*row)
         assert image.shape[:2] == label.shape == mask.shape
         assert (label == 1).any(), f"{row} is scored without a pixel of its class"
-    return {image for image, _ in rows}
+    return rows
+
+
+def concerned(lines: list[str], rows: list[tuple[str, int]]) -> list[str]:
+    """The lines about one of the rows, or about an image of theirs where no class is named."""
+    names = {image for image, _ in rows} | {f"{i}--{c}" for i, c in rows} | {f"{i}__{c + 1:02d}" for i, c in rows}
+    return [line for line in lines if names & set(re.findall(r"2007_\d{4}(?:--\d+|__\d\d)?", line))]
 
 
 def test_datasets(place, whole):
@@ -792,13 +798,13 @@ def test_datasets(place, whole):
             TRIED[KIND[0]] -= 1
         if used is not None:
             lines = [line for kind in report.problems if kind != "too few images" for line in report.problems[kind]]
-            named = [line for line in lines if used & set(re.findall(r"2007_\d{4}", line))]
+            named = concerned(lines, used)
             assert not named and not report.problems["masks of one value"] + report.problems["bad list"], named
             with contextlib.redirect_stdout(io.StringIO()):
                 masks = survives(verify_masks, SegmentationFolder(root, "pascal"), False)
             TRIED[KIND[0]] -= 1
             assert masks.checked > len(masks.empty), "all pseudo masks show nothing"
-            assert not [f for f in masks.faults if used & set(re.findall(r"2007_\d{4}", f))], masks.faults
+            assert not concerned(masks.faults, used)
         assert {p: (p.lstat().st_size, p.lstat().st_mtime_ns) for p in root.rglob("*") if p.is_file()} == before, (
             "a user's file was touched"
         )

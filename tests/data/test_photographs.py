@@ -122,3 +122,19 @@ def test_the_photographs_that_come_along_are_small_free_and_boxed():
             inside = drawn_mask(image, entry["box"]).astype(bool)
             assert inside[y0:y1, x0:x1].mean() > 0.2 and inside.sum() == inside[y0:y1, x0:x1].sum()
     assert sum(entry["object"] == "person" for entry in listed) == 3
+
+
+def test_folders_inside_are_told_and_not_looked_into(tmp_path):
+    (tmp_path / "more").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "more" / "a.jpg")
+    with pytest.raises(TLGError, match=r"folders inside are not looked into \(more\): name one of them"):
+        p.images_at(tmp_path)
+    Image.new("RGB", (8, 8)).save(tmp_path / "b.jpg")
+    assert [f.name for f in p.images_at(tmp_path)] == ["b.jpg"] and len(p.folders_note(tmp_path)) == 1
+    assert p.folders_note(tmp_path / "b.jpg") == []
+
+
+@pytest.mark.parametrize("ask", [p.images_at, p.folders_note, p.passed_over])
+def test_a_home_of_nobody_is_one_line(ask):
+    with pytest.raises(TLGError, match="no path that can be used"):
+        ask("~nosuchuser/photos")

@@ -16,9 +16,9 @@ def command(
     import shutil
 
     from ..errors import TLGError
-    from ..machine.paths import disk_error, notebooks_home
+    from ..machine.paths import disk_error, notebooks_home, user_path
 
-    source, kept, folder = notebooks_home(), [], folder.expanduser()
+    source, kept, folder = notebooks_home(), [], user_path(folder)
     if folder.resolve() == source.resolve():
         raise TLGError(f"{folder} holds the notebooks themselves: name another folder")
     files = [path for kind in ("*.ipynb", "params/*.yaml", "photos/*.*") for path in sorted(source.glob(kind))]

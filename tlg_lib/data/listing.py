@@ -23,13 +23,14 @@ LONGEST = 200  # bytes of an id: room for "--<class>.png" and for the name of a 
 @dataclass(frozen=True)
 class Listing:
     """files: id -> path, sorted by id; twice: id -> further files of that id; unfit: names that no list can hold;
-    foreign: names with other suffixes; dangling: names of links to nowhere."""
+    foreign: names with other suffixes; dangling: names of links to nowhere; folders: names of folders inside."""
 
     files: dict[str, Path] = field(default_factory=dict)
     twice: dict[str, list[Path]] = field(default_factory=dict)
     unfit: list[str] = field(default_factory=list)
     foreign: list[str] = field(default_factory=list)
     dangling: list[str] = field(default_factory=list)
+    folders: list[str] = field(default_factory=list)
 
 
 def list_files(folder: str | Path, suffixes: tuple[str, ...], longest: int = LONGEST) -> Listing:
@@ -48,7 +49,10 @@ def list_files(folder: str | Path, suffixes: tuple[str, ...], longest: int = LON
     files: dict[str, Path] = {}
     for name, is_folder, is_file in names:
         stem, suffix = os.path.splitext(name)
-        if name.startswith(".") or is_folder:
+        if name.startswith("."):
+            continue
+        if is_folder:
+            found.folders.append(name)
             continue
         image = plain_id(stem)
         if suffix.lower() not in suffixes:

@@ -18,7 +18,8 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from ..errors import TLGError
-from ..machine.paths import atomic
+from ..machine.paths import atomic, user_path
+from .listing import some
 
 SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".webp", ".avif", ".tif", ".tiff", ".gif")
 CONVERT = (".heic", ".heif")  # what telephones write and Pillow does not read
@@ -32,7 +33,7 @@ def images_at(path: str | Path) -> list[Path]:
 
     Raises TLGError (code 3) when there is none, or one of a kind to be converted.
     """
-    path = Path(path).expanduser()
+    path = user_path(path)
     if not path.is_dir():
         if path.suffix.lower() in CONVERT and path.is_file():
             raise TLGError(f"{path}: {path.suffix[1:].upper()} is not read here: convert it to JPEG", code=3)
@@ -45,7 +46,7 @@ def images_at(path: str | Path) -> list[Path]:
 
 def passed_over(path: str | Path) -> list[Path]:
     """Files in a folder that ``images_at`` leaves out, but for hidden ones and results of ``tlg predict``."""
-    path = Path(path).expanduser()
+    path = user_path(path)
     return [p for p in _files(path) if p.suffix.lower() not in SUFFIXES] if path.is_dir() else []
 
 
@@ -59,7 +60,15 @@ def _files(folder: Path) -> list[Path]:
 
 def _advice(folder: Path) -> str:
     count = sum(p.suffix.lower() in CONVERT for p in _files(folder))
-    return f"; convert the {count} HEIC files to JPEG" if count else ""
+    said = [f"convert the {count} HEIC files to JPEG"] if count else []
+    return "".join(f"; {line}" for line in (*said, *folders_note(folder)))
+
+
+def folders_note(path: str | Path) -> list[str]:
+    """What must be said of folders inside of a folder, into which ``images_at`` does not look; often nothing."""
+    path = user_path(path)
+    inside = sorted(p.name for p in path.iterdir() if p.is_dir() and p.name[0] != ".") if path.is_dir() else []
+    return [f"folders inside are not looked into ({some(inside)}): name one of them"] if inside else []
 
 
 def output_stems(queries: list[Path], out: Path) -> list[Path]:

@@ -100,9 +100,13 @@ def _files(root: Path, report: Report) -> tuple[dict[str, Path], dict[str, Path]
             lines = [f"{found.files[image]} and {other.name}" for other in others]
             report.problems["same name twice"] += lines
         report.problems["unfit name"] += [f"{name}: {some([n])}" for n in found.unfit]
-        for what, names in (("of other kinds", found.foreign), ("that are links to nowhere", found.dangling)):
+        for what, names in (
+            ("files of other kinds", found.foreign),
+            ("files that are links to nowhere", found.dangling),
+            ("folders", found.folders),
+        ):
             if names:
-                report.notes.append(f"{len(names)} files {what} in {name} are not used ({some(names)})")
+                report.notes.append(f"{len(names)} {what} in {name} are not used ({some(names)})")
     return listings[0].files, listings[1].files
 
 
