@@ -39,7 +39,8 @@ def run_exercises(path: Path, timeout: int = 1800) -> list[str]:
     found = solutions(book)
     cells = [cell for cell in book.cells if cell.cell_type == "code"]
     with tempfile.TemporaryDirectory() as out:
-        place = f"# Parameters\nout = {out!r}\n"
+        # a level down: notebook 10 looks at the runs beside its own
+        place = f"# Parameters\nout = {str(Path(out) / 'run')!r}\n"
         book.cells = [cells[0], nbformat.v4.new_code_cell(place), *cells[1:]]
         known = len(book.cells)
         named = [(number, code) for number, blocks in found.items() for code in blocks]
