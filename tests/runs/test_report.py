@@ -281,6 +281,15 @@ def test_broken_results_are_refused_by_name(tmp_path):
         load_results(tmp_path / "results.json")
 
 
+@pytest.mark.parametrize("lost", ["best_epoch", "miou", "rows", "versions"])
+def test_results_without_what_is_shown_are_refused_and_gathered_by_nobody(tmp_path, lost):
+    value = {k: v for k, v in results(tmp_path).items() if k not in (lost, "sha256")}
+    write_sealed(tmp_path / "results.json", value)
+    with pytest.raises(TLGError, match=f"'{lost}' is missing"):
+        load_results(tmp_path / "results.json")
+    assert gather(tmp_path).empty
+
+
 def test_a_figure_changed_by_hand_is_refused(tmp_path):
     results(tmp_path)
     path = tmp_path / "results.json"

@@ -247,6 +247,8 @@ _RESULTS = _form(
     ("episodes steps batch threshold test_rows", _NUMBER),
     ("folds seeds shots image_size", list[Annotated[int, Field(gt=-1e15, lt=1e15)]]),
     ("rows", list[_ROW]),
+    ("miou", _NUMBER | None),
+    ("best_epoch", _form(("miou", _NUMBER | None))),
     ("parameters", _form(("total learnable receiving_gradient", _NUMBER))),
     ("seconds", _form(("training", _NUMBER))),
     ("versions", dict),
