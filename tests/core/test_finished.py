@@ -62,7 +62,7 @@ def test_an_unfinished_training_of_other_code_does_not_go_on(voc, tmp_path, monk
 
 
 def test_edited_weights_of_the_backbone_are_told_although_name_size_and_time_are_the_same(voc, tmp_path):
-    from tlg_lib.backbones import empty_network
+    from tlg_lib.machine.weights import empty_network
 
     file = tmp_path / "backbone.pt"
     state = dict(empty_network("efficientnet_lite0").state_dict())

@@ -40,6 +40,8 @@ CALLS = {
     "agreement_scatter": lambda: f.agreement_scatter(np.array([10.0, 90.0]), np.array([20.0, 80.0]), "t"),
     "paper_dots": lambda: f.paper_dots({"TLG": {"labels": "I", "1": [1.0] * 5, "5": [2.0] * 5}}, {"ours": 1.5}, "t"),
     "heat_map": lambda: f.heat_map(pd.DataFrame({"m": {"cat": 50.0}}), "IoU"),
+    "interval_rows": lambda: f.interval_rows({"a": (1.0, -0.5, 2.5), "b": (-3.0, -4.0, -2.0)}, "t"),
+    "quality_curve": lambda: f.quality_curve({"extended-pixel": [(20.0, 40.0), (80.0, 82.0)]}, "t"),
     "strip_plot": lambda: f.strip_plot(pd.DataFrame({"key": ["mask", "mask"], "miou": [40.0, 42.0]}), "t"),
 }
 
