@@ -37,6 +37,7 @@ METHODS = {
     "extended-image": ("TLG extended, image labels", SKY),
     "extended-pixel-alone": ("its network alone, pixel labels", "#7AA6C8"),
     "extended-image-alone": ("its network alone, image labels", "#A9D3EE"),
+    "extended-nomask-alone": ("its network alone, no query mask", "#C9C9C9"),
     "released-pixel": ("TLG as released, pixel labels", VERMILLION),
     "released-image": ("TLG as released, image labels", "#F2A27A"),
     "corrected-pixel": ("TLG corrected, pixel labels", "#8C4A2F"),
