@@ -41,7 +41,8 @@ main { overflow-wrap: break-word; }
 main, nav { max-width: 56rem; margin: 0 auto; padding: 0 1rem; }
 .books { padding: .8rem 1rem .6rem; font-size: 14px; border-bottom: 1px solid var(--line); }
 .books a { margin-right: .8rem; white-space: nowrap; } .books a[aria-current] { font-weight: bold; color: var(--ink); }
-.contents { font-size: 14px; padding: .6rem 1rem; max-width: 54rem; margin: .6rem auto; } .contents ul { margin: .3rem 0; padding-left: 1.4rem; }
+.contents { font-size: 14px; padding: .6rem 1rem; max-width: 54rem; margin: .6rem auto; }
+.contents ul { margin: .3rem 0; padding-left: 1.4rem; }
 .ends { display: flex; justify-content: space-between; gap: 1rem; padding: 1.5rem 1rem 3rem; }
 a { color: var(--link); } h1 { font-size: 1.8rem; line-height: 1.25; } h2 { margin-top: 2.2rem; }
 h2, h3 { scroll-margin-top: 1rem; }
