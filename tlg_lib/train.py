@@ -44,7 +44,7 @@ from .machine.paths import read_json, read_sealed, write_json, write_sealed
 from .machine.progress import track
 from .model import TLG, build_model
 from .prototypes import Consensus, base_consensus
-from .trust import DEFAULT, choose, reliability, trust_from
+from .trust import DEFAULT, choose, keeps_threshold, reliability, trust_from
 
 LOOK = 20  # steps between two looks at the losses
 CHOICE_EPISODES = 200  # held-out base episodes on which share and trust are chosen
@@ -426,8 +426,7 @@ def _end_epoch(run: _Run) -> None:
         row[name] = round(counts.scores(0).miou, 4)
         if name == "test":
             row["test_chosen"] = round(counts.scores(1).miou, 4)
-        own = config.trusted_vote and config.supervision == "image"  # such a vote keeps its threshold (study.py)
-        thresholds = (config.threshold, config.threshold if own else counts.best_threshold())
+        thresholds = (config.threshold, config.threshold if keeps_threshold(config) else counts.best_threshold())
         row[f"{name}_remarks"] = "; ".join(counts.remarks(0, classes) + shots_remark(episodes))
         if row[name] > about["best"].get(name, {}).get("miou", -1):
             about["best"][name] = {"epoch": row["epoch"], "step": row["step"], "miou": row[name]}

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from .baselines import joint_prototype, mean_of, prototype, self_prototype, support_against_background
 from .batches import BatchMaker, EpisodeBatch
+from .config import Config
 from .episodes import Episode
 from .metrics import intersection_union, scores, vote
 from .prototypes import Consensus, query_mask_alone
@@ -108,6 +109,12 @@ def reliability(model, consensus: Consensus, episodes: list[Episode], make: Batc
     if min(r[0, 1], r[0, 2], r[1, 2]) <= 0:
         return 0.0  # a mask that goes against what its class looks like
     return float((r[0, 1] * r[0, 2]).sqrt() / r[1, 2])
+
+
+def keeps_threshold(config: Config) -> bool:
+    """Whether the vote's threshold stays as it is set. With image labels what would judge another, masks put right, is
+    worse than good masks are, and share and trust are the choice already."""
+    return config.trusted_vote and config.supervision == "image"
 
 
 def trust_from(found: float) -> float:

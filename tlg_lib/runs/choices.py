@@ -8,7 +8,7 @@ import pandas as pd
 
 from ..config import Config
 from .records import write_table
-from .study import Row, Study
+from .study import Row, Study, items
 
 
 def compare_settings(
@@ -22,7 +22,7 @@ def compare_settings(
     and seeds; best first.
     """
     folder = Path(folder)
-    rows = tuple(Row(name, name, tuple(sorted(changes.items()))) for name, changes in settings.items())
+    rows = tuple(Row(name, name, items(changes)) for name, changes in settings.items())
     found = []
     for fold in folds:
         here = config.replace(validation_fold=(fold + 1) % 4, fold=fold, epoch_episodes=0)

@@ -62,7 +62,6 @@ def own_rows(rows: tuple[Row, ...], own: dict[str, dict], only: tuple[str, ...])
 
 def curve_points(study: Study, trained: list[dict]) -> pd.DataFrame:
     """Long form of the epochs' scores; ``trained`` as Study.train returns it, rows turning fastest."""
-    cells = [(row, fold, seed) for seed in study.seeds for fold in study.folds for row in study.rows]
     lines = [
         {
             "row": row.name,
@@ -73,7 +72,7 @@ def curve_points(study: Study, trained: list[dict]) -> pd.DataFrame:
             "miou": epoch["test"],
             "miou_chosen": epoch["test_chosen"],
         }
-        for (row, fold, seed), summary in zip(cells, trained, strict=True)
+        for (row, fold, seed), summary in zip(study.cells(), trained, strict=True)
         for epoch in summary["history"]
     ]
     return pd.DataFrame(lines)

@@ -8,7 +8,7 @@ import pandas as pd
 
 from ..config import Config
 from .records import write_table
-from .study import RIVAL, Row, Study
+from .study import RIVAL, Row, Study, items
 
 # Rows of the curve: key of a record -> name in words. The rival reads no mask: its score is the same everywhere.
 LINES = {
@@ -41,12 +41,12 @@ def mask_curve(
     folder = Path(folder)
     config = config.replace(epoch_episodes=0)
     first = config.replace(masks=next(iter(masks.values())))
-    rival = Study(folder / "rival", first, folds, seeds, (Row("rival", LINES["rival"], _items(RIVAL)),), shots=(1,))
+    rival = Study(folder / "rival", first, folds, seeds, (Row("rival", LINES["rival"], items(RIVAL)),), shots=(1,))
     rival.train(workers)
     of_rival = [r for r in rival.evaluate(workers) if r["row"] == "rival"]
     tables = []
     for supervision in supervisions:
-        rows = tuple(Row(v, LINES[v], _items({"variant": v, "supervision": supervision})) for v in VARIANTS)
+        rows = tuple(Row(v, LINES[v], items({"variant": v, "supervision": supervision})) for v in VARIANTS)
         for strength, where in masks.items():
             study = Study(folder / supervision / strength, config.replace(masks=where), folds, seeds, rows, shots=(1,))
             study.train(workers)
@@ -57,10 +57,6 @@ def mask_curve(
 
     save_figure(curve_figure(table), folder / "curve.png", "mIoU of every row against the mIoU of the masks")
     return table
-
-
-def _items(values: dict[str, object]) -> tuple[tuple[str, object], ...]:
-    return tuple(sorted(values.items()))
 
 
 def curve_table(records: list[dict], strength: str, supervision: str) -> pd.DataFrame:

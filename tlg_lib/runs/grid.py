@@ -9,9 +9,9 @@ import pandas as pd
 
 from ..config import Config
 from .records import score_table, write_table
-from .study import RIVAL, Row, Study
+from .study import RIVAL, Row, Study, items
 
-RIVAL_ROW = Row("rival", "fully supervised rival: 4D encoder, drawn supports and targets", tuple(sorted(RIVAL.items())))
+RIVAL_ROW = Row("rival", "fully supervised rival: 4D encoder, drawn supports and targets", items(RIVAL))
 
 
 def grid_rows() -> tuple[Row, ...]:

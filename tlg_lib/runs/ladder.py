@@ -14,7 +14,7 @@ import pandas as pd
 from ..config import SWITCHES, VARIANT_SWITCHES, Config, make_config
 from ..errors import TLGError
 from .records import mean_interval, seed_means, write_table
-from .study import Row, Study
+from .study import Row, Study, items
 
 # Rungs in the order of docs/design.md's table (3.2), what is ours last: label, and the settings that change together.
 RUNGS: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -63,19 +63,15 @@ def ladder_rows(config: Config) -> tuple[Row, ...]:
     )
     if missing:
         raise TLGError(f"the ladder has no rung for {', '.join(missing)}: add one to tlg_lib/ladder.py")
-    rows, climbed = [Row("up-00-released", "released", _items(fixed))], dict(fixed)
+    rows, climbed = [Row("up-00-released", "released", items(fixed))], dict(fixed)
     for number, (name, (label, keys)) in enumerate(rungs.items(), 1):
         climbed |= {k: top[k] for k in keys}
-        rows.append(Row(f"up-{number:02d}-{name}", f"+ {label}", _items(climbed)))
+        rows.append(Row(f"up-{number:02d}-{name}", f"+ {label}", items(climbed)))
     for name, (label, keys) in rungs.items():
-        rows.append(Row(f"off-{name}", f"without: {label}", _items({k: bottom[k] for k in keys})))
+        rows.append(Row(f"off-{name}", f"without: {label}", items({k: bottom[k] for k in keys})))
     for switch, label in PARTS.items():
-        rows.append(Row(f"off-{switch}", label, _items({switch: False})))
+        rows.append(Row(f"off-{switch}", label, items({switch: False})))
     return tuple(rows)
-
-
-def _items(values: dict) -> tuple[tuple[str, object], ...]:
-    return tuple(sorted((k, tuple(v) if isinstance(v, list) else v) for k, v in values.items()))
 
 
 def run_ladder(

@@ -7,7 +7,7 @@ small tensors is faster than several threads for one. Records are long-form, one
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -47,19 +47,20 @@ def table_rows(config: Config) -> tuple[Row, ...]:
     """The trained rows that stand beside each other in every study (docs/design.md, 3.3)."""
     image, pixel = {"supervision": "image"}, {"supervision": "pixel"}
     rows = [
-        Row("extended-pixel", "TLG extended, pixel labels", _items(pixel), True),
-        Row("extended-image", "TLG extended, image labels", _items(image), True),
-        Row("extended-nomask", "TLG extended, pixel labels, no query mask", _items({**pixel, "query_mask": "none"})),
-        Row("rival-pixel", "4D encoder, drawn supports, pixel labels", _items(RIVAL), wrong=True),
-        Row("hsnet-pixel", "4D encoder alone, pixel labels", _items({**pixel, "variant": "hsnet"})),
-        Row("corrected-pixel", "TLG corrected, pixel labels", _items({**pixel, "variant": "corrected"})),
-        Row("released-pixel", "TLG as released, pixel labels", _items({**pixel, "variant": "released"})),
+        Row("extended-pixel", "TLG extended, pixel labels", items(pixel), True),
+        Row("extended-image", "TLG extended, image labels", items(image), True),
+        Row("extended-nomask", "TLG extended, pixel labels, no query mask", items({**pixel, "query_mask": "none"})),
+        Row("rival-pixel", "4D encoder, drawn supports, pixel labels", items(RIVAL), wrong=True),
+        Row("hsnet-pixel", "4D encoder alone, pixel labels", items({**pixel, "variant": "hsnet"})),
+        Row("corrected-pixel", "TLG corrected, pixel labels", items({**pixel, "variant": "corrected"})),
+        Row("released-pixel", "TLG as released, pixel labels", items({**pixel, "variant": "released"})),
     ]
     return tuple(rows)
 
 
-def _items(values: dict) -> tuple[tuple[str, object], ...]:
-    return tuple(sorted(values.items()))
+def items(values: Mapping[str, object]) -> tuple[tuple[str, object], ...]:
+    """Settings as ``Row.overrides`` holds them: by name, lists as tuples."""
+    return tuple(sorted((k, tuple(v) if isinstance(v, list) else v) for k, v in values.items()))
 
 
 def row_config(config: Config, row: Row, fold: int, seed: int) -> Config:
@@ -90,7 +91,8 @@ class Study:
     def job_folder(self, row: str, fold: int, seed: int) -> Path:
         return self.folder / "jobs" / f"{row}-fold{fold}-seed{seed}"
 
-    def _cells(self):
+    def cells(self) -> list[tuple[Row, int, int]]:
+        """Row, fold and seed of every training, in the order of what ``train`` returns."""
         return [(row, fold, seed) for seed in self.seeds for fold in self.folds for row in self.rows]
 
     def train(self, workers: int = 0, progress: bool = True) -> list[dict]:
@@ -101,7 +103,7 @@ class Study:
                 train_job,
                 (row_config(self.config, row, fold, seed).to_dict(), str(self.job_folder(row.name, fold, seed))),
             )
-            for row, fold, seed in self._cells()
+            for row, fold, seed in self.cells()
         ]
         self._prepare(progress)
         known = [finished_job(*arguments, self.inputs) for _, _, arguments in jobs]
@@ -121,7 +123,7 @@ class Study:
                         (config.to_dict(), str(folder), self.shots),
                     )
                 )
-        for row, fold, seed in self._cells():
+        for row, fold, seed in self.cells():
             config = row_config(self.config, row, fold, seed)
             jobs.append(
                 (
@@ -304,12 +306,12 @@ class _Scorer:
         return judged_by_labels(self.make, consensus, self.experiment.backbone.levels)
 
     def _threshold(self, predictor, voted: bool) -> float:
-        """The best threshold of base-class images. With image labels a vote keeps its own: what would judge it, masks
-        put right, is worse than good masks are, and share and trust are the choice already."""
+        """The best threshold of base-class images, or the vote's own where it keeps it."""
         from ..evaluate import THRESHOLDS, count_episodes
+        from ..trust import keeps_threshold
 
         config = self.config.replace(shots=1)
-        if voted and config.supervision == "image":
+        if voted and keeps_threshold(config):
             return config.threshold
         base = self.experiment.base_episodes(config, min(BASE_EPISODES, config.eval_episodes))
         return count_episodes(predictor, base, self._judged(), THRESHOLDS, config.eval_batch).best_threshold()
@@ -324,8 +326,7 @@ class _Scorer:
 
         config = self.config.replace(shots=shots)
         if alone not in self.thresholds:
-            voted = self.config.trusted_vote and epoch != "no training" and not alone
-            self.thresholds[alone] = self._threshold(predictor, voted)
+            self.thresholds[alone] = self._threshold(predictor, voted=epoch != "no training" and not alone)
         chosen = self.thresholds[alone]
         episodes = self.experiment.scored_episodes(config, control)
         batch = max(1, config.eval_batch // shots)
