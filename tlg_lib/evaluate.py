@@ -6,7 +6,7 @@ base classes and applied to test classes without predicting again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -119,8 +119,6 @@ def predict(predictor: Predictor, batch: EpisodeBatch, threshold: float = 0.5) -
     return vote(predictor(batch) >= threshold)
 
 
-@worker_deaths_in_one_line()
-@torch.inference_mode()
 def count_episodes(
     predictor: Predictor,
     episodes: list[Episode],
@@ -134,25 +132,45 @@ def count_episodes(
 
     make: of ``experiment.batches``, or any function of a list of episodes.
     """
-    inter, union, agree, predicted = [], [], [], []
+    return count_answers(lambda b: (predictor(b),), episodes, make, (thresholds,), batch_size, label, progress)[0]
+
+
+@worker_deaths_in_one_line()
+@torch.inference_mode()
+def count_answers(
+    answers: Callable[[EpisodeBatch], Sequence[Tensor]],
+    episodes: list[Episode],
+    make: BatchMaker | _Judged | Callable[[list[Episode]], EpisodeBatch],
+    thresholds: Sequence[tuple[float, ...]],
+    batch_size: int = 16,
+    label: str = "",
+    progress: bool = False,
+) -> list[Counts]:
+    """``count_episodes`` of several answers [B, K, H, W] that one pass gives, each at thresholds of its own."""
+    found: list[list[tuple[np.ndarray, ...]]] = [[] for _ in thresholds]
     groups = [episodes[start : start + batch_size] for start in range(0, len(episodes), batch_size)]
     batches = make.each(groups) if hasattr(make, "each") else map(make, groups)
     for batch in track(batches, len(groups), label, "batches", progress):
-        probabilities = predictor(batch)  # [B, K, H, W]
-        if not torch.isfinite(probabilities).all():
-            raise TLGError("the predictor's output is not finite: its training diverged, train again", code=6)
-        masks = torch.stack([vote(probabilities >= t) for t in thresholds])  # [T, B, H, W]
-        i, u = intersection_union(masks, batch.truth)
-        predicted.append(masks.float().mean((-2, -1)).cpu().numpy())
-        inter.append(i.cpu().numpy())
-        union.append(u.cpu().numpy())
-        i, u = intersection_union(masks[0], batch.query_mask[:, 0].long())
-        agree.append(torch.stack([i[:, 1], u[:, 1]], 1).cpu().numpy())
-    return Counts(
-        tuple(thresholds),
-        np.concatenate(inter, 1),
-        np.concatenate(union, 1),
-        np.concatenate(agree),
-        np.array([e.class_id for e in episodes]),
-        np.concatenate(predicted, 1),
-    )
+        for probabilities, at, counted in zip(answers(batch), thresholds, found, strict=True):
+            if not torch.isfinite(probabilities).all():
+                raise TLGError("the predictor's output is not finite: its training diverged, train again", code=6)
+            masks = torch.stack([vote(probabilities >= t) for t in at])  # [T, B, H, W]
+            truth = intersection_union(masks, batch.truth)
+            pseudo = intersection_union(masks[0], batch.query_mask[:, 0].long())
+            agree = torch.stack([part[:, 1] for part in pseudo], 1)  # [B, 2]
+            counted.append(tuple(x.cpu().numpy() for x in (*truth, agree, masks.float().mean((-2, -1)))))
+    ids = np.array([e.class_id for e in episodes])
+    results = []
+    for at, counted in zip(thresholds, found):
+        inter, union, agree, predicted = zip(*counted)
+        results.append(
+            Counts(
+                tuple(at),
+                np.concatenate(inter, 1),
+                np.concatenate(union, 1),
+                np.concatenate(agree),
+                ids,
+                np.concatenate(predicted, 1),
+            )
+        )
+    return results

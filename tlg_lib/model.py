@@ -208,7 +208,7 @@ class TLG(nn.Module):
 
         With ``trusted_vote`` the network's answer has been put to the vote with prototypes and mask (trust.py).
         """
-        return trust.answer(self, batch) if self.config.trusted_vote else self.network_alone(batch)
+        return trust.answer(self, batch)[0] if self.config.trusted_vote else self.network_alone(batch)
 
     @torch.no_grad()
     def network_alone(self, batch: EpisodeBatch) -> Tensor:

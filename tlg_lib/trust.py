@@ -59,10 +59,14 @@ def _weigh(signed: Tensor, share, trust) -> Tensor:
     return (1 + (share * network + (1 - share) * free + trust * mask) / (1 + trust)) / 2
 
 
-def answer(model, batch: EpisodeBatch) -> Tensor:
-    """What is scored, float 0..1 [B, K, H, W]: the vote with the model's own share and trust."""
+def answer(model, batch: EpisodeBatch) -> tuple[Tensor, Tensor]:
+    """What is scored, the vote with the model's own share and trust, and the network's own part in it.
+
+    Float 0..1 [B, K, H, W] each.
+    """
     share, trust = model.trust.tolist()
-    return combine(votes(model, batch), share, trust if model.with_mask else 0.0)
+    voices = votes(model, batch)
+    return combine(voices, share, trust if model.with_mask else 0.0), voices[0]
 
 
 @torch.inference_mode()

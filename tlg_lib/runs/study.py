@@ -7,9 +7,11 @@ small tensors is faster than several threads for one. Records are long-form, one
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -22,6 +24,16 @@ from ..machine.paths import read_sealed, write_sealed
 from ..machine.terminal import plain
 from .jobs import SCORING, default_workers, run_study_jobs
 from .records import remarks_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..baselines import Predictor
+    from ..batches import EpisodeBatch
+    from ..episodes import Episode
+    from ..evaluate import Counts
+
+    Answers = Callable[[EpisodeBatch], Sequence[Tensor]]  # one or several foreground probabilities [B, K, H, W]
 
 TRAINING_FREE = "training-free"
 BASE_EPISODES = 200  # base-class episodes on which a threshold is chosen
@@ -196,27 +208,37 @@ def evaluate_trained(
     where its answer was put to the vote; when ``full`` also the best epoch by the test classes, and when ``full`` or
     ``wrong`` the wrong-support control."""
     from ..train import load_trained
+    from ..trust import answer
 
     inputs = inputs or Inputs()
     scorer = _Scorer(config_from_dict(config), folder, name, label, inputs)
     if scorer.finished is not None:
         return scorer.finished
     model = load_trained(folder, progress=False, inputs=inputs)[0]
-    last = model.predict
-    for k in shots:
-        scorer.score(last, shots=k)
     if scorer.config.trusted_vote:
-        scorer.score(model.network_alone, shots=shots[0], alone=True)
+        scorer.score(partial(answer, model), shots=shots[0], kinds=(VOTED, ALONE))
+    else:
+        scorer.score(_one(model.predict), shots=shots[0])
+    for k in shots[1:]:
+        scorer.score(_one(model.predict), shots=k)
     if full or wrong:
-        scorer.score(last, shots=shots[0], control="wrong support")
+        scorer.score(_one(model.predict), shots=shots[0], control="wrong support")
     if full:
         best_step = _best_step(folder)
         if best_step == scorer.config.steps:
             scorer.repeat(shots=shots[0], epoch="best by test classes")
         elif best_step:
             best = load_trained(folder, "best_test", False, inputs)[0]
-            scorer.score(best.predict, shots=shots[0], epoch="best by test classes")
+            scorer.score(_one(best.predict), shots=shots[0], epoch="best by test classes")
     return scorer.finish()
+
+
+VOTED, ALONE = False, True  # an answer that is scored as it is, and the network's before it was put to the vote
+
+
+def _one(predictor: Predictor) -> Answers:
+    """A predictor as what gives one answer."""
+    return lambda batch: (predictor(batch),)
 
 
 def finished_job(config: dict, folder: str, inputs: Inputs) -> dict | None:
@@ -267,7 +289,7 @@ def evaluate_training_free(
     for scorer in scorers:
         if scorer.finished is None:
             for k in shots:
-                scorer.score(predictors[scorer.label], shots=k, epoch="no training")
+                scorer.score(_one(predictors[scorer.label]), shots=k, epoch="no training")
             scorer.finish()
     return [record for scorer in scorers for record in scorer.finished]
 
@@ -305,34 +327,53 @@ class _Scorer:
         consensus = base_consensus(self.config, self.experiment)
         return judged_by_labels(self.make, consensus, self.experiment.backbone.levels)
 
-    def _threshold(self, predictor, voted: bool) -> float:
-        """The best threshold of base-class images, or the vote's own where it keeps it."""
-        from ..evaluate import THRESHOLDS, count_episodes
+    def _choose_thresholds(self, answers: Answers, kinds: tuple[bool, ...], epoch: str) -> None:
+        """For each kind the best threshold of base-class images, or the vote's own where it keeps it."""
+        from ..evaluate import THRESHOLDS, count_answers
         from ..trust import keeps_threshold
 
         config = self.config.replace(shots=1)
-        if voted and keeps_threshold(config):
-            return config.threshold
+        keeps = epoch != "no training" and keeps_threshold(config)
+        if keeps and kinds == (VOTED,):
+            self.thresholds[VOTED] = config.threshold
+            return
         base = self.experiment.base_episodes(config, min(BASE_EPISODES, config.eval_episodes))
-        return count_episodes(predictor, base, self._judged(), THRESHOLDS, config.eval_batch).best_threshold()
+        counts = count_answers(answers, base, self._judged(), (THRESHOLDS,) * len(kinds), config.eval_batch)
+        for kind, counted in zip(kinds, counts):
+            self.thresholds[kind] = config.threshold if keeps and kind == VOTED else counted.best_threshold()
 
-    def score(self, predictor, *, shots: int, control: str = "", epoch: str = "last", alone: bool = False) -> None:
-        """Records of the predictor at 0.5 and at the threshold chosen on base classes.
+    def score(
+        self,
+        answers: Answers,
+        *,
+        shots: int,
+        control: str = "",
+        epoch: str = "last",
+        kinds: tuple[bool, ...] = (VOTED,),
+    ) -> None:
+        """Records of each answer at 0.5 and at the threshold chosen on base classes.
 
-        alone: it is the network before its answer is put to the vote, a row of its own with its own threshold.
+        kinds: what each answer is; ALONE is a row of its own with its own threshold.
         """
-        from ..episodes import shots_remark
-        from ..evaluate import count_episodes
+        from ..evaluate import count_answers
 
         config = self.config.replace(shots=shots)
-        if alone not in self.thresholds:
-            self.thresholds[alone] = self._threshold(predictor, voted=epoch != "no training" and not alone)
-        chosen = self.thresholds[alone]
+        if not self.thresholds.keys() >= set(kinds):
+            self._choose_thresholds(answers, kinds, epoch)
         episodes = self.experiment.scored_episodes(config, control)
+        thresholds = [(config.threshold, self.thresholds[kind]) for kind in kinds]
         batch = max(1, config.eval_batch // shots)
-        counts = count_episodes(predictor, episodes, self.make, (config.threshold, chosen), batch)
+        for kind, counts in zip(kinds, count_answers(answers, episodes, self.make, thresholds, batch)):
+            self._record(config, episodes, counts, control=control, epoch=epoch, alone=kind == ALONE)
+
+    def _record(
+        self, config: Config, episodes: list[Episode], counts: Counts, *, control: str, epoch: str, alone: bool
+    ):
+        """Keep the counts in a file of their own, and what they say as two records."""
+        from ..episodes import shots_remark
+
         kind = (
-            f"{shots}shot"
+            f"{config.shots}shot"
             + ("-wrong" if control else "")
             + ("-best" if epoch.startswith("best") else "")
             + "-alone" * alone
@@ -352,7 +393,7 @@ class _Scorer:
                     "label": self.label + ", network alone" * alone,
                     "fold": config.fold,
                     "seed": config.seed,
-                    "shots": shots,
+                    "shots": config.shots,
                     "variant": config.variant,
                     "supervision": config.supervision,
                     "query_mask": config.query_mask,
