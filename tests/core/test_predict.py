@@ -10,11 +10,13 @@ from PIL import Image
 from tlg_lib.checkpoints import Checkpoint, save_checkpoint
 from tlg_lib.config import make_config
 from tlg_lib.data.images import read_image
+from tlg_lib.data.photographs import images_at
 from tlg_lib.errors import TLGError
 from tlg_lib.machine.downloads import sha256_of
 from tlg_lib.machine.paths import notebooks_home
 from tlg_lib.masks.drawn import drawn_mask
-from tlg_lib.predict import PHOTO, FewShotPredictor, images_at, latest_checkpoint, predict_files
+from tlg_lib.predict import PHOTO, FewShotPredictor, latest_checkpoint
+from tlg_lib.runs.photographs import predict_files
 
 
 @pytest.fixture(autouse=True)
@@ -276,7 +278,7 @@ def test_a_second_run_replaces_its_own_results_and_nothing_else(tmp_path, photog
 
 def test_one_name_too_long_to_write_does_not_end_a_batch(tmp_path, photograph, monkeypatch):
     """Names are cut so that they fit; where a system takes fewer bytes still, the others are done."""
-    import tlg_lib.predict
+    from tlg_lib.runs import photographs
 
     queries = tmp_path / "queries"
     queries.mkdir()
@@ -287,9 +289,9 @@ def test_one_name_too_long_to_write_does_not_end_a_batch(tmp_path, photograph, m
     summary = predict_files(queries, [support], "", tmp_path / "out", **values)
     assert all("mask" in entry for entry in summary["queries"])
 
-    real = tlg_lib.predict.write_picture
+    real = photographs.write_picture
     refuse = lambda path, array: real(path.parent / ("b" * 250 + path.name), array)  # noqa: E731
-    monkeypatch.setattr(tlg_lib.predict, "write_picture", lambda p, a: (refuse if "~" in p.name else real)(p, a))
+    monkeypatch.setattr(photographs, "write_picture", lambda p, a: (refuse if "~" in p.name else real)(p, a))
     summary = predict_files(queries, [support], "", tmp_path / "out2", **values)
     assert ["error" in entry for entry in summary["queries"]] == [False, True, False]
 

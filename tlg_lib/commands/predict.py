@@ -46,7 +46,7 @@ def command(
 ) -> None:
     """Write a mask PNG and an overlay PNG per query, at its own size, and a summary."""
     from ..errors import TLGError
-    from ..predict import predict_files
+    from ..runs.photographs import predict_files
 
     summary = predict_files(
         query,

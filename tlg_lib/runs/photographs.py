@@ -1,0 +1,147 @@
+"""Photographs on disk: a file or a folder of them segmented into masks, overlays and a summary (`tlg predict`)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from ..data.images import image_size, read_image, tint
+from ..data.photographs import (
+    KINDS,
+    MAKER,
+    coco_annotations,
+    coco_shape,
+    folders_note,
+    images_at,
+    output_path,
+    output_stems,
+    passed_over,
+    refuse_overwriting,
+    write_picture,
+)
+from ..errors import TLGError
+from ..machine.paths import user_path, write_json
+from ..machine.progress import track
+from ..predict import FewShotPredictor
+
+OVERLAY = (0, 114, 178)  # RGB
+
+
+def predict_files(
+    query: str | Path,
+    support: list[str | Path],
+    class_name: str,
+    out: str | Path,
+    progress: bool = True,
+    support_masks: list[str | Path] | None = None,
+    coco: str = "",
+    **options,
+) -> dict:
+    """Segment a photograph or a folder of them; write masks, overlays and summary.json into ``out``.
+
+    query: file or folder; support: files or folders; support_masks: drawn masks, one for each support image in their
+    order (masks/drawn.py), or one folder of PNGs with the supports' names; coco: "rle" or "polygons" writes
+    predictions.json too; options: of FewShotPredictor. Masks are 8-bit PNG, 255 = the class, at the query's own size.
+    In a folder a query that cannot be read or written is reported in the summary ("error") and the others are done;
+    a single query raises TLGError. Nothing that was not written by this function is written over. Returns the summary.
+    """
+    if coco not in ("", "rle", "polygons"):
+        raise TLGError(f"--coco {coco}: choose rle or polygons")
+    queries, other = images_at(query), passed_over(query)
+    supports = [path for item in support for path in images_at(item)]
+    if not supports:
+        raise TLGError("no support image: give at least one with --support")
+    drawn = _drawn(support_masks or [], supports)
+    if not drawn and not class_name.strip():
+        raise TLGError("say what to look for: a class name (--class) or a mask of each support (--support-mask)")
+    out = user_path(out)
+    stems = output_stems(queries, out)
+    summaries = [out / "summary.json"] + [out / "predictions.json"] * bool(coco)
+    targets = [output_path(stem, kind) for stem in stems for kind in KINDS]
+    inputs = [*queries, *supports, *(Path(mask) for mask in drawn)]
+    refuse_overwriting(out, user_path(query), inputs, targets, summaries)
+    for path in supports + (queries if len(queries) == 1 else []):
+        image_size(path)  # raises, naming a missing or broken file, before the models are loaded
+    if drawn and not options.get("checkpoint"):
+        options["checkpoint"] = "photo"
+    predictor = FewShotPredictor(class_name, **options)
+    prepared = predictor.support([read_image(path) for path in supports], drawn or None)
+    results, shapes = [], []
+    label = f"segmenting '{class_name}'" if class_name else "segmenting"
+    for path, stem in track(list(zip(queries, stems)), label=label, unit="images", show=progress and len(queries) > 1):
+        try:
+            entry, mask = _predict_file(predictor, prepared, path, stem)
+            results.append(entry)
+            shapes += [(entry, coco_shape(mask, coco))] if coco else []
+        except TLGError as error:
+            if len(queries) == 1 or (error.code == 5 and "no space" in str(error)):
+                raise
+            results.append({"query": str(path), "error": str(error)})
+    if coco:
+        write_json(summaries[1], coco_annotations(shapes, class_name))
+    summary = _summary(predictor, class_name, results, folders_note(query))
+    summary["support"] = [
+        {"file": str(path), "drawn": bool(drawn), "mask_share": _share(mask == 1)}
+        for path, (_, _, mask) in zip(supports, prepared, strict=True)
+    ]
+    summary["passed_over"] = [str(path) for path in other]
+    write_json(summaries[0], summary)
+    return summary
+
+
+def _drawn(masks: list, supports: list[Path]) -> list[str]:
+    """One drawn mask for each support; a folder gives <name of the support>.png. Raises TLGError when they differ."""
+    if len(masks) == 1 and user_path(masks[0]).is_dir():
+        folder = user_path(masks[0])
+        masks = [folder / f"{path.stem}.png" for path in supports]
+        lacking = [path for path in masks if not path.is_file()]
+        if lacking:
+            raise TLGError(
+                f"no mask {lacking[0]}: a folder of masks needs one PNG with the name of each support", code=3
+            )
+    if masks and len(masks) != len(supports):
+        raise TLGError(
+            f"{len(supports)} support images and {len(masks)} masks: give one mask for each, in their order, every one "
+            "after its own --support-mask, or one folder"
+        )
+    return [str(mask) for mask in masks]
+
+
+def _summary(predictor: FewShotPredictor, class_name: str, results: list[dict], notes: list[str]) -> dict:
+    clip = predictor.clip
+    return {
+        "made_by": MAKER,
+        "class": class_name,
+        "method": predictor.method,
+        "notes": [*predictor.notes, *notes],
+        "threshold": predictor.threshold,
+        "clip": f"{clip.name} ({clip.weights})" if clip else "",
+        "backbone": predictor.backbone.name,
+        "backbone_weights": predictor.backbone.weights,
+        "device": str(predictor.device),
+        "queries": results,
+    }
+
+
+def _predict_file(predictor: FewShotPredictor, prepared: list, path: Path, stem: Path) -> tuple[dict, np.ndarray]:
+    image = read_image(path)
+    found = predictor.segment(image, prepared)
+    mask_path, overlay_path = (output_path(stem, kind) for kind in KINDS)
+    write_picture(mask_path, found.mask.astype(np.uint8) * 255)
+    write_picture(overlay_path, tint(image, found.mask, OVERLAY))
+    return {
+        "query": str(path),
+        "mask": str(mask_path),
+        "overlay": str(overlay_path),
+        "height": image.shape[0],
+        "width": image.shape[1],
+        "share": _share(found.mask),
+        "mask_share": _share(found.query_mask == 1),
+        "confidence": round(float(found.probability[found.mask].mean()), 4) if found.mask.any() else 0.0,
+    }, found.mask
+
+
+def _share(mask: np.ndarray) -> float:
+    """Share of the pixels inside, 0..1."""
+    return round(float(np.mean(mask)), 4)
