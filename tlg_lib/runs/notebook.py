@@ -20,6 +20,7 @@ from ..errors import TLGError
 from ..inputs import Inputs
 from ..machine.paths import data_home, runs_home, user_path
 from ..machine.terminal import plain
+from . import ahead
 
 # The parameters that all notebooks share, with their defaults; "" and "all" leave the choice to the preset.
 PARAMETERS: dict[str, str | int] = {
@@ -71,6 +72,7 @@ class Run:
 
     def train(self) -> list[dict]:
         """Train what is not trained yet; returns a summary per network (train.train), in order."""
+        ahead.stop(self.folder)
         return self._alone(lambda study: study.train())
 
     def evaluate(self) -> list[dict]:
@@ -230,6 +232,10 @@ def setup(
     configs = [row_config(base, row, f, s) for row in rows for f in folds for s in seeds]  # checked now, all
     run = Run(configs[0], folds, seeds, tuple(sorted({1, many[0]})), rows, folder)
     if not quiet:
+        if ahead.one_thread_is_enough(run.config):
+            import torch
+
+            torch.set_num_threads(1)  # the core that is free trains ahead
         print(banner(run))
     return run
 

@@ -26,6 +26,7 @@ from ..machine.locks import folder_lock
 from ..machine.paths import atomic, notebooks_home, read_json, runs_home, user_path
 from ..machine.safe_yaml import read_yaml
 from ..machine.terminal import bare, plain
+from .ahead import Ahead
 from .notebook import PARAMETERS, setup, typed
 
 LOCK_NAME = ".run.lock"
@@ -141,7 +142,7 @@ def run_notebooks(
         asked = setup(**{name: value for name, value in parameters.items() if name in PARAMETERS}, quiet=True)
         _check_data(asked.config, named=bool(parameters.get("data")))
     library = code_digest(everything=True)
-    with folder_lock(folder, name=LOCK_NAME):
+    with folder_lock(folder, name=LOCK_NAME), Ahead(asked.study() if asked else None) as ahead:
         _say(f"{preset}: {len(notebooks)} notebooks into {folder}")
         began = time.perf_counter()
         for count, notebook in enumerate(notebooks, 1):
@@ -155,6 +156,7 @@ def run_notebooks(
             else:
                 _execute(notebook, copy, mine, head)
                 _sign(copy, {**stamp, "data": _data(asked)}, began_one)  # a first run has made its data meanwhile
+                ahead.begin()
                 _say(f"{head}: {time.perf_counter() - began_one:.0f} s")
         _say(f"all notebooks done in {time.perf_counter() - began:.0f} s")
     return folder
