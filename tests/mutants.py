@@ -30,7 +30,7 @@ TESTS = {  # module of the core -> its tests below tests/core
     "metrics": "metrics", "episodes": "episodes protocol remarks", "correlation": "correlation", "conv4d": "conv4d",
     "aggregation": "parts model", "transport": "transport", "text_prior": "parts model",
     "prototypes": "prototypes baselines", "decoder": "parts model", "model": "model switches", "losses": "losses",
-    "baselines": "baselines", "trust": "trust", "evaluate": "metrics remarks protocol",
+    "baselines": "baselines", "trust": "trust", "evaluate": "evaluate remarks protocol",
     "batches": "batches support_masks",
 }  # fmt: skip
 SWAPS = {

@@ -51,7 +51,8 @@ def stored(data, folder, name, class_id):
 def test_masks_and_targets_are_those_of_image_and_class(episodes, supervision, support_loss, training):
     data, made = episodes
     config = make_config("smoke", dataset="pascal", image_size=SIZE, supervision=supervision, support_loss=support_loss)
-    batch = BatchMaker(config, data, Store(data.image_ids))(made, training)
+    make = BatchMaker(config, data, Store(data.image_ids))
+    batch = make(made, True) if training else make(made)  # not said otherwise, it is for scoring
     for b, e in enumerate(made):
         true = stored(data, "SegmentationClassAug", e.query, e.class_id)
         pseudo = stored(data, "PseudoMasks", f"{e.query}--{e.class_id}", e.class_id)

@@ -21,7 +21,11 @@ class Store:
 
 
 @pytest.mark.parametrize("training", [False, True])
-def test_drawn_and_boxed_supports_leave_the_query_as_it_was(tiny_voc, training):
+def test_drawn_and_boxed_supports_leave_the_query_as_it_was(tiny_voc, training, monkeypatch):
+    import tlg_lib.masks.drawn as drawn
+
+    boxes, cut = [], drawn.cut
+    monkeypatch.setattr(drawn, "cut", lambda image, given, *more: boxes.extend(given) or cut(image, given, *more))
     data = SegmentationFolder(tiny_voc, "pascal")
     image, class_id = data.rows("val", 0)[0]
     other = next(i for i, c in data.rows("trn", 0) if c == class_id)
@@ -41,6 +45,9 @@ def test_drawn_and_boxed_supports_leave_the_query_as_it_was(tiny_voc, training):
     rows, columns = np.flatnonzero(truth.any(1)), np.flatnonzero(truth.any(0))
     outside = np.ones(size, bool)
     outside[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] = False
+    inside = np.array(Image.open(tiny_voc / "SegmentationClassAug" / f"{other}.png")) == class_id + 1
+    (y0, *_, y1), (x0, *_, x1) = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))
+    assert boxes == [(x0, y0, x1 + 1, y1 + 1)]  # not a pixel wider than the object
     assert found["boxes"].any() and not (found["boxes"] & np.roll(outside, 1) & np.roll(outside, -1)).any()
     assert (found["boxes"] & truth).sum() / (found["boxes"] | truth).sum() > 0.5
     for batch in batches.values():

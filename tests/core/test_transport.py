@@ -1,11 +1,14 @@
 """Transport plans against POT, gradients against finite differences, attention against loops."""
 
 import math
+import re
+import warnings
 
 import ot
 import pytest
 import torch
 
+import tlg_lib.transport as module
 from tlg_lib.config import make_config
 from tlg_lib.transport import (
     HeterogeneousTransport,
@@ -122,8 +125,6 @@ def test_adjacent_keys_and_values_take_an_odd_number_of_tokens():
 
 
 def test_a_plan_beyond_the_cap_goes_on_until_its_rows_fit_or_says_so(monkeypatch):
-    import tlg_lib.transport as module
-
     cost = torch.rand(3, 7, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     reg = 0.01
     assert module.sinkhorn_iterations(reg) == module.MOST_ITERATIONS
@@ -134,3 +135,23 @@ def test_a_plan_beyond_the_cap_goes_on_until_its_rows_fit_or_says_so(monkeypatch
     monkeypatch.setattr(module, "ROUNDS", 0)
     with pytest.warns(UserWarning, match="transport_reg=0.01: after 20 iterations a row"):
         module.sinkhorn_plan(cost, reg)
+
+
+def test_the_look_is_at_the_rows_which_the_last_step_has_not_set():
+    """Columns are exact after every step; rows of this cost need several rounds, and no warning is due."""
+    cost = torch.rand(1, 6, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    plan, _ = module._iterate_logarithms(-cost / 0.005, module.MOST_ITERATIONS, None)
+    assert (6 * plan.sum(-1) - 1).abs().max() > 3 * module.WORST_ROW > (6 * plan.sum(-2) - 1).abs().max()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = module.sinkhorn_plan(cost, 0.005)
+    assert (6 * found.sum(-1) - 1).abs().max() <= module.WORST_ROW
+
+
+def test_the_warning_tells_how_far_off_a_row_is(monkeypatch):
+    monkeypatch.setattr(module, "ROUNDS", 0)
+    cost = torch.rand(1, 6, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    with pytest.warns(UserWarning) as told:
+        plan = module.sinkhorn_plan(cost, 0.005)
+    said = float(re.search(r"off by ([0-9.e-]+)%", str(told[0].message))[1])
+    assert said == pytest.approx(100 * float((6 * plan.sum(-1) - 1).abs().max()), rel=0.06)
