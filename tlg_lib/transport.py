@@ -232,7 +232,7 @@ def sinkhorn_iterations(reg: float) -> int:
     start = 2 / reg
     if rate >= 1:  # reg so small that tanh rounds to 1: theory promises nothing, the cap decides
         return MOST_ITERATIONS
-    if rate <= 0 or start <= TOLERANCE:
+    if start <= TOLERANCE:
         return 1
     return min(MOST_ITERATIONS, max(1, math.ceil(math.log(TOLERANCE / start) / math.log(rate))))
 

@@ -41,6 +41,15 @@ def test_learnable_features_take_the_path_with_gradients():
     assert query[0].grad.abs().sum() > 0
 
 
+def test_under_autocast_the_correlation_takes_its_precision():
+    query, support = random_maps((6, 9), (3, 4), 0), random_maps((6, 9), (5, 2), 1)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = correlate(query, support)
+        exact = correlate([q.double() for q in query], [s.double() for s in support])
+    assert (found.dtype, exact.dtype) == (torch.bfloat16, torch.float64)
+    torch.testing.assert_close(found.double(), exact, atol=0.02, rtol=0.02)
+
+
 def test_a_masked_support_position_matches_nothing():
     query, support = random_maps((6,), (4, 4), 0), random_maps((6,), (4, 4), 1)
     mask = torch.zeros(2, 1, 4, 4)
