@@ -276,6 +276,17 @@ def test_a_second_run_replaces_its_own_results_and_nothing_else(tmp_path, photog
         predict_files(tmp_path, [image], "", tmp_path / "out", **values)
 
 
+def test_several_queries_are_files_and_folders_each_photograph_once(tmp_path, photograph):
+    folder = tmp_path / "queries"
+    folder.mkdir()
+    a, b, c = (save(photograph, place) for place in (tmp_path / "a.png", folder / "b.png", folder / "c.png"))
+    values = dict(progress=False, support_masks=["20,20,110,110"], checkpoint="none")
+    summary = predict_files([a, folder, b], [a], "", tmp_path / "out", **values)
+    assert [entry["query"] for entry in summary["queries"]] == [str(path) for path in (a, b, c)]
+    with pytest.raises(TLGError, match="lies in the query folder"):
+        predict_files([a, folder], [a], "", folder / "out", **values)
+
+
 def test_one_name_too_long_to_write_does_not_end_a_batch(tmp_path, photograph, monkeypatch):
     """Names are cut so that they fit; where a system takes fewer bytes still, the others are done."""
     from tlg_lib.runs import photographs

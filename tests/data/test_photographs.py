@@ -60,18 +60,18 @@ def test_only_files_of_ours_that_nobody_changed_may_be_replaced(tmp_path):
     query = save(tmp_path / "q.png")
     for path in (ours, save(tmp_path / "b_mask.png")):
         with pytest.raises(TLGError, match=f"{path.name} was not written by"):
-            p.refuse_overwriting(tmp_path, query, [query], [path], [])
+            p.refuse_overwriting(tmp_path, [query], [query], [path], [])
     with pytest.raises(TLGError, match="q.png is an input"):
-        p.refuse_overwriting(tmp_path, query, [query], [query], [])
+        p.refuse_overwriting(tmp_path, [query], [query], [query], [])
     (tmp_path / "link.png").symlink_to(tmp_path / "nowhere")
     with pytest.raises(TLGError, match="link.png was not written"):
-        p.refuse_overwriting(tmp_path, query, [query], [tmp_path / "link.png"], [])
+        p.refuse_overwriting(tmp_path, [query], [query], [tmp_path / "link.png"], [])
     for text in ("my own notes", "[1]", '{"made_by": "me"}'):
         (tmp_path / "summary.json").write_text(text)
         with pytest.raises(TLGError, match="summary.json was not written"):
-            p.refuse_overwriting(tmp_path, query, [query], [], [tmp_path / "summary.json"])
+            p.refuse_overwriting(tmp_path, [query], [query], [], [tmp_path / "summary.json"])
     (tmp_path / "summary.json").write_text('{"made_by": "tlg predict"}')
-    p.refuse_overwriting(tmp_path, query, [query], [tmp_path / "new_mask.png"], [tmp_path / "summary.json"])
+    p.refuse_overwriting(tmp_path, [query], [query], [tmp_path / "new_mask.png"], [tmp_path / "summary.json"])
 
 
 def test_results_do_not_go_among_the_photographs(tmp_path):
@@ -80,8 +80,8 @@ def test_results_do_not_go_among_the_photographs(tmp_path):
     (tmp_path / "link").symlink_to(photos, target_is_directory=True)
     for out in (photos, photos / "out", tmp_path / "link", photos / ".." / "photos" / "deep" / "er"):
         with pytest.raises(TLGError, match="lies in the query folder"):
-            p.refuse_overwriting(out, photos, [], [], [])
-    p.refuse_overwriting(tmp_path / "out", photos, [], [], [])
+            p.refuse_overwriting(out, [photos], [], [], [])
+    p.refuse_overwriting(tmp_path / "out", [photos], [], [], [])
 
 
 @pytest.mark.parametrize("form", ["rle", "polygons"])

@@ -45,9 +45,9 @@ def parse_settings(settings: list[str] | None) -> dict[str, str]:
 
 
 def whole_numbers(option: str, text: str) -> tuple[int, ...]:
-    """ "0,1,2" to (0, 1, 2); raises TLGError naming the option."""
+    """ "0,1,2" to (0, 1, 2), a repeated number once; raises TLGError naming the option."""
     try:
-        return tuple(int(number) for number in text.split(","))
+        return tuple(dict.fromkeys(int(number) for number in text.split(",")))
     except ValueError:
         raise TLGError(f"{option} {text}: write whole numbers, as 0,1,2") from None
 

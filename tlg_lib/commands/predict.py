@@ -8,7 +8,7 @@ import typer
 
 
 def command(
-    query: Annotated[str, typer.Option(help="photograph, or a folder of them, to segment")],
+    query: Annotated[list[str], typer.Option(help="photograph, or a folder of them, to segment; repeatable")],
     support: Annotated[
         list[str], typer.Option(help="photograph that shows the class; repeatable, or several after one --support")
     ],

@@ -99,15 +99,18 @@ def output_path(stem: Path, kind: str) -> Path:
     return stem.with_name(f"{stem.name}_{kind}.png")
 
 
-def refuse_overwriting(out: Path, query: Path, inputs: list[Path], targets: list[Path], summaries: list[Path]) -> None:
+def refuse_overwriting(
+    out: Path, queries: list[Path], inputs: list[Path], targets: list[Path], summaries: list[Path]
+) -> None:
     """Raise TLGError where writing would mix with, or replace, anything that ``tlg predict`` did not write.
 
-    query: file or folder of what is segmented; inputs: all photographs and masks that are read.
+    queries: files and folders of what is segmented; inputs: all photographs and masks that are read.
     """
-    if query.is_dir() and (_same(out, query) or query.resolve() in out.resolve().parents):
-        raise TLGError(
-            f"--out {out} lies in the query folder: choose a folder beside it, as --out {query.resolve()}-out"
-        )
+    for query in filter(Path.is_dir, queries):
+        if _same(out, query) or query.resolve() in out.resolve().parents:
+            raise TLGError(
+                f"--out {out} lies in the query folder: choose a folder beside it, as --out {query.resolve()}-out"
+            )
     read = {path.resolve() for path in inputs}
     for path in (*targets, *summaries):
         if path.resolve() in read:

@@ -251,6 +251,7 @@ def _official(name: str, weights: str | Path):
     if weights:
         model, origin = _from_file(open_clip, model_name, user_path(weights), options)
     else:
+        logging.disable(logging.ERROR)  # what the transports log of a failure stands in the one line below
         try:
             model = open_clip.create_model(model_name, pretrained=tag, **options)
         except Exception as error:  # each transport of open_clip has its own kinds of network errors
@@ -262,6 +263,8 @@ def _official(name: str, weights: str | Path):
                 "file with --set clip_weights=FILE",
                 code=7,
             ) from None
+        finally:
+            logging.disable(logging.NOTSET)
         origin = tag
     mean = getattr(model.visual, "image_mean", None) or open_clip.OPENAI_DATASET_MEAN
     std = getattr(model.visual, "image_std", None) or open_clip.OPENAI_DATASET_STD

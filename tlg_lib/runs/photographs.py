@@ -29,7 +29,7 @@ OVERLAY = (0, 114, 178)  # RGB
 
 
 def predict_files(
-    query: str | Path,
+    query: str | Path | list[str | Path],
     support: list[str | Path],
     class_name: str,
     out: str | Path,
@@ -38,17 +38,20 @@ def predict_files(
     coco: str = "",
     **options,
 ) -> dict:
-    """Segment a photograph or a folder of them; write masks, overlays and summary.json into ``out``.
+    """Segment photographs or folders of them; write masks, overlays and summary.json into ``out``.
 
-    query: file or folder; support: files or folders; support_masks: drawn masks, one for each support image in their
-    order (masks/drawn.py), or one folder of PNGs with the supports' names; coco: "rle" or "polygons" writes
-    predictions.json too; options: of FewShotPredictor. Masks are 8-bit PNG, 255 = the class, at the query's own size.
+    query: a file or folder, or several; support: files or folders; support_masks: drawn masks, one for each support
+    image in their order (masks/drawn.py), or one folder of PNGs with the supports' names; coco: "rle" or "polygons"
+    writes predictions.json too; options: of FewShotPredictor. Masks are 8-bit PNG, 255 = the class, at the query's
+    own size.
     In a folder a query that cannot be read or written is reported in the summary ("error") and the others are done;
     a single query raises TLGError. Nothing that was not written by this function is written over. Returns the summary.
     """
     if coco not in ("", "rle", "polygons"):
         raise TLGError(f"--coco {coco}: choose rle or polygons")
-    queries, other = images_at(query), passed_over(query)
+    asked = [query] if isinstance(query, str | Path) else query
+    queries = list(dict.fromkeys(path for item in asked for path in images_at(item)))
+    other = [path for item in asked for path in passed_over(item)]
     supports = [path for item in support for path in images_at(item)]
     if not supports:
         raise TLGError("no support image: give at least one with --support")
@@ -60,27 +63,19 @@ def predict_files(
     summaries = [out / "summary.json"] + [out / "predictions.json"] * bool(coco)
     targets = [output_path(stem, kind) for stem in stems for kind in KINDS]
     inputs = [*queries, *supports, *(Path(mask) for mask in drawn)]
-    refuse_overwriting(out, user_path(query), inputs, targets, summaries)
+    refuse_overwriting(out, [user_path(item) for item in asked], inputs, targets, summaries)
     for path in supports + (queries if len(queries) == 1 else []):
         image_size(path)  # raises, naming a missing or broken file, before the models are loaded
     if drawn and not options.get("checkpoint"):
         options["checkpoint"] = "photo"
     predictor = FewShotPredictor(class_name, **options)
     prepared = predictor.support([read_image(path) for path in supports], drawn or None)
-    results, shapes = [], []
     label = f"segmenting '{class_name}'" if class_name else "segmenting"
-    for path, stem in track(list(zip(queries, stems)), label=label, unit="images", show=progress and len(queries) > 1):
-        try:
-            entry, mask = _predict_file(predictor, prepared, path, stem)
-            results.append(entry)
-            shapes += [(entry, coco_shape(mask, coco))] if coco else []
-        except TLGError as error:
-            if len(queries) == 1 or (error.code == 5 and "no space" in str(error)):
-                raise
-            results.append({"query": str(path), "error": str(error)})
+    files = track(list(zip(queries, stems)), label=label, unit="images", show=progress and len(queries) > 1)
+    results, shapes = _predict_all(predictor, prepared, files, len(queries) == 1, coco)
     if coco:
         write_json(summaries[1], coco_annotations(shapes, class_name))
-    summary = _summary(predictor, class_name, results, folders_note(query))
+    summary = _summary(predictor, class_name, results, [note for item in asked for note in folders_note(item)])
     summary["support"] = [
         {"file": str(path), "drawn": bool(drawn), "mask_share": _share(mask == 1)}
         for path, (_, _, mask) in zip(supports, prepared, strict=True)
@@ -122,6 +117,21 @@ def _summary(predictor: FewShotPredictor, class_name: str, results: list[dict], 
         "device": str(predictor.device),
         "queries": results,
     }
+
+
+def _predict_all(predictor: FewShotPredictor, prepared: list, files, alone: bool, coco: str) -> tuple[list, list]:
+    """Entries of the summary and, for COCO's form, (entry, shape) of each query; alone: what fails raises."""
+    results, shapes = [], []
+    for path, stem in files:
+        try:
+            entry, mask = _predict_file(predictor, prepared, path, stem)
+            results.append(entry)
+            shapes += [(entry, coco_shape(mask, coco))] if coco else []
+        except TLGError as error:
+            if alone or (error.code == 5 and "no space" in str(error)):
+                raise
+            results.append({"query": str(path), "error": str(error)})
+    return results, shapes
 
 
 def _predict_file(predictor: FewShotPredictor, prepared: list, path: Path, stem: Path) -> tuple[dict, np.ndarray]:

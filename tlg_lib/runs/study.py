@@ -97,7 +97,8 @@ class Study:
         inputs: Inputs | None = None,
     ):
         self.folder, self.config, self.inputs = Path(folder), config, inputs or Inputs()
-        self.folds, self.seeds, self.shots = tuple(folds), tuple(seeds), tuple(shots)
+        # each once: the same seed twice would be an interval of nothing
+        self.folds, self.seeds, self.shots = (tuple(dict.fromkeys(given)) for given in (folds, seeds, shots))
         self.rows = tuple(rows) if rows is not None else table_rows(config)
 
     def job_folder(self, row: str, fold: int, seed: int) -> Path:
