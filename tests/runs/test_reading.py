@@ -10,7 +10,17 @@ from tlg_lib.config import make_config
 from tlg_lib.errors import TLGError
 from tlg_lib.evaluate import Counts
 from tlg_lib.look.examples import causes, worst_of_each_query
-from tlg_lib.runs.reading import Belief, believed, by_mask_quality, card_gain, compare, counts_file, fold_gains, has
+from tlg_lib.runs.reading import (
+    CHOSEN,
+    Belief,
+    believed,
+    by_mask_quality,
+    card_gain,
+    compare,
+    counts_file,
+    fold_gains,
+    has,
+)
 from tlg_lib.runs.records import Interval
 from tlg_lib.runs.statistics import paired_bootstrap
 
@@ -18,15 +28,16 @@ QUERIES = 10  # pictures of a fold; longer lists wrap round
 
 
 def counts(ious, class_ids):
-    inter = np.zeros((1, len(ious), 2), np.int64)
-    inter[0, :, 1] = np.round(ious)
+    """Counts at 0.5, where half as much is right, and at the threshold of base classes, where the IoUs are these."""
+    inter = np.zeros((2, len(ious), 2), np.int64)
+    inter[:, :, 1] = np.round(ious) // 2, np.round(ious)
     return Counts(
-        (0.5,),
+        (0.5, 0.3),
         inter,
         np.full_like(inter, 100),
         np.zeros((len(ious), 2), np.int64),
         np.array(class_ids),
-        np.full((1, len(ious)), 0.5),
+        np.full((2, len(ious)), 0.5),
     )
 
 
@@ -78,7 +89,7 @@ def test_a_difference_is_that_of_the_pooled_scores_and_its_units_are_queries(run
 
 def test_drawing_repeated_episodes_as_if_they_were_new_believes_too_much(run):
     a, b = (Counts.load(counts_file(run, m, 0, 0)) for m in ("extended-pixel", "mask"))
-    arrays = [getattr(c, n)[0, :, 1] for c in (a, b) for n in ("intersection", "union")]
+    arrays = [getattr(c, n)[CHOSEN, :, 1] for c in (a, b) for n in ("intersection", "union")]
     naive, grouped = (
         paired_bootstrap(*arrays, a.class_ids, resamples=2000),
         fold_gains(run, "extended-pixel", "mask")[0],

@@ -17,6 +17,7 @@ from ..evaluate import Counts
 from .records import Interval, mean_interval
 from .statistics import Comparison, paired_bootstrap
 
+CHOSEN = -1  # place of the threshold chosen on base classes in a file of counts; 0.5 stands first
 BEGUN = 1.0  # mIoU in percent of a training that marks something
 FREE = {"mask": "query_pseudo_mask", "prototype": "prototype", "base-fusion": "base-fusion"}
 CONTROLS = {
@@ -47,6 +48,7 @@ def has(run, method: str, shots: int = 1) -> bool:
 def compare(run, first: str, second: str, shots: tuple[int, int] = (1, 1), resamples: int = 2000) -> Comparison:
     """First method minus second, in mIoU points over the run's folds, on the episodes that both answered.
 
+    Each is cut at the threshold that base classes chose for it: at 0.5 a network that was trained briefly marks little.
     The list of queries wraps round, so the same picture is asked several times: its episodes, of all seeds, are drawn
     together (statistics.paired_bootstrap). Where one method was scored on fewer episodes, the other's first ones are
     taken; supports of 1 and 5 shots are nested, so the queries are the same. shots: of the first and of the second.
@@ -64,7 +66,7 @@ def compare(run, first: str, second: str, shots: tuple[int, int] = (1, 1), resam
                 raise TLGError(f"{first} and {second} answered other episodes on fold {fold}: evaluate them again")
             parts.append((one, two, [f"{fold}/{e.query}" for e in episodes[:both]]))
     arrays = [
-        np.concatenate([getattr(part[i], name)[0, : len(part[2]), 1] for part in parts])
+        np.concatenate([getattr(part[i], name)[CHOSEN, : len(part[2]), 1] for part in parts])
         for i in (0, 1)
         for name in ("intersection", "union")
     ]
@@ -143,7 +145,7 @@ def believed(beliefs: Sequence[Belief]) -> str:
 def by_mask_quality(
     masks: np.ndarray, counts: dict[str, Counts], bins: int = 5
 ) -> dict[str, list[tuple[float, float]]]:
-    """The answers on episodes sorted by how good their query's mask is, in bins of equal size.
+    """The answers, cut where base classes chose, on episodes sorted by how good their query's mask is, in equal bins.
 
     masks: IoU of each episode's mask with the truth in percent, [E]; counts: method -> Counts of the same episodes.
     Returns method -> per bin (mean IoU of its masks, IoU of the method with pixels pooled over the bin), percent.
@@ -151,6 +153,6 @@ def by_mask_quality(
     order = np.array_split(np.argsort(masks, kind="stable"), min(bins, len(masks)))
     found = {}
     for method, c in counts.items():
-        inter, union = c.intersection[0, :, 1], c.union[0, :, 1]
+        inter, union = c.intersection[CHOSEN, :, 1], c.union[CHOSEN, :, 1]
         found[method] = [(float(masks[p].mean()), float(100 * inter[p].sum() / max(1, union[p].sum()))) for p in order]
     return found
