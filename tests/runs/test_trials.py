@@ -9,10 +9,10 @@ from tlg_lib.runs.notebook import Run
 from tlg_lib.runs.trials import BARE, ROWS, ScoreCard, brief, network_to_look_at, verdict
 
 
-def test_a_difference_within_the_spread_of_seeds_is_called_noise():
+def test_a_difference_whose_interval_over_seeds_holds_zero_is_called_open():
     line = verdict({"without": (40, 44, 42), "with": (43, 45, 44)})
-    assert line.startswith("with minus without: +2.0 points (by seed +3.0, +1.0, +2.0;")
-    assert "up to 4.0" in line and line.endswith("within the noise of brief runs")
+    assert line.startswith("with minus without: +2.0 points [-0.5, +4.5] (by seed +3.0, +1.0, +2.0)")
+    assert line.endswith("the interval holds zero, so it is open")
 
 
 def test_a_training_that_has_not_begun_is_named():
@@ -21,8 +21,8 @@ def test_a_training_that_has_not_begun_is_named():
 
 
 def test_a_larger_difference_is_not_called_proof():
-    line = verdict({"without": (40, 41), "with": (30, 31)})
-    assert "-10.0 points" in line and line.endswith("brief and this is one fold")
+    line = verdict({"without": (40, 44), "with": (30, 34.5)})  # pairs: seeds differ more than their difference does
+    assert "-9.8 points" in line and line.endswith("brief and this is one fold")
     assert verdict({"a": (1, 2), "b": (9, 9)}, smoke=True).endswith("smoke: figures mean nothing")
 
 

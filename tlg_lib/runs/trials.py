@@ -85,25 +85,27 @@ class ScoreCard:
 
 
 def verdict(scores: Mapping[str, Sequence[float]], smoke: bool = False) -> str:
-    """One line: the last setting minus the first, seed by seed, beside the spread over seeds.
+    """One line: the last setting minus the first, seed by seed, with the interval of that difference.
 
-    scores: label -> mIoU in percent, one per seed, in the same order of seeds.
+    scores: label -> mIoU in percent, one per seed, in the same order of seeds: a seed is one start and one order of
+    episodes for all settings, so differences are taken within it (records.mean_interval).
     """
+    from .records import mean_interval
+
     labels = list(scores)
     first, last = (np.asarray(scores[label], dtype=float) for label in (labels[0], labels[-1]))
-    gains = last - first
-    spread = max(np.ptp(first), np.ptp(last))
+    gain = mean_interval(last - first)
     line = (
-        f"{labels[-1]} minus {labels[0]}: {gains.mean():+.1f} points (by seed "
-        f"{', '.join(f'{g:+.1f}' for g in gains)}; seeds alone move a score by up to {spread:.1f})"
+        f"{labels[-1]} minus {labels[0]}: {gain.mean:+.1f} points [{gain.low:+.1f}, {gain.high:+.1f}] (by seed "
+        f"{', '.join(f'{g:+.1f}' for g in last - first)})"
     )
     if min(first.min(), last.min()) < 1:
         line += "; a score near 0 is a training that does not yet mark anything"
     if smoke:
         return f"{line} - smoke: figures mean nothing"
-    if abs(gains.mean()) <= spread:
-        return f"{line}: within the noise of brief runs"
-    return f"{line}: more than seeds explain here, but the runs are brief and this is one fold"
+    if gain.low > 0 or gain.high < 0:
+        return f"{line}: more than seeds explain here, but the runs are brief and this is one fold"
+    return f"{line}: the interval holds zero, so it is open"
 
 
 def network_to_look_at(run):
