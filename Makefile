@@ -62,7 +62,7 @@ $(STAMP): pyproject.toml
 	@echo "== installed"
 
 run: install
-	@echo "== tlg run mini: the notebooks on the generated data (about ten minutes on two cores)"
+	@echo "== tlg run mini: the notebooks on the generated data (ten to forty minutes on two cores)"
 	@$(BIN)/tlg run mini
 
 test: test-units test-notebooks
