@@ -4,7 +4,7 @@ python data_scripts/trial_designs.py runs/designs --folds 0,1,2,3 --seeds 0,1,2 
 
 Every design is the default network with one map more at the decoder's entrance; training, votes and scores are the
 library's. Without --test another fold's classes stand in for the test classes, so that designs are chosen without
-them. Writes designs.csv and designs.json; docs/ladder.md has the table.
+them. Writes designs.csv and designs.json; docs/claims.md has the tables.
 """
 
 from __future__ import annotations
