@@ -214,13 +214,13 @@ class WithClip:
         from tlg_lib.masks.clips import load_clip
 
         self.store, self.data, self.clip = store, data, load_clip(clip_name, clip_weights)
-        self.cached, self.device, self.kept = store.cached, store.device, _KEPT
+        self.cached, self.device = store.cached, store.device
 
     def __call__(self, names: list[str]) -> list[Tensor]:
-        missing = [n for n in dict.fromkeys(names) if n not in self.kept]
-        for name in missing:
-            self.kept[name] = self.features(name)
-        return [*self.store(names), torch.stack([self.kept[n] for n in names])]
+        for name in names:
+            if name not in _KEPT:
+                _KEPT[name] = self.features(name)
+        return [*self.store(names), torch.stack([_KEPT[n] for n in names])]
 
     @torch.no_grad()
     def features(self, name: str) -> Tensor:

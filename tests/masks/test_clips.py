@@ -148,16 +148,21 @@ def test_wrong_official_names(name, message):
         load_clip(name)
 
 
-def test_offline_is_one_line_with_the_remedy(monkeypatch):
+def test_offline_is_one_line_with_the_remedy(monkeypatch, caplog):
+    import logging
+
     import open_clip
 
     def offline(*_, **__):
+        logging.getLogger("a.transport").error("a line of its own")
         raise ConnectionError("Name or service not known\nmore lines")
 
     monkeypatch.setattr(open_clip, "create_model", offline)
     with pytest.raises(TLGError, match="cannot get the weights of ViT-B-32/openai .*clip_weights=FILE") as caught:
         load_clip("ViT-B-32/openai")
-    assert caught.value.code == 7
+    assert caught.value.code == 7 and not caplog.records
+    logging.getLogger("a.transport").error("heard again")
+    assert [record.message for record in caplog.records] == ["heard again"]
 
 
 def test_attention_pooling_agrees_with_open_clip_at_its_own_size():

@@ -251,6 +251,7 @@ def _official(name: str, weights: str | Path):
     if weights:
         model, origin = _from_file(open_clip, model_name, user_path(weights), options)
     else:
+        silent = logging.root.manager.disable
         logging.disable(logging.ERROR)  # what the transports log of a failure stands in the one line below
         try:
             model = open_clip.create_model(model_name, pretrained=tag, **options)
@@ -264,7 +265,7 @@ def _official(name: str, weights: str | Path):
                 code=7,
             ) from None
         finally:
-            logging.disable(logging.NOTSET)
+            logging.disable(silent)
         origin = tag
     mean = getattr(model.visual, "image_mean", None) or open_clip.OPENAI_DATASET_MEAN
     std = getattr(model.visual, "image_std", None) or open_clip.OPENAI_DATASET_STD

@@ -103,13 +103,11 @@ def cut(image: np.ndarray, boxes: list, inside: list, outside: list, where: str 
     scale = min(1.0, CUT_SIDE / max(height, width))
     size = (max(1, round(height * scale)), max(1, round(width * scale)))
     for x0, y0, x1, y1 in boxes:
+        box = f"{where} {x0:g},{y0:g},{x1:g},{y1:g}"
         if not (0 <= x0 <= x1 <= width and 0 <= y0 <= y1 <= height):
-            raise TLGError(
-                f"{where} {x0:g},{y0:g},{x1:g},{y1:g}: must lie in the image, 0,0 to {width},{height}, the top left "
-                "corner first"
-            )
+            raise TLGError(f"{box}: must lie in the image, 0,0 to {width},{height}, the top left corner first")
         if min(x1 - x0, y1 - y0) < 2:
-            raise TLGError(f"{where} {x0:g},{y0:g},{x1:g},{y1:g}: must be at least 2 pixels wide and high")
+            raise TLGError(f"{box}: must be at least 2 pixels wide and high")
     for x, y in inside + outside:
         if not (0 <= x < width and 0 <= y < height):
             raise TLGError(f"{where} {x:g},{y:g}: must lie in the image, 0,0 to {width},{height}")

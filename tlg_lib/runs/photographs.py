@@ -44,7 +44,7 @@ def predict_files(
     image in their order (masks/drawn.py), or one folder of PNGs with the supports' names; coco: "rle" or "polygons"
     writes predictions.json too; options: of FewShotPredictor. Masks are 8-bit PNG, 255 = the class, at the query's
     own size.
-    In a folder a query that cannot be read or written is reported in the summary ("error") and the others are done;
+    Of several queries one that cannot be read or written is reported in the summary ("error"), the others are done;
     a single query raises TLGError. Nothing that was not written by this function is written over. Returns the summary.
     """
     if coco not in ("", "rle", "polygons"):
