@@ -1,5 +1,5 @@
 # make run           from nothing to a report: .venv, install, notebooks 00..11 on the generated data
-# make test          .venv, install, unit tests, then every notebook at smoke size
+# make test          .venv, install, unit tests, then every notebook and its exercises at smoke size
 # make test-browser  the widgets in a real JupyterLab in headless Chromium (skipped aloud where there is none)
 # make fuzz          10,000 damaged inputs of every kind; counts them (minutes; `make test` tries fewer)
 # make mutants       40 wrong operators put into the core, one at a time: do its tests notice? (minutes)
@@ -72,10 +72,11 @@ test-units: install
 	@$(TEST_ENV) $(BIN)/python -m pytest tests -m "not browser" -n 2 --dist loadfile
 
 test-notebooks: install
-	@echo "== notebooks at smoke size"
+	@echo "== notebooks and the solutions of their exercises at smoke size"
 	@rm -rf $(TEST_HOME)
-	@TLG_HOME=$(TEST_HOME) $(TEST_ENV) $(BIN)/python -m pytest notebooks --nbval-lax --nbval-cell-timeout=300 \
-	  -n 2 --dist loadscope
+	@$(BIN)/python -m tlg_lib.runs.exercises --write $(TEST_HOME)/notebooks
+	@TLG_HOME=$(TEST_HOME) $(TEST_ENV) $(BIN)/python -m pytest $(TEST_HOME)/notebooks --nbval-lax \
+	  --nbval-cell-timeout=300 -n 2 --dist loadscope
 
 test-browser: install
 	@echo "== widgets in headless Chromium"

@@ -2,7 +2,7 @@
 
     python make.py install [--cpu]    .venv and the installation; --cpu: PyTorch without CUDA (4 GB less)
     python make.py run                from nothing to runs/mini/report.html
-    python make.py test               unit tests, then every notebook at smoke size
+    python make.py test               unit tests, then every notebook and its exercises at smoke size
 
 Needs Python 3.10 or newer and nothing else; the Makefile says what else there is.
 """
@@ -60,7 +60,9 @@ def test() -> None:
     pytest = (python(), "-m", "pytest", "-n", "2", "--dist")
     call(*pytest, "loadfile", "tests", "-m", "not browser", **TEST)
     shutil.rmtree(TEST_HOME, ignore_errors=True)
-    call(*pytest, "loadscope", "notebooks", "--nbval-lax", "--nbval-cell-timeout=300", **TEST, TLG_HOME=str(TEST_HOME))
+    books = TEST_HOME / "notebooks"
+    call(python(), "-m", "tlg_lib.runs.exercises", "--write", books)
+    call(*pytest, "loadscope", books, "--nbval-lax", "--nbval-cell-timeout=300", **TEST, TLG_HOME=str(TEST_HOME))
 
 
 def main(arguments: list[str]) -> None:

@@ -38,11 +38,17 @@ def call(clone, *arguments, **environment):
 def test_run_and_test_call_what_make_calls(clone):
     makefile = (CHECKOUT / "Makefile").read_text()
     assert call(clone, "run").returncode == 0 and call(clone, "test").returncode == 0
-    first, second, third = (clone / "called").read_text().splitlines()
+    first, second, third, fourth = (clone / "called").read_text().splitlines()
     assert first == " -m tlg_lib.cli run mini" and "tlg run mini" in makefile
     assert second == "1 -m pytest -n 2 --dist loadfile tests -m not browser"
-    assert third == "1 -m pytest -n 2 --dist loadscope notebooks --nbval-lax --nbval-cell-timeout=300"
-    for part in ('-m "not browser" -n 2 --dist loadfile', "--nbval-lax --nbval-cell-timeout=300", "--dist loadscope"):
+    books = clone / "build" / "test-home" / "notebooks"
+    assert third == f" -m tlg_lib.runs.exercises --write {books}"
+    assert fourth == f"1 -m pytest -n 2 --dist loadscope {books} --nbval-lax --nbval-cell-timeout=300"
+    for part in (
+        '-m "not browser" -n 2 --dist loadfile',
+        "--nbval-lax",
+        "--nbval-cell-timeout=300 -n 2 --dist loadscope",
+    ):
         assert part in makefile
 
 
