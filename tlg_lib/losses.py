@@ -26,15 +26,14 @@ def odds(logits: Tensor) -> Tensor:
     return (logits * signs.view(2, 1, 1)).sum(1)
 
 
-def cross_entropy(logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     """Mean over images of the mean over pixels, so that a batch split over devices has the same loss.
 
-    logits [B, 2, H, W]; target long {0, 1, 255} [B, H, W] or float 0..1 [B, H, W]; weight [B, H, W] or None.
+    logits [B, 2, H, W]; target long {0, 1, 255} [B, H, W], pixels of 255 are not counted.
     """
     x = odds(logits)
     counted = (target != IGNORE).to(x.dtype)
-    counted = counted if weight is None else counted * weight
-    losses = F.binary_cross_entropy_with_logits(x, _foreground(target, x.dtype), reduction="none")  # [B, H, W]
+    losses = F.binary_cross_entropy_with_logits(x, (target == 1).to(x.dtype), reduction="none")  # [B, H, W]
     return ((losses * counted).sum((1, 2)) / counted.sum((1, 2)).clamp_min(1.0)).mean()
 
 
@@ -44,18 +43,14 @@ def soft_dice(logits: Tensor, target: Tensor) -> Tensor:
     Overlap with nothing is no measure: an empty target, as of a pseudo mask that found nothing in an image labelled
     with the class, would pull all of p to background with the strength of a whole object.
 
-    p is the foreground probability, t the target (long {0, 1, 255} or float 0..1). Cross-entropy alone weighs
+    p is the foreground probability, t the target (long {0, 1, 255}). Cross-entropy alone weighs
     every pixel alike, so small objects are under-segmented early in training (Milletari et al., V-Net, 3DV 2016).
     """
     x = odds(logits)
-    t = _foreground(target, x.dtype)
+    t = (target == 1).to(x.dtype)
     p = x.sigmoid() * (target != IGNORE)  # [B, H, W]
     overlap, size = (p * t).sum((1, 2)), t.sum((1, 2))  # [B]
     return ((1 - (2 * overlap + 1) / (p.sum((1, 2)) + size + 1)) * (size > 0)).mean()
-
-
-def _foreground(target: Tensor, dtype: torch.dtype) -> Tensor:
-    return target if target.is_floating_point() else (target == 1).to(dtype)
 
 
 def prepare_target(target: Tensor, config: Config) -> Tensor:

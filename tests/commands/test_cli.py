@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -65,6 +66,15 @@ def test_verify_gives_its_figures_to_other_programs(tiny_voc, capsys):
         cli.main(["data", "verify", str(tiny_voc), "--json"])
     report = json.loads(capsys.readouterr().out)
     assert exit.value.code == 0 and report["images"] == 80 and len(report["classes"]) == 20
+
+
+def test_a_generated_folder_is_verified_as_mini(tiny_voc, tmp_path, capsys):
+    folder = shutil.copytree(tiny_voc, tmp_path / "made")
+    for settings, dataset in (("{}", "pascal"), ('{"test_seed": 2}', "mini")):
+        (folder / "generator.json").write_text(settings)
+        with pytest.raises(SystemExit):
+            cli.main(["data", "verify", str(folder), "--json"])
+        assert json.loads(capsys.readouterr().out)["dataset"] == dataset
 
 
 def test_masks_verify_gives_its_figures_to_other_programs(tiny_voc, capsys):

@@ -85,6 +85,19 @@ def test_damaged_weights_are_found(monkeypatch, tmp_path):
     assert findings[-1].state == PROBLEM and "SHA-256" in findings[-1].text and "reinstall" in findings[-1].remedy
 
 
+def test_a_damaged_network_for_photographs_is_found(monkeypatch, tmp_path):
+    from tlg_lib import predict
+
+    content = bytearray(predict.PHOTO.read_bytes())
+    content[-1] ^= 1
+    bad = tmp_path / "weights.safetensors"
+    bad.write_bytes(bytes(content))
+    monkeypatch.setattr(predict, "PHOTO", bad)
+    monkeypatch.setattr(doctor, "CHECKS", {"weights": doctor.weights})
+    findings = examine()
+    assert [f.state for f in findings] == [OK, OK, PROBLEM] and "checksum differs" in findings[-1].text
+
+
 def test_a_folder_without_room_or_rights_is_a_problem(own_home, monkeypatch):
     own_home.mkdir()
     assert [f.state for f in doctor.folders()] == [OK] * 4

@@ -11,18 +11,18 @@ LOGITS = torch.randn(2, 2, 3, 3, generator=torch.Generator().manual_seed(0))
 TARGET = torch.tensor([[[0, 1, 255], [1, 1, 0], [0, 0, 255]], [[1, 0, 0], [255, 255, 255], [1, 1, 0]]])
 
 
-def by_hand(weight=lambda b, y, x: 1.0):
+def by_hand():
     per_image = []
     for b in range(2):
-        total = norm = 0.0
+        total, norm = 0.0, 0
         for y in range(3):
             for x in range(3):
                 if TARGET[b, y, x] == 255:
                     continue
                 p = LOGITS[b, :, y, x].softmax(0)[TARGET[b, y, x]]
-                total += -float(p.log()) * weight(b, y, x)
-                norm += weight(b, y, x)
-        per_image.append(total / max(1.0, norm))
+                total += -float(p.log())
+                norm += 1
+        per_image.append(total / max(1, norm))
     return sum(per_image) / 2
 
 

@@ -219,11 +219,15 @@ def _known_lists(lists: str) -> None:
 
 
 def _dataset(folder: Path, dataset: str) -> str:
-    """The dataset named, else what the folder's own dataset.json or manifest says, else pascal."""
+    """The dataset named, else what the folder's own files say, else pascal."""
     import json
+
+    from ..data.mini.make import is_mini
 
     if dataset:
         return dataset
+    if is_mini(folder):
+        return "mini"
     for name in ("dataset.json", "splits/about.json"):
         try:
             found = json.loads((folder / name).read_text(encoding="utf-8")).get("dataset")

@@ -153,8 +153,13 @@ def _memory() -> int:
 
 
 def weights() -> Iterator[Finding]:
-    """Backbones and CLIP: the shipped and pip-installed ones by checksum, the others by presence."""
+    """Backbones, CLIP and the photographs' network: shipped and pip-installed ones by checksum, others by presence."""
+    from ..checkpoints import load_checkpoint
+    from ..predict import PHOTO
+
     yield from weights_shipped()
+    load_checkpoint(PHOTO)
+    yield Finding("weights", OK, "network for photographs, checksum right")
     yield from map(_backbone, ("resnet50", "vgg16"))
     yield from map(_clip, ("ViT-B-32/openai", "ViT-B-16-quickgelu/openai"))
 

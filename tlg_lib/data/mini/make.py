@@ -115,6 +115,11 @@ def verify_mini(root: str | Path) -> list[str]:
     ]
 
 
+def is_mini(root: str | Path) -> bool:
+    """Whether the folder was made here, as far as its generator.json says."""
+    return "test_seed" in (_read(Path(root) / "generator.json") or {})
+
+
 def contents(root: str | Path) -> list[dict]:
     """What each picture shows, as a whole: {"image", "split", "classes" (from 0), "scene", "others"}."""
     manifest = _manifest(Path(root))
