@@ -105,7 +105,7 @@ site: install
 # With the oldest Python too; older NumPy and PyTorch have no builds for newer ones.
 test-lowest: install
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	@$(BIN)/uv venv --quiet --clear --python $(or $(PYTHON),3.10) build/lowest
+	@$(BIN)/uv venv --quiet --seed --clear --python $(or $(PYTHON),3.10) build/lowest
 	@VIRTUAL_ENV=build/lowest $(BIN)/uv pip install --quiet --resolution lowest-direct $(if $(CPU),--torch-backend=cpu) --editable '.[test]'
 	@$(TEST_ENV) build/lowest/bin/python -m pytest tests -m "not browser" -n 2 --dist loadfile
 	@rm -rf build/lowest

@@ -76,6 +76,16 @@ def test_several_answers_of_one_pass_are_counted_as_each_by_itself():
             np.testing.assert_array_equal(getattr(alone, name), getattr(found, name))
 
 
+def test_counts_are_read_back_and_pickled_ones_refused(tmp_path):
+    kept = counts((0.5,), [[1, 3]], [[4, 4]], [0, 1])
+    kept.save(tmp_path / "counts.npz")
+    assert Counts.load(tmp_path / "counts.npz").scores() == kept.scores()
+    fields = vars(kept) | {"class_ids": np.array([0, None], object)}  # NumPy keeps an array of objects as a pickle
+    np.savez_compressed(tmp_path / "pickled.npz", **fields)
+    with pytest.raises(TLGError, match="cannot read counts .*pickled.npz .*evaluate again"):
+        Counts.load(tmp_path / "pickled.npz")
+
+
 def test_answers_and_thresholds_must_be_as_many_and_finite():
     episodes = [Episode(0)]
     with pytest.raises(ValueError):

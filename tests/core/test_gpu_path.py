@@ -14,6 +14,7 @@ from tlg_lib.config import make_config
 from tlg_lib.correlation import correlate, unit
 from tlg_lib.errors import TLGError
 from tlg_lib.layers import _NormChannelsLast
+from tlg_lib.machine.device import compile_needs
 from tlg_lib.model import build_model
 from tlg_lib.text_prior import random_text_vectors
 
@@ -98,6 +99,7 @@ def inputs(config, batch=2):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(compile_needs() != "", reason=compile_needs())
 @pytest.mark.parametrize("variant", ["extended", "corrected", "released"])
 def test_compiling_breaks_no_graph(variant):
     config = make_config("smoke", variant=variant, image_size=64, width=8, widths_4d=[4, 4, 8], token_count=4)
@@ -107,6 +109,20 @@ def test_compiling_breaks_no_graph(variant):
     reasons = [reason.reason for reason in found.break_reasons]
     assert (found.graph_count, found.graph_break_count) == (1, 0), reasons
     torch._dynamo.reset()
+
+
+@pytest.mark.parametrize(
+    "version, refused", [("2.4.0+cu121", True), ("2.8.1", True), ("2.9.0a0", False), ("3.0", False)]
+)
+def test_compiling_is_refused_before_the_work_where_pytorch_would_fail(
+    version, refused, monkeypatch, tmp_path, tiny_voc
+):
+    monkeypatch.setattr(torch, "__version__", version)
+    assert bool(compile_needs()) == refused
+    if refused:
+        with pytest.raises(TLGError, match=f"compile=true needs PyTorch 2.9 or newer, here is {version[:3]}"):
+            module.train(tiny_config(str(tiny_voc), compile=True), tmp_path / "run")
+        assert not (tmp_path / "run").exists()
 
 
 def test_16_bit_correlations_are_sums_of_32():

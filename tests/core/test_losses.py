@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from tlg_lib.config import choices, make_config
-from tlg_lib.losses import cross_entropy, l2_of_everything, prepare_target, query_loss, soft_dice
+from tlg_lib.losses import cross_entropy, l2_of_everything, prepare_target, query_loss, remedy, soft_dice
 
 LOGITS = torch.randn(2, 2, 3, 3, generator=torch.Generator().manual_seed(0))
 TARGET = torch.tensor([[[0, 1, 255], [1, 1, 0], [0, 0, 255]], [[1, 0, 0], [255, 255, 255], [1, 1, 0]]])
@@ -30,6 +30,7 @@ def by_hand():
 def test_drawn_targets_need_no_remedy(kind):
     plain, named = (make_config("mini", supervision="pixel", noisy_targets=k) for k in ("none", kind))
     assert named.dice, "Dice beside cross-entropy"
+    assert remedy(named) == "none" and remedy(named.replace(supervision="image")) == kind
     torch.testing.assert_close(query_loss(LOGITS, TARGET, named), query_loss(LOGITS, TARGET, plain))
 
 

@@ -96,6 +96,13 @@ class Clip:
         return torch.tensor([[float(len(s)), float(s.count(","))] for s in sentences])
 
 
+def test_text_vectors_are_no_weights_as_the_words_may_change():
+    text = HeterogeneousText(random_text_vectors(3, 16), (4, 4), learned=True)
+    before = set(text.state_dict())
+    text.set_vectors(random_text_vectors(5, 16))
+    assert before == set(text.state_dict()) == {name for name, _ in text.named_parameters()}
+
+
 def test_text_vectors_have_unit_length_and_one_prompt_per_class():
     class Prompts:
         template, names = "a {}!", [("cat", "kitty"), ("dog",)]

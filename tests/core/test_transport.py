@@ -58,6 +58,14 @@ def test_single_precision_is_enough_wherever_the_log_domain_begins():
         torch.testing.assert_close(single, sinkhorn_plan(cost, reg), rtol=2e-4, atol=1e-9)
 
 
+def test_logarithms_are_for_small_regs_alone(monkeypatch):
+    monkeypatch.setattr(module, "_iterate_logarithms", lambda *_: pytest.fail("three times the time for nothing"))
+    cost = torch.rand(1, 3, 4, generator=torch.Generator().manual_seed(0))
+    assert sinkhorn_plan(cost, 0.02).sum() == pytest.approx(1, abs=1e-5)
+    with pytest.raises(pytest.fail.Exception):
+        sinkhorn_plan(cost, 0.019)
+
+
 @pytest.mark.parametrize("reg", [0.1, 0.5])
 def test_implicit_gradient_is_the_numerical_one(reg):
     cost = costs(4, 5).requires_grad_()
