@@ -276,6 +276,28 @@ def test_a_second_run_replaces_its_own_results_and_nothing_else(tmp_path, photog
         predict_files(tmp_path, [image], "", tmp_path / "out", **values)
 
 
+def test_several_queries_get_a_sheet_of_supports_and_overlays(tmp_path, photograph):
+    blue = np.array([0, 114, 178])
+    folder = tmp_path / "queries"
+    folder.mkdir()
+    for name in ("a.png", "b.png", "日本 语 naïve \x1b.png"):
+        save(photograph, folder / name)
+    (folder / "broken.png").write_bytes((folder / "a.png").read_bytes()[:200])
+    values = dict(progress=False, support_masks=["20,20,110,110"], checkpoint="none", threshold=0.01)
+    summary = predict_files(folder, [folder / "a.png"], "", tmp_path / "out", **values)
+    sheet = np.array(Image.open(summary["sheet"]))
+    assert sheet.shape == (202, 5 * 240, 3) and summary["sheet"] == str(tmp_path / "out" / "sheet.png")
+    tiles = sheet[:180].reshape(180, 5, 240, 3).swapaxes(0, 1).astype(int)
+    whole = lambda tile, colour: np.abs(tile[90, 120] - colour).sum() < np.abs(photograph[64, 64] - colour).sum()  # noqa: E731
+    assert all(whole(tile, blue) for tile in tiles[1:4]), "the overlays, all of which are marked in the middle"
+    assert (tiles[4] == 255).all(), "nothing for what could not be read"
+    assert predict_files(folder, [folder / "a.png"], "", tmp_path / "out", **values) == summary
+    assert "sheet" not in predict_files(folder / "a.png", [folder / "a.png"], "", tmp_path / "one", **values)
+    save(photograph, tmp_path / "out" / "sheet.png")
+    with pytest.raises(TLGError, match="sheet.png was not written by"):
+        predict_files(folder, [folder / "a.png"], "", tmp_path / "out", **values)
+
+
 def test_several_queries_are_files_and_folders_each_photograph_once(tmp_path, photograph):
     folder = tmp_path / "queries"
     folder.mkdir()

@@ -44,7 +44,7 @@ def command(
     json: Annotated[bool, typer.Option("--json", help="print the summary as JSON and nothing else")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
 ) -> None:
-    """Write a mask PNG and an overlay PNG per query, at its own size, and a summary."""
+    """Write a mask PNG and an overlay PNG per query, at its own size, a sheet of all, and a summary."""
     from ..errors import TLGError
     from ..runs.photographs import predict_files
 
@@ -96,4 +96,5 @@ def _lines(summary: dict, out: str) -> list[str]:
             f"note: {len(other)} file{'s' if len(other) > 1 else ''} of other kinds passed over ({listed})"
             + (": convert HEIC to JPEG" if heic else "")
         )
+    lines += [f"all in one picture: {summary['sheet']}"] if "sheet" in summary else []
     return [*lines, f"summary: {Path(out) / 'summary.json'}"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from ..data.images import image_size, read_image, tint
 from ..data.photographs import (
@@ -23,9 +24,12 @@ from ..data.photographs import (
 from ..errors import TLGError
 from ..machine.paths import user_path, write_json
 from ..machine.progress import track
+from ..machine.terminal import plain
 from ..predict import FewShotPredictor
 
 OVERLAY = (0, 114, 178)  # RGB
+SUPPORT = (0, 158, 115)
+TILE, COLUMNS, MOST = (240, 180), 5, 100  # pixels; of the sheet; queries on it at most
 
 
 def predict_files(
@@ -43,7 +47,7 @@ def predict_files(
     query: a file or folder, or several; support: files or folders; support_masks: drawn masks, one for each support
     image in their order (masks/drawn.py), or one folder of PNGs with the supports' names; coco: "rle" or "polygons"
     writes predictions.json too; options: of FewShotPredictor. Masks are 8-bit PNG, 255 = the class, at the query's
-    own size.
+    own size. Several queries get sheet.png too: the supports and the first MOST overlays in small.
     Of several queries one that cannot be read or written is reported in the summary ("error"), the others are done;
     a single query raises TLGError. Nothing that was not written by this function is written over. Returns the summary.
     """
@@ -62,8 +66,9 @@ def predict_files(
     stems = output_stems(queries, out)
     summaries = [out / "summary.json"] + [out / "predictions.json"] * bool(coco)
     targets = [output_path(stem, kind) for stem in stems for kind in KINDS]
+    sheet = [out / "sheet.png"] if len(queries) > 1 else []
     inputs = [*queries, *supports, *(Path(mask) for mask in drawn)]
-    refuse_overwriting(out, [user_path(item) for item in asked], inputs, targets, summaries)
+    refuse_overwriting(out, [user_path(item) for item in asked], inputs, targets + sheet, summaries)
     for path in supports + (queries if len(queries) == 1 else []):
         image_size(path)  # raises, naming a missing or broken file, before the models are loaded
     if drawn and not options.get("checkpoint"):
@@ -81,8 +86,33 @@ def predict_files(
         for path, (_, _, mask) in zip(supports, prepared, strict=True)
     ]
     summary["passed_over"] = [str(path) for path in other]
+    if sheet:
+        marked = [tint(read_image(path), mask == 1, SUPPORT) for path, (_, _, mask) in zip(supports, prepared)]
+        summary["sheet"] = _write_sheet(sheet[0], supports, marked, results)
     write_json(summaries[0], summary)
     return summary
+
+
+def _write_sheet(path: Path, supports: list[Path], marked: list[np.ndarray], results: list[dict]) -> str:
+    """One picture of the supports with their masks and of the first overlays, each with its file's name below."""
+    from matplotlib import get_data_path
+
+    font = ImageFont.truetype(str(Path(get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), 13)
+    done = [entry for entry in results if "overlay" in entry][:MOST]
+    tiles = [(f"support {name.name}", picture) for name, picture in zip(supports, marked)]
+    tiles += [(Path(entry["query"]).name, None) for entry in done]
+    (width, height), rows = TILE, -(-len(tiles) // COLUMNS)
+    sheet = Image.new("RGB", (COLUMNS * width, rows * (height + 22)), "white")
+    draw = ImageDraw.Draw(sheet)
+    for number, (name, picture) in enumerate(tiles):
+        if picture is None:
+            picture = read_image(done[number - len(marked)]["overlay"])
+        x, y = number % COLUMNS * width, number // COLUMNS * (height + 22)
+        small = ImageOps.contain(Image.fromarray(picture), (width - 6, height - 6))
+        sheet.paste(small, (x + (width - small.width) // 2, y + (height - small.height) // 2))
+        draw.text((x + 4, y + height), plain(name, line=True)[:32], "black", font)
+    write_picture(path, np.asarray(sheet))
+    return str(path)
 
 
 def _drawn(masks: list, supports: list[Path]) -> list[str]:
