@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from tlg_lib import __version__, cli
+from tlg_lib.commands import options
 
 BLOCK = """
 import sys
@@ -75,6 +76,20 @@ def test_a_generated_folder_is_verified_as_mini(tiny_voc, tmp_path, capsys):
         with pytest.raises(SystemExit):
             cli.main(["data", "verify", str(folder), "--json"])
         assert json.loads(capsys.readouterr().out)["dataset"] == dataset
+
+
+@pytest.mark.parametrize("command", ["grid", "converge", "choose", "ladder", "curve"])
+@pytest.mark.parametrize("given", ["--folds 0,x", "--seeds 1.5", "--seeds -1", "--fold 0,,1", "--seed ²"])
+def test_folds_and_seeds_are_whole_numbers_everywhere(command, given, capsys, tmp_path):
+    with pytest.raises(SystemExit) as exit:
+        cli.main([command, "smoke", "--out", str(tmp_path / "out"), *given.split()])
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert exit.value.code == 2 and 'expected a whole number, several as "0,1", or "all"' in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_folds_and_seeds_by_a_word_or_numbers():
+    assert options.cells("all", "all") == ((0, 1, 2, 3), (0,)) and options.cells("3, 0,3", "7") == ((3, 0), (7,))
 
 
 def test_masks_verify_gives_its_figures_to_other_programs(tiny_voc, capsys):

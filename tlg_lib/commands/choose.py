@@ -32,8 +32,6 @@ def command(
     for changes in compared.values():
         config.replace(**changes)  # a wrong name or value is told before anything is trained
     folder = out or runs_home() / f"choices-{preset}-{config.supervision}"
-    table = compare_settings(
-        folder, config, compared, o.whole_numbers("--folds", folds), o.whole_numbers("--seeds", seeds), workers
-    )
+    table = compare_settings(folder, config, compared, *o.cells(folds, seeds), workers)
     print(table.round(1).to_string(index=False))
     print(f"table and settings: {folder}")

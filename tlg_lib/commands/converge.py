@@ -38,7 +38,7 @@ def command(
         config.replace(**changes)  # a wrong name or value is told before anything is trained
     folder = out or runs_home() / f"converge-{preset}-{steps}"
     table = converge(
-        folder, config, o.whole_numbers("--folds", folds), o.whole_numbers("--seeds", seeds), workers, chosen,
+        folder, config, *o.cells(folds, seeds), workers, chosen,
         tuple(name.strip() for name in rows.split(",") if name.strip()),
     )  # fmt: skip
     print(shown_table(table))

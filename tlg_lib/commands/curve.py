@@ -32,8 +32,8 @@ def command(
     supervisions = (supervision,) if supervision else SUPERVISIONS
     folder = out or runs_home() / f"curve-{preset}"
     table = mask_curve(
-        folder, config, o.parse_settings(masks) or {"own": config.masks}, o.whole_numbers("--folds", folds),
-        o.whole_numbers("--seeds", seeds), workers, supervisions,
+        folder, config, o.parse_settings(masks) or {"own": config.masks}, *o.cells(folds, seeds), workers,
+        supervisions,
     )  # fmt: skip
     for targets, here in table.groupby("supervision", sort=False):
         means = here.groupby(["row", "strength"], sort=False).miou.mean().unstack("strength")

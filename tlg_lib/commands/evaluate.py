@@ -25,12 +25,9 @@ def command(
     from ..errors import TLGError
     from ..inputs import Inputs
     from ..machine.device import code_digest
-    from ..runs.study import TRAINING_FREE, evaluate_trained, evaluate_training_free
+    from ..runs.study import TRAINING_FREE, evaluate_trained, evaluate_training_free, several
 
-    try:
-        counts = tuple(int(k) for k in shots.split(","))
-    except ValueError:
-        raise TLGError(f"--shots {shots}: write whole numbers, as 1,5") from None
+    counts = several("shots", shots, (1, 5))
     saved = load_checkpoint(folder / "checkpoint.safetensors")
     trained = saved.config
     config, inputs = trained.replace(**o.parse_settings(settings)), Inputs()

@@ -22,6 +22,6 @@ def command(
 
     config = o.config_from_options(preset, settings, backbone=backbone, data=data)
     folder = out or runs_home() / f"grid-{preset}"
-    table = guidance_grid(folder, config, o.whole_numbers("--folds", folds), o.whole_numbers("--seeds", seeds), workers)
+    table = guidance_grid(folder, config, *o.cells(folds, seeds), workers)
     print(shown_table(table))
     print(f"table, figure and settings: {folder}")

@@ -21,8 +21,7 @@ def command(
     from ..runs.ladder import run_ladder
 
     config = o.config_from_options(preset, settings, supervision=supervision, backbone=backbone, data=data)
-    chosen = o.whole_numbers("--folds", folds), o.whole_numbers("--seeds", seeds)
     folder = out or runs_home() / f"ladder-{preset}-{config.supervision}"
-    table = run_ladder(folder, config, *chosen, workers)
+    table = run_ladder(folder, config, *o.cells(folds, seeds), workers)
     print(table.round(1).to_string(index=False))
     print(f"table, figure and settings: {folder}")

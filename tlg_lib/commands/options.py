@@ -21,7 +21,7 @@ Supervision = Annotated[str | None, typer.Option(help="pixel or image")]
 Backbone = Annotated[str | None, typer.Option(help="efficientnet_lite0, resnet50 or vgg16")]
 Json = Annotated[bool, typer.Option("--json", help="print the figures as JSON and nothing else")]
 Preset = Annotated[str, typer.Argument(help="mini, smoke, pascal-lite, pascal or coco")]
-Folds = Annotated[str, typer.Option("--fold", "--folds", help="test folds, as 0,1,2,3")]
+Folds = Annotated[str, typer.Option("--fold", "--folds", help="test folds, as 0,1,2,3 or all")]
 Seeds = Annotated[str, typer.Option("--seed", "--seeds", help="seeds, as 0,1,2; an interval needs at least two")]
 Out = Annotated[Path | None, typer.Option(help="folder of tables and figures")]
 Workers = Annotated[int, typer.Option(help="processes side by side; 0 = one per core")]
@@ -44,12 +44,11 @@ def parse_settings(settings: list[str] | None) -> dict[str, str]:
     return parsed
 
 
-def whole_numbers(option: str, text: str) -> tuple[int, ...]:
-    """ "0,1,2" to (0, 1, 2), a repeated number once; raises TLGError naming the option."""
-    try:
-        return tuple(dict.fromkeys(int(number) for number in text.split(",")))
-    except ValueError:
-        raise TLGError(f"{option} {text}: write whole numbers, as 0,1,2") from None
+def cells(folds: str, seeds: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """--folds and --seeds, as "0,1" or "all" (the four folds; seed 0), each number once."""
+    from ..runs.study import FOLDS, several
+
+    return several("folds", folds, FOLDS), several("seeds", seeds, (0,))
 
 
 def config_from_options(preset: str, settings: list[str] | None, **named) -> Config:

@@ -220,15 +220,15 @@ def setup(
         overrides["data"] = str(user_path(data, follow=True))
     elif preset == "smoke":
         overrides.setdefault("data", str(_smoke_home()))
-    folds, seeds = _numbers("fold", fold, tuple(range(4))), _numbers("seed", seed, (0,))
-    many = _numbers("shots", shots, (5,))
+    from .study import FOLDS, row_config, several
+
+    folds, seeds = several("fold", fold, FOLDS), several("seed", seed, (0,))
+    many = several("shots", shots, (5,))
     if len(many) != 1:
         raise TLGError(f"shots={shots}: give one number; 1-shot is always scored beside it")
     base = make_config(preset, **overrides, fold=folds[0], seed=seeds[0], shots=many[0]).replace(shots=1)
     rows = _rows(base, variant, supervision)
     folder = user_path(out, follow=True) if out else runs_home() / preset
-    from .study import row_config
-
     configs = [row_config(base, row, f, s) for row in rows for f in folds for s in seeds]  # checked now, all
     run = Run(configs[0], folds, seeds, tuple(sorted({1, many[0]})), rows, folder)
     if not quiet:
@@ -335,16 +335,6 @@ def open_data(run: Run):
 
 def _smoke_home() -> Path:
     return data_home() / "mini-smoke"
-
-
-def _numbers(name: str, value, everything: tuple[int, ...]) -> tuple[int, ...]:
-    """ "all", 2, "2" or "0,2" to whole numbers without repeats, in order."""
-    if value == "all":
-        return everything
-    texts = [t.strip() for t in str(value).split(",")]
-    if isinstance(value, bool) or not all(t.isdigit() for t in texts):
-        raise TLGError(f'{name}={value!r}: expected a whole number, several as "0,1", or "all"')
-    return tuple(dict.fromkeys(int(t) for t in texts))
 
 
 def _rows(config: Config, variant: str, supervision: str) -> tuple:

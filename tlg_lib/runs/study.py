@@ -39,6 +39,19 @@ TRAINING_FREE = "training-free"
 BASE_EPISODES = 200  # base-class episodes on which a threshold is chosen
 
 
+FOLDS = (0, 1, 2, 3)
+
+
+def several(name: str, value, everything: tuple[int, ...]) -> tuple[int, ...]:
+    """ "all", 2, "2" or "0,2" to whole numbers without repeats, in order. Raises TLGError naming the option."""
+    if value == "all":
+        return everything
+    texts = [t.strip() for t in str(value).split(",")]
+    if isinstance(value, bool) or not all(t.isdecimal() and len(t) < 10 for t in texts):
+        raise TLGError(f'{name}={value!r}: expected a whole number, several as "0,1", or "all"')
+    return tuple(dict.fromkeys(int(t) for t in texts))
+
+
 @dataclass(frozen=True)
 class Row:
     """One trained line of the table. full: also 5 shots, the wrong-support control and the best epoch; wrong: only
