@@ -3,7 +3,7 @@
 # make test-browser  the widgets in a real JupyterLab in headless Chromium (skipped aloud where there is none)
 # make fuzz          10,000 damaged inputs of every kind; counts them (minutes; `make test` tries fewer)
 # make mutants       40 wrong operators put into the core, one at a time: do its tests notice? (minutes)
-# make exercises    the solution of every exercise, run in its notebook (smoke size; SIZE=full for the full one)
+# make exercises    the solution of every exercise, run in its notebook (smoke size; SIZE=full for the full one, with runs/mini's networks if there)
 # make docs          docs/ again from a finished `make run`
 # make site          docs/ as a site with search and the API of every module, in build/site
 # make test-lowest   the unit tests with the oldest versions that pyproject.toml allows, in an environment of their own
@@ -91,7 +91,8 @@ mutants: install
 
 exercises: install
 	@echo "== exercises"
-	@$(if $(filter full,$(SIZE)),,TLG_HOME=$(TEST_HOME) $(TEST_ENV)) $(BIN)/python -m tlg_lib.runs.exercises
+	@$(if $(filter full,$(SIZE)),,TLG_HOME=$(TEST_HOME) $(TEST_ENV)) $(BIN)/python -m tlg_lib.runs.exercises \
+	  $(if $(filter full,$(SIZE)),$(if $(wildcard runs/mini/results.json),--run runs/mini))
 
 docs: install
 	@$(BIN)/tlg run mini

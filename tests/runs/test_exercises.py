@@ -50,6 +50,15 @@ def test_solutions_keep_the_numbers_of_their_exercises():
     assert book.cells[-1].source.strip() == "assert 2 * seen == 42" and book.cells[-1].execution_count == 3
 
 
+def test_a_finished_run_is_begun_with_and_left_as_it_is(tmp_path):
+    (tmp_path / "done").mkdir()
+    (tmp_path / "done" / "network").write_text("21")
+    first = "from pathlib import Path\nseen = int(Path(out, 'network').read_text())\nPath(out, 'more').touch()"
+    lines = run_exercises(saved(tmp_path / "book.ipynb", lesson(42, first)), str(tmp_path / "done"))
+    assert lines[0] == "book, exercise 1: runs"
+    assert [path.name for path in (tmp_path / "done").iterdir()] == ["network"]
+
+
 def test_a_right_solution_runs_and_a_wrong_one_is_named(tmp_path):
     assert run_exercises(saved(tmp_path / "right.ipynb", lesson(42))) == [
         "right, exercise 1: runs",

@@ -8,6 +8,7 @@ what they assert must hold. ``make test`` does the same at smoke size through nb
 from __future__ import annotations
 
 import re
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -51,9 +52,10 @@ def write_books(folder: Path) -> list[Path]:
     return written
 
 
-def run_exercises(path: Path, timeout: int = 1800) -> list[str]:
+def run_exercises(path: Path, run: str = "", timeout: int = 1800) -> list[str]:
     """Execute a notebook and then the code of its solutions. Returns one line per exercise.
 
+    run: a finished run's folder, on a copy of which the notebook works, so that its networks are not trained again.
     Raises TLGError naming the exercise whose solution fails, or the notebook itself.
     """
     import nbformat
@@ -66,6 +68,8 @@ def run_exercises(path: Path, timeout: int = 1800) -> list[str]:
     with tempfile.TemporaryDirectory() as out:
         # a level down: notebook 10 looks at the runs beside its own
         place = f"# Parameters\nout = {str(Path(out) / 'run')!r}\n"
+        if run:
+            shutil.copytree(run, Path(out) / "run")
         given = next(i for i, cell in enumerate(book.cells) if cell.cell_type == "code") + 1
         book.cells.insert(given, nbformat.v4.new_code_cell(place))
         client = NotebookClient(book, timeout=timeout, resources={"metadata": {"path": str(path.parent)}})
@@ -82,16 +86,18 @@ def run_exercises(path: Path, timeout: int = 1800) -> list[str]:
 def main() -> int:
     """Command line: run the exercises of all notebooks, or of those whose numbers are given ("03 04").
 
-    ``--write FOLDER`` only writes the notebooks with their solutions there.
+    ``--write FOLDER`` only writes the notebooks with their solutions there; ``--run FOLDER`` begins with that run.
     """
-    wanted = sys.argv[1:]
+    wanted, run = sys.argv[1:], ""
     try:
+        if wanted[:1] == ["--run"] and len(wanted) > 1:
+            run, wanted = wanted[1], wanted[2:]
         if wanted[:1] == ["--write"] and len(wanted) == 2:
             print(f"{len(write_books(Path(wanted[1])))} notebooks with their solutions in {wanted[1]}")
             return 0
         for notebook in find_notebooks():
             if not wanted or notebook.path.stem[:2] in wanted:
-                print("\n".join(run_exercises(notebook.path)), flush=True)
+                print("\n".join(run_exercises(notebook.path, run)), flush=True)
     except TLGError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.code
