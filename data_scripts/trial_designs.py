@@ -20,7 +20,7 @@ from torch import Tensor, nn
 import tlg_lib.train as training
 from tlg_lib import model, prototypes
 from tlg_lib.aggregation import resize
-from tlg_lib.commands.options import config_from_options, whole_numbers
+from tlg_lib.commands.options import cells, config_from_options
 from tlg_lib.config import Config
 from tlg_lib.decoder import Decoder
 from tlg_lib.episodes import Episode
@@ -279,7 +279,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--set", action="append", default=[], help="settings, as key=value")
     given = parser.parse_args()
-    folds, seeds = whole_numbers("--folds", given.folds), whole_numbers("--seeds", given.seeds)
+    folds, seeds = cells(given.folds, given.seeds)
     base = config_from_options("mini", given.set, epoch_episodes=0)
     names = [n.strip() for n in given.only.split(";")] if given.only else list(DESIGNS)
     jobs = []

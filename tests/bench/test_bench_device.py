@@ -113,7 +113,7 @@ def test_one_command_writes_json_and_the_pages_table(tmp_path, capsys):
     page.write_text(f"# Before\n{gpu_page.BEGIN}\nold\n{gpu_page.END}\nafter\n")
     given = ["--device", "cpu", "--size", "64", "--batch", "2", "--backbone", "efficientnet_lite0", "--brief"]
     # parts take shares of the limit; a slow machine needs them
-    given += ["--network", "extended", "--operation", "forward1", "--no-compile", "--limit", "900"]
+    given += ["--network", "extended", "--operation", "forward1", "--no-compile", "--limit", "3000"]
     with pytest.raises(SystemExit) as stopped:
         main(["bench", "device", *given, "--page", str(page), "--out", str(tmp_path)])
     assert stopped.value.code == 0

@@ -8,7 +8,7 @@ import torch
 
 from tlg_lib.baselines import fusions, joint_prototype, support_against_background
 from tlg_lib.batches import EpisodeBatch
-from tlg_lib.commands.options import whole_numbers
+from tlg_lib.commands.options import cells
 from tlg_lib.config import make_config
 from tlg_lib.errors import TLGError
 from tlg_lib.evaluate import Counts
@@ -51,7 +51,7 @@ def test_rows_change_what_they_name_and_keep_the_rest():
 def test_a_seed_or_fold_named_twice_is_trained_and_counted_once(tmp_path):
     study = Study(tmp_path, make_config("mini"), folds=(0, 0, 1), seeds=(1, 1), rows=(Row("a", "A"),))
     assert [(fold, seed) for _, fold, seed in study.cells()] == [(0, 1), (1, 1)]
-    assert whole_numbers("--folds", "0,0,1") == (0, 1)
+    assert cells("0,0,1", "1,1") == ((0, 1), (1,))
 
 
 @pytest.mark.slow
