@@ -19,7 +19,7 @@ def small_run(data, folder, steps):
     return Run(config, (0, 1), (0,), (1,), rows, folder)
 
 
-def wait_for(path, seconds=90):
+def wait_for(path, seconds=400):  # trained by a process of low priority
     until = time.monotonic() + seconds
     while not path.is_file():
         assert time.monotonic() < until, f"{path} did not come"
