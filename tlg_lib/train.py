@@ -37,7 +37,7 @@ from .inputs import Inputs
 from .loader import worker_deaths_in_one_line
 from .loggers import Curves, check_kind
 from .losses import remedy, total_loss
-from .machine.device import code_digest, commit, compile_needs, compiled
+from .machine.device import check_compile, code_digest, commit
 from .machine.downloads import sha256_of
 from .machine.locks import folder_lock
 from .machine.paths import read_json, read_sealed, write_json, write_sealed
@@ -66,8 +66,7 @@ def train(
     folder = Path(folder)
     check_kind(curves)
     # Bad input is told here, before a lock, a folder or a process is made.
-    if config.compile and compile_needs():
-        raise TLGError(compile_needs())
+    check_compile(config.compile)
     experiment = (inputs or Inputs()).open(config, progress)
     with folder_lock(folder):
         if config.devices == 1:
@@ -144,7 +143,7 @@ def _train(fabric, config: Config, folder: Path, experiment: Experiment, progres
         _refuse_foreign(folder / "config.json")
         write_json(folder / "config.json", config.to_dict())
     consensus = _consensus(config, experiment, model, progress and fabric.is_global_zero)
-    wrapped, optimizer = fabric.setup(compiled(model) if config.compile else model, optimizer)
+    wrapped, optimizer = fabric.setup(torch.compile(model) if config.compile else model, optimizer)
     drawn = start_curves() if draws else None
     _loop(_Run(fabric, config, folder, experiment, model, wrapped, optimizer, about, consensus, drawn), progress)
     weights = sha256_of(path) if path.is_file() else ""  # none after 0 steps

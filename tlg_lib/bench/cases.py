@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .. import backbones
 from ..config import Config, make_config
-from ..machine.device import compiled
+from ..machine.device import check_compile
 from ..metrics import vote
 from ..text_prior import random_text_vectors
 
@@ -164,7 +164,8 @@ class Library(Plain):
         self.model = build_model(config, backbone, random_text_vectors(CLASSES, TEXT_WIDTH)).to(case.device)
         if weights is not None:
             self.model.load_state_dict(weights)
-        self.network = compiled(self.model) if case.compile else self.model
+        check_compile(case.compile)
+        self.network = torch.compile(self.model) if case.compile else self.model
         self.optimizer = make_optimizer(self.model, config)
 
     def autocast(self):

@@ -36,17 +36,16 @@ def pick_device(name: str) -> torch.device:
 
 def compile_needs() -> str:
     """Why torch.compile cannot take the network here, "" where it can."""
-    # Tried: 2.4 and 2.6 stop at the 4D encoder's own gradients with an error; 2.9, 2.11 and 2.14 make one graph.
+    # Tried: 2.4 and 2.6 stop at the 4D encoder's own gradients; 2.9.1 (`released` alone) and 2.14 make one graph.
     if tuple(int(n) for n in torch.__version__.split(".")[:2]) >= (2, 9):
         return ""
     return f"compile=true needs PyTorch 2.9 or newer, here is {torch.__version__}: leave it off, or install a newer one"
 
 
-def compiled(model: torch.nn.Module):
-    """``model`` under torch.compile. Raises TLGError where that would end in an error of PyTorch's own."""
-    if compile_needs():
+def check_compile(wanted: bool) -> None:
+    """Raise TLGError where torch.compile is wanted and would end in an error of PyTorch's own."""
+    if wanted and compile_needs():
         raise TLGError(compile_needs())
-    return torch.compile(model)
 
 
 def device_name(device: torch.device) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -55,7 +57,6 @@ def predict_files(
         raise TLGError(f"--coco {coco}: choose rle or polygons")
     asked = [query] if isinstance(query, str | Path) else query
     queries = list(dict.fromkeys(path for item in asked for path in images_at(item)))
-    other = [path for item in asked for path in passed_over(item)]
     supports = [path for item in support for path in images_at(item)]
     if not supports:
         raise TLGError("no support image: give at least one with --support")
@@ -74,7 +75,8 @@ def predict_files(
     if drawn and not options.get("checkpoint"):
         options["checkpoint"] = "photo"
     predictor = FewShotPredictor(class_name, **options)
-    prepared = predictor.support([read_image(path) for path in supports], drawn or None)
+    shown = [read_image(path) for path in supports]
+    prepared = predictor.support(shown, drawn or None)
     label = f"segmenting '{class_name}'" if class_name else "segmenting"
     files = track(list(zip(queries, stems)), label=label, unit="images", show=progress and len(queries) > 1)
     results, shapes = _predict_all(predictor, prepared, files, len(queries) == 1, coco)
@@ -85,34 +87,32 @@ def predict_files(
         {"file": str(path), "drawn": bool(drawn), "mask_share": _share(mask == 1)}
         for path, (_, _, mask) in zip(supports, prepared, strict=True)
     ]
-    summary["passed_over"] = [str(path) for path in other]
+    summary["passed_over"] = [str(path) for item in asked for path in passed_over(item)]
     if sheet:
-        marked = [tint(read_image(path), mask == 1, SUPPORT) for path, (_, _, mask) in zip(supports, prepared)]
-        summary["sheet"] = _write_sheet(sheet[0], supports, marked, results)
+        marked = (tint(image, mask == 1, SUPPORT) for image, (_, _, mask) in zip(shown, prepared))
+        write_picture(sheet[0], _sheet(supports, marked, results))
+        summary["sheet"] = str(sheet[0])
     write_json(summaries[0], summary)
     return summary
 
 
-def _write_sheet(path: Path, supports: list[Path], marked: list[np.ndarray], results: list[dict]) -> str:
-    """One picture of the supports with their masks and of the first overlays, each with its file's name below."""
+def _sheet(supports: list[Path], marked: Iterable[np.ndarray], results: list[dict]) -> np.ndarray:
+    """The marked supports and the first overlays in small, each with its file's name below. uint8 [h, w, 3]."""
     from matplotlib import get_data_path
 
     font = ImageFont.truetype(str(Path(get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), 13)
     done = [entry for entry in results if "overlay" in entry][:MOST]
-    tiles = [(f"support {name.name}", picture) for name, picture in zip(supports, marked)]
-    tiles += [(Path(entry["query"]).name, None) for entry in done]
-    (width, height), rows = TILE, -(-len(tiles) // COLUMNS)
+    names = [f"support {path.name}" for path in supports] + [Path(entry["query"]).name for entry in done]
+    pictures = chain(marked, (read_image(entry["overlay"]) for entry in done))  # one at a time in memory
+    (width, height), rows = TILE, -(-len(names) // COLUMNS)
     sheet = Image.new("RGB", (COLUMNS * width, rows * (height + 22)), "white")
     draw = ImageDraw.Draw(sheet)
-    for number, (name, picture) in enumerate(tiles):
-        if picture is None:
-            picture = read_image(done[number - len(marked)]["overlay"])
+    for number, (name, picture) in enumerate(zip(names, pictures)):
         x, y = number % COLUMNS * width, number // COLUMNS * (height + 22)
         small = ImageOps.contain(Image.fromarray(picture), (width - 6, height - 6))
         sheet.paste(small, (x + (width - small.width) // 2, y + (height - small.height) // 2))
         draw.text((x + 4, y + height), plain(name, line=True)[:32], "black", font)
-    write_picture(path, np.asarray(sheet))
-    return str(path)
+    return np.asarray(sheet)
 
 
 def _drawn(masks: list, supports: list[Path]) -> list[str]:
