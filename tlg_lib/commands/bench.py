@@ -223,7 +223,7 @@ def loader(
 @app.command("device")
 def device_(
     device: Device = "auto",
-    limit: Annotated[float, typer.Option(min=1, help="seconds for everything")] = 230.0,
+    limit: Annotated[float, typer.Option(min=1, help="seconds for everything")] = 440.0,
     size: Annotated[int, typer.Option(min=64, help="image side in pixels")] = 400,
     batch: Annotated[int, typer.Option(min=1)] = 16,
     backbone: Annotated[str, typer.Option(help="resnet50, vgg16 or efficientnet_lite0")] = "resnet50",
@@ -236,7 +236,7 @@ def device_(
     page: Annotated[Path | None, typer.Option(help="write the table between this page's marks as well")] = None,
     out: Out = None,
 ) -> None:
-    """One device in four minutes: networks, precisions, memory, compilation, loader, profile, parity with the CPU.
+    """One device in eight minutes: networks, precisions, memory, compilation, loader, profile, parity with the CPU.
 
     Every figure is written as soon as it is there; a cell that fails is written as its error. The backbone's weights
     are random.
