@@ -266,6 +266,17 @@ def test_verdict_gives_no_mean_for_three_folds(tmp_path):
     assert "no mean" in verdict(results(tmp_path, rows=rows, folds=[0, 1, 2]))
 
 
+def test_page_leads_with_the_threshold_that_base_classes_chose(tmp_path):
+    """A network that marks little at 0.5 is not shown as one that knows nothing; what it has at 0.5 stands beside."""
+    both = records() + [record("extended-pixel", fold, 70.0 + fold, threshold_from="base classes") for fold in range(4)]
+    value = results(tmp_path, rows=_rows(records_frame(both)))
+    assert "71.5 mIoU on classes it never saw" in verdict(value) and "cut where base classes chose" in verdict(value)
+    text = Page(write_report(tmp_path).read_text(encoding="utf-8")).text
+    # the mean, one class and several, folds, the best epoch, and the score at 0.5
+    cells = "71.5" + "75.5–" + "70.071.072.073.0" + "–" + "51.5"
+    assert f"TLG extended, pixel labels{cells}" in text
+
+
 def test_find_row_by_epoch_and_threshold(tmp_path):
     value = results(tmp_path)
     assert find_row(value, "extended-pixel", epoch="best by test classes")["miou"] == pytest.approx(54.5)

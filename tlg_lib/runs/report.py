@@ -118,9 +118,17 @@ def find_row(
     return None
 
 
+def leading_row(results: dict, key: str, shots: int = 1) -> dict | None:
+    """The last epoch's entry at the threshold that base classes chose, at 0.5 where none was chosen.
+
+    A network that was trained briefly marks little at 0.5, whatever it knows.
+    """
+    return find_row(results, key, shots, threshold_from="base classes") or find_row(results, key, shots)
+
+
 def verdict(results: dict) -> str:
     """One sentence: the main score and what it must be compared with."""
-    main = find_row(results, results["main_row"])
+    main = leading_row(results, results["main_row"])
     but = f" But {'; '.join(main['remarks'])}." if main and main.get("remarks") else ""
     if main is None or main["miou"] is None:
         folds = ", ".join(f"fold {f}: {score:.1f}" for f, score in (main["folds"] if main else {}).items())
@@ -136,15 +144,19 @@ def verdict(results: dict) -> str:
         ("rival-pixel", "the fully supervised 4D encoder with drawn supports"),
         ("hsnet-pixel", "the plain 4D encoder"),
     ):
-        row = find_row(results, key)
+        row = leading_row(results, key)
         if row is not None and row["miou"] is not None and key != results["main_row"]:
             against.append(f"{row['miou']:.1f} for {words}")
     return (
         f"{method_name(results['main_row'])}: {main['miou']:.1f}{_spread(main['half_width_95'])} mIoU on classes it "
-        f"never saw (1-shot, mean of the four folds, {results['episodes']} episodes each)"
+        f"never saw (1-shot, mean of the four folds, {results['episodes']} episodes each{_cut(main)})"
         + (f", against {', '.join(against)}." if against else ".")
         + but
     )
+
+
+def _cut(row: dict) -> str:
+    return ", cut where base classes chose" if row["threshold_from"] == "base classes" else ""
 
 
 def _chips(results: dict) -> list[str]:
@@ -202,17 +214,18 @@ def _figure(path: Path) -> dict:
 
 def _table(results: dict, shots: int) -> list[dict]:
     """Lines of the scores' table, methods in METHODS' order and then others by name."""
-    keys = {key: find_row(results, key, shots) for key in METHODS}
-    keys |= {r["key"]: find_row(results, r["key"], shots) for r in sorted(results["rows"], key=lambda r: r["key"])}
+    keys = {key: leading_row(results, key, shots) for key in METHODS}
+    keys |= {r["key"]: leading_row(results, r["key"], shots) for r in sorted(results["rows"], key=lambda r: r["key"])}
     lines = []
     for key, row in keys.items():
         if row is None:
             continue
-        best = find_row(results, key, shots, epoch="best by test classes") if row["epoch"] == "last" else None
-        chosen = find_row(results, key, shots, threshold_from="base classes")
-        entries = {"last": row, "best": best, "chosen": chosen}
-        scores = {name: entries[name]["miou"] if entries[name] else None for name in ("best", "chosen")}
-        agreement = row["agreement_with_mask"] if key != MASK else None
+        trained = row["epoch"] == "last"
+        best = find_row(results, key, shots, "best by test classes", row["threshold_from"]) if trained else None
+        fixed = find_row(results, key, shots)
+        entries = {"last": row, "best": best, "fixed": fixed}
+        scores = {name: entries[name]["miou"] if entries[name] else None for name in ("best", "fixed")}
+        agreement = fixed["agreement_with_mask"] if fixed and key != MASK else None
         about = {"row": row, "name": method_name(key), "colour": method_colour(key), "agreement": agreement}
         about["marks"] = {name: bool(e and e.get("remarks")) for name, e in entries.items()}
         about["remarks"] = list(dict.fromkeys(r for e in entries.values() if e for r in e.get("remarks", ())))
