@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from tlg_lib.look import figures as f
+from tlg_lib.look.figures_inside import spread_curve
 
 GENERATOR = np.random.default_rng(0)
 IMAGE = GENERATOR.integers(0, 255, (32, 32, 3), dtype=np.uint8)
@@ -72,6 +73,12 @@ def test_smoke_note_is_drawn(tmp_path):
     noted = f.save_figure(CALLS["dumbbells"](), tmp_path / "b.png", "x", note="smoke: figures mean nothing")
     with Image.open(plain) as a, Image.open(noted) as b:
         assert b.height > a.height
+
+
+def test_a_logarithmic_axis_is_marked_with_numbers():
+    """Its usual labels are formulas, which would stand there as $\\mathdefault{10^{-2}}$."""
+    axes = spread_curve([0.005, 0.05, 5.0], {"a": [3, 2, 1]}, {"released": 0.5}).axes[0]
+    assert [label.get_text() for label in axes.get_xticklabels()][1:4] == ["0.01", "0.1", "1"]
 
 
 def test_overlay_against_a_pixel_by_pixel_sum():

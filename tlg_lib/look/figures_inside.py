@@ -187,6 +187,7 @@ def spread_curve(
     for marker, colour, (name, values) in zip("osD", (BLUE, ORANGE, VERMILLION), curves.items()):
         axes.plot(regs, values, marker=marker, color=colour, label=name)
     axes.set(xscale="log", xlabel="regularisation", ylabel=label)
+    axes.xaxis.set_major_formatter("{x:g}")  # the usual powers of ten are formulas, which STYLE turns off
     for name, reg in marks.items():
         axes.axvline(reg, color=GREY, lw=1, ls="--")
         axes.text(reg, 0.02, f" {name}", transform=axes.get_xaxis_transform(), color=GREY, fontsize=9)
