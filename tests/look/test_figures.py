@@ -43,7 +43,6 @@ CALLS = {
     "heat_map": lambda: f.heat_map(pd.DataFrame({"m": {"cat": 50.0}}), "IoU"),
     "interval_rows": lambda: f.interval_rows({"a": (1.0, -0.5, 2.5), "b": (-3.0, -4.0, -2.0)}, "t"),
     "quality_curve": lambda: f.quality_curve({"extended-pixel": [(20.0, 40.0), (80.0, 82.0)]}, "t"),
-    "strip_plot": lambda: f.strip_plot(pd.DataFrame({"key": ["mask", "mask"], "miou": [40.0, 42.0]}), "t"),
 }
 
 

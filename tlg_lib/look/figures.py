@@ -579,27 +579,3 @@ def heat_map(table, label: str) -> Figure:
     axes.tick_params(axis="x", labelsize=8, rotation=0, length=0)
     axes.tick_params(axis="y", labelsize=9, rotation=0, length=0)
     return figure
-
-
-@styled
-def strip_plot(frame, title: str) -> Figure:
-    """Every score as a dot (a pandas table with key and miou), and each method's mean as a line."""
-    import seaborn
-
-    keys = [key for key in METHODS if key in set(frame["key"])]
-    keys += sorted(set(frame["key"]) - set(METHODS))
-    figure = Figure(figsize=(8.2, 0.42 * len(keys) + 1.1), layout="constrained")
-    axes = figure.subplots()
-    colours = {key: method_colour(key) for key in keys}
-    seaborn.pointplot(
-        frame, x="miou", y="key", hue="key", order=keys, hue_order=keys, palette=colours, ax=axes, errorbar=None,
-        linestyle="none", marker="|", markersize=22, markeredgewidth=3, legend=False,
-    )  # fmt: skip
-    seaborn.stripplot(
-        frame, x="miou", y="key", hue="key", order=keys, hue_order=keys, palette=colours, ax=axes, jitter=False, size=6,
-        alpha=0.75, linewidth=0.5, edgecolor="white", legend=False,
-    )  # fmt: skip
-    axes.set_yticks(range(len(keys)), [method_name(key) for key in keys])
-    axes.set(xlabel="mIoU, percent", ylabel="")
-    axes.set_title(title)
-    return figure
