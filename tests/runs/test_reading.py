@@ -132,6 +132,7 @@ def test_files_of_a_control_and_of_the_network_alone(run):
 def test_a_verdict_goes_by_the_interval_and_either_way(low, high, verdict):
     belief = Belief("x", "y", Interval((low + high) / 2, low, high, 3))
     assert belief.verdict == verdict and f"**{verdict}**" in believed([belief])
+    assert verdict not in believed([belief], smoke=True) and "mean nothing" in believed([belief], smoke=True)
 
 
 def test_one_value_or_none_decides_nothing():

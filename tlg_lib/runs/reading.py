@@ -14,6 +14,7 @@ import numpy as np
 
 from ..errors import TLGError
 from ..evaluate import Counts
+from .notebook import SMOKE_NOTE
 from .records import Interval, mean_interval
 from .statistics import Comparison, paired_bootstrap
 
@@ -135,10 +136,11 @@ class Belief:
         return f"{middle:+.1f}" + ("" if np.isnan(low) else f" [{low:+.1f}, {high:+.1f}]")
 
 
-def believed(beliefs: Sequence[Belief]) -> str:
-    """A Markdown table: claim, what was measured, its figure and the verdict."""
+def believed(beliefs: Sequence[Belief], smoke: bool = False) -> str:
+    """A Markdown table: claim, what was measured, its figure and the verdict, which a smoke run cannot give."""
     lines = ["| claim | measured | points [95%] | verdict |", "|---|---|---|---|"]
-    lines += [f"| {b.claim} | {b.measured} | {b.figure} | **{b.verdict}** |" for b in beliefs]
+    said = [SMOKE_NOTE if smoke else b.verdict for b in beliefs]
+    lines += [f"| {b.claim} | {b.measured} | {b.figure} | **{s}** |" for b, s in zip(beliefs, said)]
     return "\n".join(lines)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from ..config import Config
 from ..errors import TLGError
 from ..machine.paths import read_json, write_json
+from .notebook import SMOKE_NOTE
 
 LONGEST, SEEDS = 2000, (0, 1, 2)  # optimizer steps of a short training, its seeds
 
@@ -102,7 +103,7 @@ def verdict(scores: Mapping[str, Sequence[float]], smoke: bool = False) -> str:
     if min(first.min(), last.min()) < 1:
         line += "; a score near 0 is a training that does not yet mark anything"
     if smoke:
-        return f"{line} - smoke: figures mean nothing"
+        return f"{line} - {SMOKE_NOTE}"
     if gain.low > 0 or gain.high < 0:
         return f"{line}: more than seeds explain here, but the runs are brief and this is one fold"
     return f"{line}: the interval holds zero, so it is open"
