@@ -153,7 +153,19 @@ def _meaning(content: bytes) -> bytes:
         body = getattr(node, "body", None)
         if isinstance(body, list) and body and isinstance(body[0], ast.Expr) and _is_text(body[0].value):
             del body[0]
-    return hashlib.sha256(ast.dump(tree).encode()).digest()
+    return hashlib.sha256(repr(_plain(tree)).encode()).digest()
+
+
+def _plain(node: object) -> object:
+    """A syntax tree as lists, the same by every Python: what newer ones add to it is empty where nobody uses it."""
+    if isinstance(node, list):
+        return [_plain(item) for item in node]
+    if not isinstance(node, ast.AST):
+        return repr(node)
+    if isinstance(node, ast.JoinedStr):  # 3.12 has empty pieces in it
+        node = ast.JoinedStr([piece for piece in node.values if not (_is_text(piece) and not piece.value)])
+    fields = [(name, value) for name, value in ast.iter_fields(node) if value is not None and value != []]
+    return [type(node).__name__, *((name, _plain(value)) for name, value in fields)]
 
 
 def _is_text(node: ast.expr) -> bool:
