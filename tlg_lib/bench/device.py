@@ -87,12 +87,15 @@ def measure(run: Callable[[], object], device: str, row: float = ROW) -> dict[st
     once = clock(device) - began
     if once < SLOW:
         run()
-    count, rows = max(1, min(20, int(row / max(once, 1e-6)))), [once] if once > LONG else []
-    for _ in range(0 if rows else ROUNDS if once < SLOW else 2):
-        began = clock(device)
-        for _ in range(count):
-            run()
-        rows.append((clock(device) - began) / count)
+    count, rows = max(1, min(20, int(row / max(once, 1e-6)))), []
+    if once > LONG:
+        rows = [once]
+    else:
+        for _ in range(ROUNDS if once < SLOW else 2):
+            began = clock(device)
+            for _ in range(count):
+                run()
+            rows.append((clock(device) - began) / count)
     found = {"seconds": statistics.median(rows), "least": min(rows), "most": max(rows), "runs": count * len(rows)}
     return found | ({"peak_mib": torch.cuda.max_memory_allocated() / 2**20} if device != "cpu" else {})
 
