@@ -16,7 +16,9 @@ import shutil
 import signal
 import sys
 import tempfile
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -155,6 +157,11 @@ def _die():
 # --- the disk
 
 
+def _train_in_4_kb(data: Path, run: Path) -> Outcome:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+    return refused(train, data, run)
+
+
 @fault("no space left while a checkpoint is written")
 def _(folder):
     """RLIMIT_FSIZE makes a real write fail in a child process; the earlier checkpoint must survive it."""
@@ -162,19 +169,9 @@ def _(folder):
 
     data, run = unfinished(folder), folder / "run"
     before = load_checkpoint(run / "checkpoint.safetensors").about["step"]
-    read, write = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
-            outcome = refused(train, data, run)
-            os.write(write, json.dumps([outcome.message, outcome.code]).encode())
-        finally:
-            os._exit(0)
-    os.waitpid(child, 0)
-    os.close(write)
-    with os.fdopen(read) as pipe:
-        outcome = Outcome(*json.loads(pipe.read()))
+    # a new process, not a fork: a fork of one whose torch has threads may wait for them for ever
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        outcome = pool.submit(_train_in_4_kb, data, run).result()
     assert load_checkpoint(run / "checkpoint.safetensors").about["step"] == before, "the good checkpoint was lost"
     assert not list(run.glob(".*.part")), "half a file was left"
     return outcome
@@ -540,6 +537,31 @@ def _(folder):
     return refused(train, data, folder / "run")
 
 
+@fault("true masks with 255 where the background is")
+def _(folder):
+    data = listed(folder)
+    repaint(data / "SegmentationClassAug", lambda m: np.where(m > 0, m, 255))
+    return refused(train, data, folder / "run")
+
+
+@fault("a picture that is trained on and scored")
+def _(folder):
+    from pytest import MonkeyPatch
+
+    data = listed(folder)
+    shutil.copy(data / "splits" / "trn" / "fold1.txt", data / "splits" / "val" / "fold1.txt")
+    with MonkeyPatch.context() as patch:
+        patch.setattr("tlg_lib.experiment.SMALL_TEST_LIST", 0)  # as a folder of full size is read
+        return refused(train, data, folder / "run")
+
+
+@fault("pseudo masks that cover the whole picture")
+def _(folder):
+    data = voc(folder)
+    repaint(data / "PseudoMasks", lambda m: np.full_like(m, m.max()))
+    return refused(train, data, folder / "run")
+
+
 @fault("pseudo masks with 255 where the object is")
 def _(folder):
     data = voc(folder)
@@ -655,6 +677,18 @@ def _(folder):
     image, other = (data / "JPEGImages" / f"2007_060{k}.jpg" for k in (0, 1))
     mask = ["--support-mask", folder / "mask.png"]
     return command("predict", "--query", image, "--support", other, *mask, "--out", folder / "out")
+
+
+@fault("a drawn mask with two objects, each in a colour of its own")
+def _(folder):
+    from PIL import Image
+
+    from tlg_lib.masks.drawn import drawn_mask
+
+    two = np.zeros((60, 80, 3), np.uint8)
+    two[10:30, 10:30], two[30:50, 40:70] = (128, 0, 0), (0, 128, 0)
+    Image.fromarray(two).save(folder / "mask.png")
+    return refused(drawn_mask, np.zeros((60, 80, 3), np.uint8), folder / "mask.png")
 
 
 @fault("an archive that would fill the disk")

@@ -7,8 +7,11 @@ import pytest
 from PIL import Image
 
 from tlg_lib.config import make_config
-from tlg_lib.data.folder import open_folder
-from tlg_lib.experiment import Experiment
+from tlg_lib.data.folder import SegmentationFolder, open_folder
+from tlg_lib.data.splits import build_splits
+from tlg_lib.data.verify import verify
+from tlg_lib.errors import TLGError
+from tlg_lib.experiment import Experiment, check_rows
 
 from conftest import make_tiny_voc
 
@@ -22,14 +25,14 @@ def test_the_presets_of_the_paper_follow_the_authors_and_the_others_say_what_the
 
 @pytest.fixture
 def both_classes(tmp_path):
-    """A tiny folder in which one training image of a base class also shows class 0, hidden in fold 0."""
+    """A tiny folder in which one training image of a base class also shows a little of class 0, hidden in fold 0."""
     root = tmp_path / "voc"
     make_tiny_voc(root)
     data = open_folder(str(root), "pascal", "")
-    image, class_id = data.rows("trn", 1)[0]
+    image, class_id = next(row for row in data.rows("trn", 1) if data.classes_in(row[0]) <= set(range(6, 11)))
     path = root / "SegmentationClassAug" / f"{image}.png"
     label = np.array(Image.open(path))
-    label[:8, :8] = 1
+    label[:5, :8] = 1  # less than the lists ask of a row
     Image.fromarray(label, "L").save(path)
     open_folder.cache_clear()
     return open_folder(str(root), "pascal", ""), (image, class_id)
@@ -43,6 +46,33 @@ def test_training_images_with_a_hidden_class_are_kept_or_dropped_by_name(both_cl
     shows = {image for image, _ in kept if np.isin(data.label(image), range(1, 6)).any()}
     assert row in kept and row not in dropped and set(dropped) < set(kept)
     assert dropped == [r for r in kept if r[0] not in shows]
+
+
+def test_no_image_of_a_test_row_is_trained_on_where_both_lists_serve(both_classes):
+    """In a folder this small, images of two classes stand in the lists of both: 20 would be trained on and scored."""
+    data, _ = both_classes
+    experiment = Experiment(data, None, None, None, None)
+    for chosen, folds in ((make_config("pascal"), {0}), (make_config("pascal", validation_fold=2), {0, 2})):
+        assert experiment.both_splits(chosen) and chosen.novel_rows == "keep"
+        hidden = {c + 1 for fold in folds for c in data.fold_classes(fold)}
+        tested = {i for split in ("trn", "val") for fold in folds for i, _ in data.rows(split, fold)}
+        listed = {i for i, _ in data.training_rows(0, True, True, chosen.validation_fold)}
+        trained = {i for i, _ in experiment.training_rows(chosen)}
+        assert len(listed & tested) >= 20 and trained and not trained & tested
+        little = [i for i in trained if hidden & set(np.unique(data.label(i)))]
+        assert len(little) <= 1  # the image with a little of class 0, which is no test row
+
+
+def test_lists_that_train_and_score_the_same_picture_are_refused(both_classes, monkeypatch):
+    data, _ = both_classes
+    monkeypatch.setattr("tlg_lib.experiment.SMALL_TEST_LIST", 0)
+    (data.root / "splits").exists() or build_splits(data.root, "pascal")
+    check_rows(make_config("pascal-lite"), Experiment(SegmentationFolder(data.root, "pascal"), *4 * [None]), False)
+    lines = (data.root / "splits" / "trn" / "fold1.txt").read_text()
+    (data.root / "splits" / "val" / "fold1.txt").write_text(lines)
+    with pytest.raises(TLGError, match=r"\d+ pictures of the lists in .* are trained on and scored \(2007_"):
+        check_rows(make_config("pascal-lite"), Experiment(SegmentationFolder(data.root, "pascal"), *4 * [None]), False)
+    assert verify(data.root, "pascal", progress=False).problems["trained and tested"]
 
 
 def test_episodes_per_class_follow_the_named_draw(both_classes):

@@ -154,9 +154,17 @@ def test_true_masks_of_one_value_are_refused(root, value, word):
             build_splits(root)
 
 
+def test_true_masks_without_background_are_refused(root):
+    repaint(root / "SegmentationClassAug", lambda m: np.where(m > 0, m, 255))
+    refused(root, "no mask holds a 0", "write 0 outside the objects")
+    assert "no mask holds a 0" in str(verify(root, "pascal", progress=False).problems)
+
+
 @pytest.mark.parametrize(
     "change, word",
     [
+        (lambda m: np.where(m > 0, m, 255), "no pseudo mask in use shows anything but its class"),
+        (lambda m: np.full_like(m, m.max()), "no pseudo mask in use shows anything but its class"),
         (lambda m: np.where(m > 0, 255, 0), "255 means unsure"),
         (lambda m: 0 * m, "background alone"),
         (lambda m: np.where(m > 0, 1, 0), "class number 1, expected 0, 255 or 2 ('bicycle')"),

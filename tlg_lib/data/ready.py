@@ -139,6 +139,7 @@ def _check_pseudo_masks(data: SegmentationFolder, rows: list[Row], progress: boo
         _refuse_numbers(data, path, sorted(values.keys() - allowed), expected)
         if class_id + 1 not in values:
             empty[class_id].append((image, class_id))
+    _refuse_full(data, index, paths)
     count = sum(map(len, empty.values()))
     if count == len(rows):
         _refuse_empty(data, index, paths[rows[0]], "all pseudo masks in use")
@@ -153,6 +154,17 @@ def _check_pseudo_masks(data: SegmentationFolder, rows: list[Row], progress: boo
             )
     names = ", ".join(f"'{data.classes[c]}'" for c in nothing)
     return [f"no pseudo mask of {names} shows the class: see `tlg masks sheet`"] if nothing else []
+
+
+def _refuse_full(data: SegmentationFolder, index: dict, paths: dict[Row, Path]) -> None:
+    held = [index[plain_id(path.stem)].keys() - {255} for path in paths.values()]
+    if held and all(values == {class_id + 1} for values, (_, class_id) in zip(held, paths)):
+        first = next(iter(paths.values())).name
+        raise TLGError(
+            f"{data.masks}: no pseudo mask in use shows anything but its class (first: {first}): write 0 outside the "
+            f"object, or make them with `tlg masks make --data {data.root}`",
+            code=3,
+        )
 
 
 def _refuse_empty(data: SegmentationFolder, index: dict, first: Path, which: str) -> None:

@@ -218,12 +218,18 @@ def _read_index(store: Path) -> dict[str, tuple[list[int], dict[int, int]]]:
 
 
 def check_values(folder: Path, index: dict[str, dict[int, int]]) -> None:
-    """Refuse maps that mark objects by 255 or by 1 whatever their class: 255 means ignored, 1 is the first class."""
+    """Refuse maps that mark objects by 255, or what is round them by anything but 0: 255 means ignored."""
     held = {value for counts in index.values() for value in counts}
     if held == {0, 255}:
         raise TLGError(
             f"{folder}: the masks hold 0 and 255 only, and 255 means ignored: write the class number (1 = the first "
             "class) where the object is",
+            code=3,
+        )
+    if held and 0 not in held:
+        raise TLGError(
+            f"{folder}: no mask holds a 0, so nothing counts as background and any score would be of the objects "
+            "alone: write 0 outside the objects; 255 means ignored",
             code=3,
         )
 

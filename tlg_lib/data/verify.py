@@ -33,6 +33,7 @@ REMEDIES = {
     "same name twice": "keep one image per name: the suffix does not tell them apart",
     "unfit name": "a list cannot hold the name, so the file is not used: rename it (and its mask)",
     "bad list": "correct the list, or build all of them again with `tlg data splits --force`",
+    "trained and tested": "a score on a picture that was trained on is of what was seen: drop its rows from one list",
     "class not in its image": "the list names a class that the mask lacks: build the lists again",
     "too few images": "an episode needs a query and another image of its class: add images or drop the row",
 }
@@ -207,6 +208,9 @@ def _check_lists(
         spare = sorted(these.keys() - others.keys() - listed)
         if spare:
             report.notes.append(f"{len(spare)} {what} and are not used ({some(spare)})")
+    trained, tested = ({image for side, (image, _) in rows if side == split} for split in SPLITS)
+    for image in sorted(trained & tested):
+        report.problems["trained and tested"].append(f"{image}: in splits/trn and splits/val")
     names = class_names(dataset)
     for split, (image, class_id) in rows:
         if image in held and class_id + 1 not in held[image]:

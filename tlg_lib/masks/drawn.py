@@ -16,6 +16,7 @@ from ..errors import TLGError
 from ..machine.paths import user_path
 
 CUT_SIDE = 640  # pixels; GrabCut works on larger images shrunk to this longer side
+VOC_RIM = (224, 224, 192)  # the colour of "unsure" in VOC's palette
 ROUNDS = 5  # of GrabCut; its energy hardly falls after that
 HOW = (
     'give a mask picture, a box "x0,y0,x1,y1", or points "x,y x,y -x,y" (a minus before a point outside the object), '
@@ -54,12 +55,12 @@ def one_object(values: np.ndarray, where: str) -> np.ndarray:
 
     Black or transparent is outside. One other value, whichever, is the object, and 255 beside it is left out (the
     unsure rim of VOC's masks); many greys are a drawing with soft edges, cut at half. Anything else is refused: of
-    a label map with several classes nobody can know which one is meant.
+    a label map with several classes, in numbers or in colours, nobody can know which one is meant.
     """
     if values.ndim == 3 and values.shape[2] == 4 and values[..., 3].min() < 128 <= values[..., 3].max():
         return (values[..., 3] >= 128).astype(np.uint8)  # cut out: what is left is the object
     if values.ndim == 3 and values.shape[2] in (3, 4):
-        values = values[..., :3].max(2)
+        values = _one_colour(values[..., :3], where)
     if values.ndim != 2 or values.dtype.kind not in "bui":
         raise TLGError(f"{where} has shape {values.shape}, type {values.dtype}: expected [H, W] of whole numbers")
     found = np.unique(values)
@@ -73,6 +74,22 @@ def one_object(values: np.ndarray, where: str) -> np.ndarray:
         listed = ", ".join(map(str, objects[:4])) + (" ..." if len(objects) > 4 else "")
         raise TLGError(f"{where} holds the values {listed}: save one object, white on black")
     return (values >= 128).astype(np.uint8)
+
+
+def _one_colour(values: np.ndarray, where: str) -> np.ndarray:
+    """Brightness [H, W] of a mask painted in one colour, its soft edges in darker tones; VOC's unsure rim is left out.
+
+    Raises TLGError for a second colour: two objects painted apart are not one.
+    """
+    values = np.where((values == VOC_RIM).all(2, keepdims=True), 0, values)
+    brightness = values.max(2)
+    painted = values[brightness >= 64].astype(np.float32)
+    if len(painted):
+        hues = painted / painted.max(1, keepdims=True)  # [N, 3]
+        other = np.abs(hues - np.median(hues, 0)).max(1) > 0.25
+        if other.mean() > 0.01:
+            raise TLGError(f"{where} is painted in several colours: save one object, white on black")
+    return brightness
 
 
 def parse_shapes(text: str, where: str) -> tuple[list, list, list] | None:
