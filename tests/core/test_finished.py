@@ -101,6 +101,27 @@ def test_scores_are_those_of_these_weights_and_this_code(voc, tmp_path, monkeypa
     assert study._Scorer(config, folder, "x", "X", Inputs()).finished is None
 
 
+def test_eval_says_where_data_or_code_are_not_those_of_training(voc, tmp_path, monkeypatch, capsys):
+    from tlg_lib.commands import evaluate
+
+    def said():
+        evaluate.command(tmp_path / "run", shots="1", settings=["eval_episodes=4", "extra_episodes=4"])
+        lines = capsys.readouterr().out.splitlines()
+        return [line for line in lines if line.startswith(("note: scored on", "note: trained by"))]
+
+    fit(voc, tmp_path / "run")
+    assert said() == []
+    image = sorted((voc / "JPEGImages").iterdir())[0]  # of a test row
+    before = image.stat()
+    content = bytearray(image.read_bytes())
+    content[-40] ^= 3
+    image.write_bytes(content)
+    os.utime(image, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert said() == ["note: scored on other data than it was trained with, or they changed since"]
+    monkeypatch.setattr(device, "code_digest", lambda *_, **__: "another")
+    assert len(said()) == 2
+
+
 @pytest.mark.parametrize(
     "content", [b"", b"[" * 100_000, b"{}", b'{"records": 1, "sha256": "0"}', b"\xff", b'{"a": 1e999}', None]
 )
