@@ -18,7 +18,7 @@ from .batches import BatchMaker, Masks
 from .config import Config
 from .data.digest import contents, data_digest
 from .data.features import FeatureStore
-from .data.folder import SegmentationFolder, open_folder
+from .data.folder import SegmentationFolder, hidden_folds, open_folder
 from .data.listing import some
 from .data.ready import check_files
 from .episodes import Episode, Row, TrainingSampler, images_by_class, test_episodes, wrong_support
@@ -42,19 +42,9 @@ class Protocol:
         return config.dataset == "pascal" and len(self.data.rows("val", config.fold)) < SMALL_TEST_LIST
 
     def training_rows(self, config: Config) -> list[Row]:
-        """The base classes' rows that the protocol trains on, those held out for choices among them.
-
-        Where both lists serve, an image of a test row may stand under a base class as well: it is left out.
-        """
-        keep, both = config.novel_rows == "keep", self.both_splits(config)
-        rows = self.data.training_rows(config.fold, both, keep, config.validation_fold)
-        tested = {image for image, _ in self.tested_rows(config)} if both else set()
-        return [row for row in rows if row[0] not in tested]
-
-    def tested_rows(self, config: Config) -> list[Row]:
-        """Rows of the test fold and, if there is one, of the fold that stands in for it: never trained on."""
-        both, folds = self.both_splits(config), sorted({config.fold, config.validation_fold} - {-1})
-        return [row for fold in folds for row in self.data.test_rows(fold, both)]
+        """The base classes' rows that the protocol trains on, those held out for choices among them."""
+        keep = config.novel_rows == "keep"
+        return self.data.training_rows(config.fold, self.both_splits(config), keep, config.validation_fold)
 
     def sampler(self, config: Config) -> TrainingSampler:
         rows = self.training_rows(config)
@@ -80,7 +70,7 @@ class Protocol:
         if both:
             rows = [row for row in self.training_rows(config) if held_out(row[0])]
         else:
-            folds = {config.fold, config.validation_fold} - {-1}
+            folds = hidden_folds(config.fold, config.validation_fold)
             novel = {c + 1 for fold in folds for c in self.data.fold_classes(fold)}
             rows = [r for r in self.data.base_rows(config.fold) if r[1] + 1 not in novel]
             rows = [row for row in rows if novel.isdisjoint(self.data.classes_in(row[0]))]
@@ -196,8 +186,9 @@ def check_rows(config: Config, protocol: Protocol, progress: bool = True) -> Non
     """Lists are not empty and share no image, classes have enough of them, each has its files, which show the class."""
     data, both = protocol.data, protocol.both_splits(config)
     protocol.test_episodes(config, count=1)
-    trained, tested = protocol.training_rows(config), protocol.tested_rows(config)
-    kept = tested if both else tested + data.base_rows(config.fold)  # for scores and choices
+    trained, tested = protocol.training_rows(config), data.hidden_rows(config.fold, both, config.validation_fold)
+    base = data.base_rows(config.fold)
+    kept = tested if both else tested + base  # for scores and choices
     seen = sorted({image for image, _ in trained} & {image for image, _ in kept})
     if seen:
         raise TLGError(
@@ -205,7 +196,7 @@ def check_rows(config: Config, protocol: Protocol, progress: bool = True) -> Non
             "a score on them would be of what was seen; drop their rows from trn or from val",
             code=3,
         )
-    rows = trained + tested + data.base_rows(config.fold)
+    rows = trained + tested + base
     TrainingSampler(rows, batch=1, seed=0, names=data.classes)
     for note in check_files(data, rows, progress):
         if progress:

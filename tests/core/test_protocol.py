@@ -8,7 +8,6 @@ from PIL import Image
 
 from tlg_lib.config import make_config
 from tlg_lib.data.folder import SegmentationFolder, open_folder
-from tlg_lib.data.splits import build_splits
 from tlg_lib.data.verify import verify
 from tlg_lib.errors import TLGError
 from tlg_lib.experiment import Experiment, check_rows
@@ -56,7 +55,7 @@ def test_no_image_of_a_test_row_is_trained_on_where_both_lists_serve(both_classe
         assert experiment.both_splits(chosen) and chosen.novel_rows == "keep"
         hidden = {c + 1 for fold in folds for c in data.fold_classes(fold)}
         tested = {i for split in ("trn", "val") for fold in folds for i, _ in data.rows(split, fold)}
-        listed = {i for i, _ in data.training_rows(0, True, True, chosen.validation_fold)}
+        listed = {i for split in ("trn", "val") for fold in {0, 1, 2, 3} - folds for i, _ in data.rows(split, fold)}
         trained = {i for i, _ in experiment.training_rows(chosen)}
         assert len(listed & tested) >= 20 and trained and not trained & tested
         little = [i for i in trained if hidden & set(np.unique(data.label(i)))]
@@ -66,7 +65,6 @@ def test_no_image_of_a_test_row_is_trained_on_where_both_lists_serve(both_classe
 def test_lists_that_train_and_score_the_same_picture_are_refused(both_classes, monkeypatch):
     data, _ = both_classes
     monkeypatch.setattr("tlg_lib.experiment.SMALL_TEST_LIST", 0)
-    (data.root / "splits").exists() or build_splits(data.root, "pascal")
     check_rows(make_config("pascal-lite"), Experiment(SegmentationFolder(data.root, "pascal"), *4 * [None]), False)
     lines = (data.root / "splits" / "trn" / "fold1.txt").read_text()
     (data.root / "splits" / "val" / "fold1.txt").write_text(lines)

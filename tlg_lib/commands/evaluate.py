@@ -23,9 +23,9 @@ def command(
     from ..checkpoints import load_checkpoint
     from ..config import Evaluation
     from ..errors import TLGError
-    from ..experiment import inputs_digest
     from ..inputs import Inputs
     from ..machine.device import code_digest
+    from ..machine.paths import read_sealed
     from ..runs.study import TRAINING_FREE, evaluate_trained, evaluate_training_free, several
 
     counts = several("shots", shots, (1, 5))
@@ -50,7 +50,7 @@ def command(
         return
     if saved.about.get("code") != code_digest():
         print(f"note: trained by other code (commit {saved.about.get('commit', 'unknown')}) than what scores it here")
-    if saved.about["data"] != inputs_digest(config):
+    if saved.about["data"] != read_sealed(folder / "records.json")["stamp"]["data"]:
         print("note: scored on other data than it was trained with, or they changed since")
     print(
         f"{config.preset}, fold {config.fold}, seed {config.seed}, supervision {config.supervision}, "

@@ -80,12 +80,16 @@ class SegmentationFolder:
 
         An image that also holds a held-out class would teach that class as background, so it is left out, unless
         ``keep_novel`` (as the authors keep it). both_splits adds the val rows of the other folds, for folders too
-        small to do without. validation_fold: another fold that is left out in the same way (-1: none).
+        small to do without; then an image of a hidden row is never kept, as it is scored. validation_fold: another
+        fold that is left out in the same way (-1: none).
         """
-        left_out = (fold,) if validation_fold < 0 else (fold, validation_fold)
+        left_out = hidden_folds(fold, validation_fold)
         novel = {c + 1 for f in left_out for c in self.fold_classes(f)}
         splits = ("trn", "val") if both_splits else ("trn",)
         rows = [row for f in range(4) if f not in left_out for split in splits for row in self.rows(split, f)]
+        if both_splits:
+            scored = {image for image, _ in self.hidden_rows(fold, True, validation_fold)}
+            rows = [row for row in rows if row[0] not in scored]
         if keep_novel:
             return rows
         presence = {image: novel.isdisjoint(self.classes_in(image)) for image in {image for image, _ in rows}}
@@ -97,6 +101,10 @@ class SegmentationFolder:
 
     def test_rows(self, fold: int, both_splits: bool = False) -> list[Row]:
         return self.rows("val", fold) + (self.rows("trn", fold) if both_splits else [])
+
+    def hidden_rows(self, fold: int, both_splits: bool = False, validation_fold: int = -1) -> list[Row]:
+        """Test rows of every hidden fold: their images are scored, so never trained on."""
+        return [row for f in hidden_folds(fold, validation_fold) for row in self.test_rows(f, both_splits)]
 
     @cached_property
     def _class_index(self) -> dict[str, dict[int, int]]:
@@ -177,6 +185,11 @@ class SegmentationFolder:
         """Rows without a pseudo mask; looked up in one directory listing."""
         present = self.pseudo_masks().files
         return [(i, c) for i, c in rows if f"{i}--{c}" not in present and i not in present]
+
+
+def hidden_folds(fold: int, validation_fold: int = -1) -> tuple[int, ...]:
+    """Folds whose classes training does not see: the test fold and, unless -1, the one that stands in for it."""
+    return tuple(dict.fromkeys(f for f in (fold, validation_fold) if f >= 0))
 
 
 def one_class(label: np.ndarray, class_id: int) -> np.ndarray:

@@ -125,13 +125,15 @@ def _refuse_numbers(data: SegmentationFolder, path: Path, wrong: list[int], expe
 
 
 def _check_pseudo_masks(data: SegmentationFolder, rows: list[Row], progress: bool) -> list[str]:
-    """Pseudo masks hold their own class's number; not all of them, nor all of a class beside 255, show nothing."""
+    """Pseudo masks hold their own class's number; not all of them, nor all of a class beside 255, show nothing, nor
+    do all of them show nothing else."""
     paths = {row: data.pseudo_mask_path(*row) for row in rows}
     index, broken = scan_folder(data.masks, data.pseudo_masks().files, progress)
     for path in paths.values():
         if plain_id(path.stem) in broken:
             raise TLGError(broken[plain_id(path.stem)], code=3)
     empty: dict[int, list[Row]] = defaultdict(list)
+    full = 0
     for (image, class_id), path in paths.items():
         values, own = index[plain_id(path.stem)], path.stem.endswith(f"--{class_id}")
         allowed = {0, 255, class_id + 1} if own else {0, 255, *range(1, len(data.classes) + 1)}
@@ -139,7 +141,13 @@ def _check_pseudo_masks(data: SegmentationFolder, rows: list[Row], progress: boo
         _refuse_numbers(data, path, sorted(values.keys() - allowed), expected)
         if class_id + 1 not in values:
             empty[class_id].append((image, class_id))
-    _refuse_full(data, index, paths)
+        full += values.keys() - {255} == {class_id + 1}
+    if full == len(rows):
+        raise TLGError(
+            f"{data.masks}: no pseudo mask in use shows anything but its class (first: {paths[rows[0]].name}): write 0 "
+            f"outside the object, or make them with `tlg masks make --data {data.root}`",
+            code=3,
+        )
     count = sum(map(len, empty.values()))
     if count == len(rows):
         _refuse_empty(data, index, paths[rows[0]], "all pseudo masks in use")
@@ -154,17 +162,6 @@ def _check_pseudo_masks(data: SegmentationFolder, rows: list[Row], progress: boo
             )
     names = ", ".join(f"'{data.classes[c]}'" for c in nothing)
     return [f"no pseudo mask of {names} shows the class: see `tlg masks sheet`"] if nothing else []
-
-
-def _refuse_full(data: SegmentationFolder, index: dict, paths: dict[Row, Path]) -> None:
-    held = [index[plain_id(path.stem)].keys() - {255} for path in paths.values()]
-    if held and all(values == {class_id + 1} for values, (_, class_id) in zip(held, paths)):
-        first = next(iter(paths.values())).name
-        raise TLGError(
-            f"{data.masks}: no pseudo mask in use shows anything but its class (first: {first}): write 0 outside the "
-            f"object, or make them with `tlg masks make --data {data.root}`",
-            code=3,
-        )
 
 
 def _refuse_empty(data: SegmentationFolder, index: dict, first: Path, which: str) -> None:

@@ -11,12 +11,11 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps
 
-from ..data.images import black_elsewhere, open_picture, orientation_of, resize_image, resize_mask
+from ..data.images import black_elsewhere, open_picture, orientation_of, resize_image, resize_mask, voc_palette
 from ..errors import TLGError
 from ..machine.paths import user_path
 
 CUT_SIDE = 640  # pixels; GrabCut works on larger images shrunk to this longer side
-VOC_RIM = (224, 224, 192)  # the colour of "unsure" in VOC's palette
 ROUNDS = 5  # of GrabCut; its energy hardly falls after that
 HOW = (
     'give a mask picture, a box "x0,y0,x1,y1", or points "x,y x,y -x,y" (a minus before a point outside the object), '
@@ -81,7 +80,7 @@ def _one_colour(values: np.ndarray, where: str) -> np.ndarray:
 
     Raises TLGError for a second colour: two objects painted apart are not one.
     """
-    values = np.where((values == VOC_RIM).all(2, keepdims=True), 0, values)
+    values = np.where((values == voc_palette()[255]).all(2, keepdims=True), 0, values)
     brightness = values.max(2)
     painted = values[brightness >= 64].astype(np.float32)
     if len(painted):
