@@ -12,7 +12,7 @@ from tlg_lib.data.classes import fold_classes
 from tlg_lib.errors import TLGError
 from tlg_lib.experiment import open_experiment
 from tlg_lib.runs.choices import choice_table
-from tlg_lib.runs.curve import LINES, curve_table
+from tlg_lib.runs.curve import LINES, VARIANTS, curve_table, wanted_rows
 from tlg_lib.runs.grid import grid_rows
 from tlg_lib.runs.records import score_table
 
@@ -82,6 +82,12 @@ def test_the_curve_has_a_line_per_row_fold_and_seed_without_controls():
     ]  # fmt: skip
 
 
+def test_the_curve_trains_the_rows_that_are_asked_for():
+    assert wanted_rows(()) == (*VARIANTS, "rival") and wanted_rows(("released",)) == ("released",)
+    with pytest.raises(TLGError, match="no row 'relased': the trained rows of the curve are extended, corrected"):
+        wanted_rows(("extended", "relased"))
+
+
 def test_the_table_of_scores_by_hand():
     """Means over folds, then seeds; the cost of a wrong support is paired by seed; a lone seed has no interval."""
     records = [
@@ -108,18 +114,22 @@ def test_choose_curve_grid_and_converge_end_to_end(tiny_voc, own_home, tmp_path,
     for command, more in (
         ("choose", ["--try", "dice=0,lr=1e-3"]),
         ("curve", ["--masks", "own="]),
+        ("curve", ["--masks", "own=", "--rows", "corrected", "--out", str(tmp_path / "one")]),
         ("grid", []),
         ("converge", ["--rows", "rival-pixel,extended-image", "--for", "rival-pixel:lr=1e-3", "--every", "1"]),
     ):
         more = [*more, "--steps", "2"] if command == "converge" else more
         with pytest.raises(SystemExit) as ended:
-            main([command, *given, *more, "--out", str(tmp_path / command)])
+            main([command, *given, "--out", str(tmp_path / command), *more])
         assert ended.value.code == 0, capsys.readouterr().err
     choices = json.loads((tmp_path / "choose" / "choices.json").read_text())
     assert {row["setting"] for row in choices["rows"]} == {"as it is", "dice=0,lr=1e-3"}
     assert (tmp_path / "curve" / "curve.png").stat().st_size > 5_000
     curve = pd.read_csv(tmp_path / "curve" / "curve.csv")
     assert set(curve.row) == set(LINES) and set(curve.supervision) == {"pixel", "image"}
+    one = pd.read_csv(tmp_path / "one" / "curve.csv")
+    assert set(one.row) == {"query pseudo mask", "base-fusion", "corrected"}
+    assert one.merge(curve).equals(one), "the same figures as beside the other rows"
     assert curve[curve.row == "rival"].groupby("fold").miou.nunique().eq(1).all(), "one rival for all masks"
     grid = json.loads((tmp_path / "grid" / "grid.json").read_text())["rows"]
     trained = {row["row"]: row for row in grid if row["wrong_miou"] is not None}

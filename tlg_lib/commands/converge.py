@@ -13,7 +13,7 @@ def command(
     preset: o.Preset = "mini",
     steps: Annotated[int, typer.Option(min=1, help="optimizer steps of every row")] = 2000,
     every: Annotated[int, typer.Option(min=0, help="steps between two points; 0: a tenth of all")] = 0,
-    rows: Annotated[str, typer.Option(help="rows wanted, with commas; default: all of the table")] = "",
+    rows: o.Rows = "",
     own: Annotated[
         list[str] | None, typer.Option("--for", help="a row's own settings, as ROW:key=value,key=value; repeatable")
     ] = None,
@@ -37,9 +37,6 @@ def command(
     for changes in chosen.values():
         config.replace(**changes)  # a wrong name or value is told before anything is trained
     folder = out or runs_home() / f"converge-{preset}-{steps}"
-    table = converge(
-        folder, config, *o.cells(folds, seeds), workers, chosen,
-        tuple(name.strip() for name in rows.split(",") if name.strip()),
-    )  # fmt: skip
+    table = converge(folder, config, *o.cells(folds, seeds), workers, chosen, o.names(rows))
     print(shown_table(table))
     print(f"table, curves, figure and settings: {folder}")

@@ -14,6 +14,7 @@ def command(
     masks: Annotated[
         list[str] | None, typer.Option("--masks", help="name=FOLDER of pseudo masks; repeatable; default: own=")
     ] = None,
+    rows: o.Rows = "",
     folds: o.Folds = "0,1,2,3",
     seeds: o.Seeds = "0",
     out: o.Out = None,
@@ -33,7 +34,7 @@ def command(
     folder = out or runs_home() / f"curve-{preset}"
     table = mask_curve(
         folder, config, o.parse_settings(masks) or {"own": config.masks}, *o.cells(folds, seeds), workers,
-        supervisions,
+        supervisions, o.names(rows),
     )  # fmt: skip
     for targets, here in table.groupby("supervision", sort=False):
         means = here.groupby(["row", "strength"], sort=False).miou.mean().unstack("strength")

@@ -23,6 +23,7 @@ Json = Annotated[bool, typer.Option("--json", help="print the figures as JSON an
 Preset = Annotated[str, typer.Argument(help="mini, smoke, pascal-lite, pascal or coco")]
 Folds = Annotated[str, typer.Option("--fold", "--folds", help="test folds, as 0,1,2,3 or all")]
 Seeds = Annotated[str, typer.Option("--seed", "--seeds", help="seeds, as 0,1,2; an interval needs at least two")]
+Rows = Annotated[str, typer.Option(help="trained rows wanted, with commas; default: all")]
 Out = Annotated[Path | None, typer.Option(help="folder of tables and figures")]
 Workers = Annotated[int, typer.Option(help="processes side by side; 0 = one per core")]
 Data = Annotated[str | None, typer.Option(help="dataset folder in VOC layout")]
@@ -49,6 +50,11 @@ def cells(folds: str, seeds: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
     from ..runs.study import FOLDS, several
 
     return several("folds", folds, FOLDS), several("seeds", seeds, (0,))
+
+
+def names(text: str) -> tuple[str, ...]:
+    """--rows, as "extended,rival"."""
+    return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def config_from_options(preset: str, settings: list[str] | None, **named) -> Config:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from ..config import Config
+from ..errors import TLGError
 from .records import write_table
 from .study import RIVAL, Row, Study, items
 
@@ -31,22 +32,27 @@ def mask_curve(
     seeds=(0,),
     workers: int = 0,
     supervisions=("pixel", "image"),
+    only: tuple[str, ...] = (),
 ) -> pd.DataFrame:
     """Train and score the rows of LINES with each folder of masks; curve.csv, curve.json and curve.png.
 
     masks: name of a strength -> folder of pseudo masks ("" = the dataset's own). Returns long form: strength,
     supervision (of the rival: pixel), row, fold, seed, miou (at 0.5) and miou_chosen (threshold from base classes),
     percent. The rival is trained once, with the first masks in view as the query's prompt that it does not read.
+    only: trained rows wanted, () for all. Raises TLGError for a row that is not known.
     """
-    folder = Path(folder)
+    folder, wanted = Path(folder), wanted_rows(only)
     config = config.replace(epoch_episodes=0)
     first = config.replace(masks=next(iter(masks.values())))
-    rival = Study(folder / "rival", first, folds, seeds, (Row("rival", LINES["rival"], items(RIVAL)),), shots=(1,))
-    rival.train(workers)
-    of_rival = [r for r in rival.evaluate(workers) if r["row"] == "rival"]
+    of_rival = []
+    if "rival" in wanted:
+        rival = Study(folder / "rival", first, folds, seeds, (Row("rival", LINES["rival"], items(RIVAL)),), shots=(1,))
+        rival.train(workers)
+        of_rival = [r for r in rival.evaluate(workers) if r["row"] == "rival"]
     tables = []
     for supervision in supervisions:
-        rows = tuple(Row(v, LINES[v], items({"variant": v, "supervision": supervision})) for v in VARIANTS)
+        settings = {v: items({"variant": v, "supervision": supervision}) for v in VARIANTS if v in wanted}
+        rows = tuple(Row(v, LINES[v], switches) for v, switches in settings.items())
         for strength, where in masks.items():
             study = Study(folder / supervision / strength, config.replace(masks=where), folds, seeds, rows, shots=(1,))
             study.train(workers)
@@ -57,6 +63,15 @@ def mask_curve(
 
     save_figure(curve_figure(table), folder / "curve.png", "mIoU of every row against the mIoU of the masks")
     return table
+
+
+def wanted_rows(only: tuple[str, ...]) -> tuple[str, ...]:
+    """The trained rows that are asked for, all where none is named. Raises TLGError naming one that is not known."""
+    known = (*VARIANTS, "rival")
+    for name in only:
+        if name not in known:
+            raise TLGError(f"no row '{name}': the trained rows of the curve are {', '.join(known)}")
+    return only or known
 
 
 def curve_table(records: list[dict], strength: str, supervision: str) -> pd.DataFrame:
