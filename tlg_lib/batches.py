@@ -1,6 +1,6 @@
 """Episodes to tensors: features, pseudo masks and targets of a batch, all at the network's image size.
 
-In two halves: a ``Reader`` brings what lies on disk into memory, here or in worker processes (loader.py); a
+In two halves: a ``Reader`` brings what lies on disk into memory, here or in worker processes (machine/loader.py); a
 ``BatchMaker`` takes it to the device, where the backbone runs.
 """
 
@@ -21,7 +21,7 @@ from .data.features import FeatureStore
 from .data.folder import SegmentationFolder
 from .data.images import resize_image, resize_mask
 from .episodes import Episode
-from .loader import Groups, read_ahead
+from .machine.loader import Groups, read_ahead
 
 
 @dataclass

@@ -18,7 +18,7 @@ from .baselines import Predictor
 from .batches import BatchMaker, EpisodeBatch
 from .episodes import Episode
 from .errors import TLGError
-from .loader import Groups, worker_deaths_in_one_line
+from .machine.loader import Groups, worker_deaths_in_one_line
 from .machine.paths import atomic
 from .machine.progress import track
 from .metrics import Scores, class_iou, intersection_union, scores, vote

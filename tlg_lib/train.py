@@ -34,12 +34,12 @@ from .errors import TLGError
 from .evaluate import THRESHOLDS, count_episodes, judged_by_labels
 from .experiment import Experiment
 from .inputs import Inputs
-from .loader import worker_deaths_in_one_line
-from .loggers import Curves, check_kind
 from .losses import remedy, total_loss
 from .machine.device import check_compile, code_digest, commit
 from .machine.downloads import sha256_of
+from .machine.loader import worker_deaths_in_one_line
 from .machine.locks import folder_lock
+from .machine.loggers import Curves, check_kind
 from .machine.paths import read_json, read_sealed, write_json, write_sealed
 from .machine.progress import track
 from .model import TLG, build_model
@@ -61,7 +61,7 @@ def train(
     Returns the summary that is also in ``trained.json``. A folder with a finished run of this config returns
     at once; an unfinished one goes on; one of another config is refused. Raises TLGError (code 6) when the
     loss stops being finite, keeping the last good checkpoint. ``inputs`` are those that the caller has open;
-    ``curves``: "csv" or "tensorboard" writes the curves as they grow (loggers.py).
+    ``curves``: "csv" or "tensorboard" writes the curves as they grow (machine/loggers.py).
     """
     folder = Path(folder)
     check_kind(curves)

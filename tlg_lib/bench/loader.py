@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from PIL import Image
 
-from .. import loader
 from ..batches import BatchMaker, Reader
 from ..config import make_config
 from ..data.features import FeatureStore
@@ -22,6 +21,7 @@ from ..data.folder import SegmentationFolder
 from ..data.images import write_mask
 from ..episodes import TrainingSampler
 from ..losses import total_loss
+from ..machine import loader
 from .cases import Case, build
 from .measure import clock
 from .table import markdown

@@ -7,7 +7,7 @@ import pytest
 
 from tlg_lib import train
 from tlg_lib.errors import TLGError
-from tlg_lib.loggers import Curves
+from tlg_lib.machine.loggers import Curves
 from tlg_lib.machine.paths import read_sealed
 
 from conftest import make_tiny_voc

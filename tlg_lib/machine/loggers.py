@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from .errors import TLGError
+from ..errors import TLGError
 
 KINDS = ("csv", "tensorboard")
 

@@ -12,10 +12,10 @@ import psutil
 import pytest
 import torch
 
-from tlg_lib import loader
 from tlg_lib.checkpoints import load_checkpoint
 from tlg_lib.errors import TLGError
 from tlg_lib.experiment import open_experiment
+from tlg_lib.machine import loader
 from tlg_lib.machine.parallel import WorkerKilled
 from tlg_lib.train import _Shares, train
 
@@ -145,7 +145,7 @@ def test_kill_9_of_the_parent_leaves_no_worker(tiny_voc, tmp_path):
         import sys, time
         sys.path.insert(0, {str(Path(__file__).parents[1])!r})
         if __name__ == "__main__":
-            from tlg_lib import loader
+            from tlg_lib.machine import loader
             from tlg_lib.experiment import open_experiment
             from tlg_lib.train import _Shares
             from resume_jobs import tiny_config

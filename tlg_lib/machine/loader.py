@@ -11,25 +11,25 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from .episodes import Episode
-from .errors import TLGError
-from .machine.parallel import WorkerKilled, end_with
+from ..errors import TLGError
+from .parallel import WorkerKilled, end_with
 
 FEW = 40  # groups; workers start in as long as this process takes to read so many
 AHEAD = 3  # groups that each worker holds ready
 
 
 class Groups(Protocol):
-    """Lists of episodes in order, each made when it is asked for: a list of them, or a function of the step."""
+    """What is read together (lists of episodes), in order, each made when it is asked for: a list of them, or a
+    function of the step."""
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int, /) -> list[Episode]: ...
+    def __getitem__(self, index: int, /) -> Any: ...
 
 
 class _Groups(Dataset):
@@ -38,7 +38,7 @@ class _Groups(Dataset):
     def __init__(self, read: Callable, training: bool):
         self.read, self.training = read, training
 
-    def __getitem__(self, episodes: list[Episode]):
+    def __getitem__(self, episodes: list):
         try:
             return self.read(episodes, self.training)
         except TLGError as error:
