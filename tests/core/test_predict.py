@@ -305,6 +305,11 @@ def test_several_queries_are_files_and_folders_each_photograph_once(tmp_path, ph
     values = dict(progress=False, support_masks=["20,20,110,110"], checkpoint="none")
     summary = predict_files([a, folder, b], [a], "", tmp_path / "out", **values)
     assert [entry["query"] for entry in summary["queries"]] == [str(path) for path in (a, b, c)]
+    assert summary["notes"] == []
+    moving = tmp_path / "moving.gif"
+    Image.fromarray(photograph).save(moving, save_all=True, append_images=[Image.new("RGB", (128, 128))])
+    notes = predict_files(moving, [a], "", tmp_path / "out", **values)["notes"]
+    assert notes == ["pictures of several frames, of which the first is used: 1 (moving.gif)"]
     with pytest.raises(TLGError, match="lies in the query folder"):
         predict_files([a, folder], [a], "", folder / "out", **values)
 

@@ -1,5 +1,6 @@
 """`tlg data verify` finds each fault that is planted in a good folder, and nothing in the good one."""
 
+import os
 import shutil
 
 import numpy as np
@@ -37,6 +38,18 @@ def test_good_folder(folder):
         # Two images of the class's own and one, drawn every second time, of the class five before: 4 + 2.
         assert row["images"] == 6 and (row["trn"], row["val"]) == (3, 3) and row["fold"] == row["class"] // 5
         assert row["share"] == pytest.approx(share, rel=1e-9)
+
+
+def test_what_is_passed_over_and_what_is_read_in_part_is_told(folder):
+    images = folder / "JPEGImages"
+    os.mkfifo(images / "pipe.jpg")
+    photo = Image.open(images / "2007_0300.jpg")
+    (images / "2007_0300.jpg").unlink()
+    photo.save(images / "2007_0300.webp", save_all=True, append_images=[Image.new("RGB", photo.size)])
+    assert verify(folder, "pascal", progress=False).notes == [
+        "1 links to nowhere and other names that hold no file in JPEGImages are not used (pipe.jpg)",
+        "pictures of several frames, of which the first is used: 1 (2007_0300.webp)",
+    ]
 
 
 def edit(path, text):

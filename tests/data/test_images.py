@@ -68,6 +68,20 @@ def test_exif_orientation_turns_the_image(tmp_path, photo):
     assert images.image_size(tmp_path / "x.png") == (60, 40)
 
 
+@pytest.mark.parametrize("suffix", ["gif", "png", "webp", "tif", "mpo"])
+def test_of_several_frames_the_first_is_read_and_the_rest_is_told(tmp_path, photo, suffix):
+    """But a telephone's MPO, whose second picture is the same view."""
+    first, second = Image.fromarray(photo), Image.new("RGB", photo.shape[1::-1])
+    many, one = tmp_path / f"many.{suffix}", tmp_path / "one.png"
+    first.save(many, save_all=True, append_images=[second])
+    first.save(one)
+    assert abs(images.read_image(many).astype(int) - photo).mean() < 30 < abs(photo.astype(int)).mean()
+    (tmp_path / "broken.gif").write_bytes(b"GIF89a")
+    note = images.frames_note([one, many, tmp_path / "broken.gif", tmp_path / "absent.gif"])
+    told = [f"pictures of several frames, of which the first is used: 1 (many.{suffix})"]
+    assert note == ([] if suffix == "mpo" else told)
+
+
 def test_sixteen_bit_photograph(tmp_path):
     deep = (np.arange(256, dtype=np.uint16).reshape(16, 16)) * 257
     Image.fromarray(deep).save(tmp_path / "x.png")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +11,14 @@ from PIL import Image, ImageOps
 
 from ..errors import TLGError
 from ..machine.paths import atomic
+from .listing import some
 
 MAX_PIXELS = 64_000_000  # of a file that is opened: a few kB may claim billions
 TURNED = (5, 6, 7, 8)  # EXIF orientations that exchange height and width
 _ORIENTATION = 0x0112
 # Told by the content, whatever the suffix; formats that start programs (EPS) are not opened.
 _FORMATS = ("JPEG", "MPO", "PNG", "BMP", "WEBP", "AVIF", "TIFF", "GIF", "PPM")
+_ONE_FRAME = (".jpg", ".jpeg", ".jfif", ".bmp")
 IGNORED = (118, 118, 118)  # RGB of pixels marked 255, where a mask is drawn
 
 
@@ -218,6 +221,23 @@ def open_picture(path: str | Path, what: str) -> Image.Image:
         except Exception as error:  # Pillow's decoders raise many kinds on broken bytes
             raise _broken(path, what, error) from None
         return image
+
+
+def frames_note(paths: Iterable[Path]) -> list[str]:
+    """What must be said of pictures of several frames or pages, of which ``read_image`` takes the first; often nothing.
+
+    A telephone's MPO holds its photograph once more, as a depth or brightness map, and is none of them.
+    """
+    found = [path.name for path in paths if path.suffix.lower() not in _ONE_FRAME and _frames(path) > 1]
+    return [f"pictures of several frames, of which the first is used: {len(found)} ({some(found)})"] if found else []
+
+
+def _frames(path: Path) -> int:
+    try:
+        with _opened(path, "image") as image:
+            return 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+    except Exception:  # Pillow's readers raise many kinds; what is broken is told where the picture is read
+        return 1
 
 
 def _opened(path: str | Path, what: str) -> Image.Image:

@@ -11,7 +11,7 @@ import numpy as np
 from ..errors import TLGError
 from ..machine.parallel import parallel_map
 from .classes import FOLDS, class_names, fold_of
-from .images import TURNED, in_frame, read_image, read_mask, stored_frame
+from .images import TURNED, frames_note, in_frame, read_image, read_mask, stored_frame
 from .listing import Listing, list_images, list_masks, some
 from .splits import SPLITS, Row, check_values, image_set, read_split
 
@@ -79,6 +79,7 @@ def verify(root: str | Path, dataset: str = "pascal", progress: bool = True) -> 
         if frame:
             frames[frame].append(image)
     _note_frames(frames, report)
+    report.notes += frames_note(photos.values())
     try:
         check_values(root / "SegmentationClassAug", held)
     except TLGError as error:
@@ -103,7 +104,7 @@ def _files(root: Path, report: Report) -> tuple[dict[str, Path], dict[str, Path]
         report.problems["unfit name"] += [f"{name}: {some([n])}" for n in found.unfit]
         for what, names in (
             ("files of other kinds", found.foreign),
-            ("files that are links to nowhere", found.dangling),
+            ("links to nowhere and other names that hold no file", found.dangling),
             ("folders", found.folders),
         ):
             if names:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from ..data.images import image_size, read_image, tint
+from ..data.images import frames_note, image_size, read_image, tint
 from ..data.photographs import (
     KINDS,
     MAKER,
@@ -82,7 +82,8 @@ def predict_files(
     results, shapes = _predict_all(predictor, prepared, files, len(queries) == 1, coco)
     if coco:
         write_json(summaries[1], coco_annotations(shapes, class_name))
-    summary = _summary(predictor, class_name, results, [note for item in asked for note in folders_note(item)])
+    notes = [note for item in asked for note in folders_note(item)] + frames_note(dict.fromkeys(supports + queries))
+    summary = _summary(predictor, class_name, results, notes)
     summary["support"] = [
         {"file": str(path), "drawn": bool(drawn), "mask_share": _share(mask == 1)}
         for path, (_, _, mask) in zip(supports, prepared, strict=True)
