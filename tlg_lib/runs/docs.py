@@ -38,16 +38,17 @@ CSS = """:root { --ink: #222; --line: #e4e4e4; --pale: #f6f6f6; --link: #0072b2;
 * { box-sizing: border-box; }
 body { font: 16px/1.6 system-ui, sans-serif; color: var(--ink); margin: 0; background: #fff; }
 main { overflow-wrap: break-word; }
-main, nav { max-width: 56rem; margin: 0 auto; padding: 0 1rem; }
+main, nav { max-width: 63rem; margin: 0 auto; padding: 0 1rem; } main p, main li { max-width: 54rem; }
 .books { padding: .8rem 1rem .6rem; font-size: 14px; border-bottom: 1px solid var(--line); }
 .books a { margin-right: .8rem; white-space: nowrap; } .books a[aria-current] { font-weight: bold; color: var(--ink); }
-.contents { font-size: 14px; padding: .6rem 1rem; max-width: 54rem; margin: .6rem auto; }
+.contents { font-size: 14px; padding: .6rem 1rem; max-width: 61rem; margin: .6rem auto; }
 .contents ul { margin: .3rem 0; padding-left: 1.4rem; }
 .ends { display: flex; justify-content: space-between; gap: 1rem; padding: 1.5rem 1rem 3rem; }
 a { color: var(--link); } h1 { font-size: 1.8rem; line-height: 1.25; } h2 { margin-top: 2.2rem; }
 h2, h3 { scroll-margin-top: 1rem; }
 pre { background: var(--pale); padding: .6rem .8rem; overflow-x: auto; font-size: 13px; line-height: 1.45; }
 .output pre { background: none; border-left: 3px solid var(--line); }
+@media (min-width: 60rem) { .output pre { white-space: pre-wrap; } }
 figure { margin: 1rem 0; } figure img { display: block; max-width: 100%; height: auto; }
 figcaption { color: #5a5a5a; font-size: 14px; line-height: 1.4; margin-top: .3rem; }
 .wide { overflow-x: auto; }
@@ -65,11 +66,12 @@ details { background: var(--pale); padding: .4rem .8rem; margin: .6rem 0; } summ
 .card { display: grid; grid-template-columns: 11rem 1fr; gap: 1rem; padding: 1rem 0;
 border-bottom: 1px solid var(--line); }
 .card h2 { margin: 0 0 .3rem; font-size: 1.15rem; } .card p { margin: 0; } .card img { width: 100%; }
-@media (min-width: 90rem) { .contents { position: fixed; left: max(1rem, calc(50% - 45rem)); top: 4rem; width: 15rem;
+@media (min-width: 90rem) { .contents { position: fixed; left: max(1rem, calc(50% - 45rem)); top: 4rem; width: 13rem;
 max-height: calc(100vh - 5rem); overflow-y: auto; } .contents > summary { font-weight: bold; } }
 @media (max-width: 40rem) { body { font-size: 15px; } main, nav { padding-left: .8rem; padding-right: .8rem; }
 .books { white-space: nowrap; overflow-x: auto; } .card { grid-template-columns: 1fr; }
-.grid label { grid-template-columns: 1fr; gap: 0; } pre { font-size: 12px; } table { font-size: 13px; } }
+.grid label { grid-template-columns: 1fr; gap: 0; } pre { font-size: 12px; }
+main table { font-size: 13px; display: block; max-width: 100%; overflow-x: auto; } }
 @media print { nav, .contents, .ends, .grid label { display: none; } body { font-size: 11pt; }
 pre, figure, tr { break-inside: avoid; } h2 { break-after: avoid; } pre { white-space: pre-wrap; }
 details:not([open]) > *:not(summary) { display: revert; } a { color: inherit; } main { max-width: none; } }
