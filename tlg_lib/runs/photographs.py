@@ -84,10 +84,8 @@ def predict_files(
         write_json(summaries[1], coco_annotations(shapes, class_name))
     notes = [note for item in asked for note in folders_note(item)] + frames_note(dict.fromkeys(supports + queries))
     summary = _summary(predictor, class_name, results, notes)
-    summary["support"] = [
-        {"file": str(path), "drawn": bool(drawn), "mask_share": _share(mask == 1)}
-        for path, (_, _, mask) in zip(supports, prepared, strict=True)
-    ]
+    shares = [_share(mask == 1) for _, _, mask in prepared]
+    summary["support"] = [{"file": str(p), "drawn": bool(drawn), "mask_share": s} for p, s in zip(supports, shares)]
     summary["passed_over"] = [str(path) for item in asked for path in passed_over(item)]
     if sheet:
         marked = (tint(image, mask == 1, SUPPORT) for image, (_, _, mask) in zip(shown, prepared))
