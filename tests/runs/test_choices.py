@@ -70,7 +70,12 @@ def test_the_table_of_choices_by_hand():
 def test_the_curve_has_a_line_per_row_fold_and_seed_without_controls():
     records = [
         {"row": row, "fold": fold, "seed": 0, "control": control, "threshold_from": source, "miou": score}
-        for row, control, miou in (("extended", "", 50.0), ("extended", "wrong support", 9.0), ("other", "", 8.0))
+        for row, control, miou in (
+            ("extended-pixel", "", 50.0),
+            ("extended-pixel", "wrong support", 9.0),
+            ("extended-image", "", 7.0),
+            ("other", "", 8.0),
+        )
         for fold in (0, 1)
         for source, score in (("fixed", miou + fold), ("base classes", miou + 2))
     ]

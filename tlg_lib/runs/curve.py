@@ -50,13 +50,17 @@ def mask_curve(
         rival.train(workers)
         of_rival = [r for r in rival.evaluate(workers) if r["row"] == "rival"]
     tables = []
-    for supervision in supervisions:
-        settings = {v: items({"variant": v, "supervision": supervision}) for v in VARIANTS if v in wanted}
-        rows = tuple(Row(v, LINES[v], switches) for v, switches in settings.items())
-        for strength, where in masks.items():
-            study = Study(folder / supervision / strength, config.replace(masks=where), folds, seeds, rows, shots=(1,))
-            study.train(workers)
-            tables.append(curve_table(study.evaluate(workers) + of_rival, strength, supervision))
+    for strength, where in masks.items():
+        rows = tuple(
+            Row(f"{v}-{targets}", f"{LINES[v]}, {targets}", items({"variant": v, "supervision": targets}))
+            for targets in supervisions
+            for v in VARIANTS
+            if v in wanted
+        )
+        study = Study(folder / strength, config.replace(masks=where), folds, seeds, rows, shots=(1,))
+        study.train(workers)
+        records = study.evaluate(workers)
+        tables += [curve_table(records + of_rival, strength, targets) for targets in supervisions]
     table = pd.concat(tables, ignore_index=True)
     write_table(folder, "curve", table, config, masks=masks, folds=list(folds), seeds=list(seeds))
     from ..look.figures import save_figure
@@ -75,8 +79,10 @@ def wanted_rows(only: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def curve_table(records: list[dict], strength: str, supervision: str) -> pd.DataFrame:
-    """Records of one strength in long form, one line per row, fold and seed."""
+    """Records of one strength in long form, one line per row, fold and seed: the trained rows with these targets (named
+    as ``extended-pixel``), and what reads no target."""
     frame = pd.DataFrame(records)
+    frame["row"] = frame.row.str.replace(f"-{supervision}", "", regex=False)
     frame = frame[frame.row.isin(LINES) & (frame.control == "")]
     wide = frame.pivot_table(index=["row", "fold", "seed"], columns="threshold_from", values="miou").reset_index()
     wide = wide.rename(columns={"fixed": "miou", "base classes": "miou_chosen"})
