@@ -9,6 +9,9 @@ from PIL import Image
 from tlg_lib.data.classes import COCO_CATEGORY_IDS, COCO_CLASSES
 from tlg_lib.data.splits import build_splits
 
+# A network that trains in a second, whatever the data.
+SMALL = dict(image_size=64, width=8, widths_4d=(4, 4, 8), token_count=4, backbone_weights="random", device="cpu")
+
 
 @pytest.fixture
 def own_home(tmp_path, monkeypatch):

@@ -7,21 +7,18 @@ from tlg_lib.checkpoints import load_checkpoint
 from tlg_lib.config import make_config
 from tlg_lib.train import train
 
+from conftest import SMALL
+
 # A network that trains in a second. Dropout is off: its masks depend on how the batch is shared out.
 TINY = dict(
+    SMALL,
     dataset="pascal",
-    image_size=64,
-    width=8,
-    widths_4d=[4, 4, 8],
-    token_count=4,
     steps=4,
     batch=4,
     epoch_steps=4,
     checkpoint_every=4,
     epoch_episodes=0,
     eval_episodes=2,
-    backbone_weights="random",
-    device="cpu",
     dropout=0.0,
     mask_dropout=0.0,
     support_loss=0.6,

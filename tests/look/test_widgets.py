@@ -19,6 +19,8 @@ from tlg_lib.masks.prompts import load_prompts
 from tlg_lib.model import build_model
 from tlg_lib.text_prior import text_vectors
 
+from conftest import SMALL
+
 
 class WordClip:
     """Stands in for CLIP's text tower: a unit vector from the hash of each prompt; long prompts are refused."""
@@ -59,18 +61,7 @@ def scene(tiny_voc, tmp_path_factory):
     """A two-shot episode and a network with random weights that differ from its neutral start."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TLG_HOME", str(tmp_path_factory.mktemp("home")))
-        config = make_config(
-            "smoke",
-            data=str(tiny_voc),
-            masks=str(tiny_voc / "PseudoMasks"),
-            image_size=64,
-            width=8,
-            widths_4d=[4, 4, 8],
-            token_count=4,
-            backbone_weights="random",
-            device="cpu",
-            use_hc=False,
-        )
+        config = make_config("smoke", data=str(tiny_voc), masks=str(tiny_voc / "PseudoMasks"), use_hc=False, **SMALL)
         experiment = open_experiment(config, progress=False)
         config = config.replace(use_hc=True, shots=2)
         model = build_model(config, experiment.backbone, text_vectors(WordClip(), load_prompts("mini"))).eval()

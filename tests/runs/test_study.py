@@ -17,20 +17,17 @@ from tlg_lib.prototypes import prototype_probability, query_mask_alone
 from tlg_lib.runs.jobs import run_study_jobs
 from tlg_lib.runs.study import Row, Study, row_config, table_rows
 
+from conftest import SMALL
+
 TINY = dict(
+    SMALL,
     dataset="pascal",
-    image_size=64,
-    width=8,
-    widths_4d=(4, 4, 8),
-    token_count=4,
     steps=3,
     batch=2,
     epoch_steps=2,
     checkpoint_every=2,
     epoch_episodes=2,
     eval_episodes=6,
-    backbone_weights="random",
-    device="cpu",
     use_hc=False,
 )
 

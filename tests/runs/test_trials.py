@@ -8,6 +8,8 @@ from tlg_lib.runs import trials
 from tlg_lib.runs.notebook import Run
 from tlg_lib.runs.trials import BARE, ROWS, ScoreCard, brief, network_to_look_at, verdict
 
+from conftest import SMALL
+
 
 def test_a_difference_whose_interval_over_seeds_holds_zero_is_called_open():
     line = verdict({"without": (40, 44, 42), "with": (43, 45, 44)})
@@ -42,12 +44,7 @@ def run(tiny_voc, own_home, tmp_path, monkeypatch):
         "smoke",
         data=str(tiny_voc),
         masks=str(tiny_voc / "PseudoMasks"),
-        image_size=64,
-        width=8,
-        widths_4d=[4, 4, 8],
-        token_count=4,
-        backbone_weights="random",
-        device="cpu",
+        **SMALL,
         use_hc=False,
         use_ht=False,
         steps=2,
