@@ -19,7 +19,7 @@ def small_run(data, folder, steps):
     return Run(config, (0, 1), (0,), (1,), rows, folder)
 
 
-def wait_for(path, seconds=400):  # trained by a process of low priority
+def wait_for(path, seconds=400):
     until = time.monotonic() + seconds
     while not path.is_file():
         assert time.monotonic() < until, f"{path} did not come"
@@ -29,7 +29,7 @@ def wait_for(path, seconds=400):  # trained by a process of low priority
 @pytest.mark.slow
 def test_what_is_trained_ahead_is_taken_and_what_is_begun_goes_on(tiny_voc, tmp_path, own_home):
     run, alone = (small_run(tiny_voc, tmp_path / name, 60) for name in ("run", "alone"))
-    with ahead.Ahead(run.study()) as beside:
+    with ahead.Ahead(run.study(), nice=0) as beside:
         beside.begin()
         wait_for(run.job_folder("a") / "trained.json")
         wait_for(run.job_folder("b") / "checkpoint.safetensors")  # begun, most likely not finished
@@ -66,7 +66,7 @@ def test_nothing_begins_without_data_or_on_a_large_image(tiny_voc, tmp_path, own
 
 def test_leaving_ends_it(tiny_voc, tmp_path, own_home):
     run = small_run(tiny_voc, tmp_path / "run", 10**6)
-    with ahead.Ahead(run.study()) as beside:
+    with ahead.Ahead(run.study(), nice=0) as beside:
         beside.begin()
         wait_for(run.job_folder("a") / "checkpoint.safetensors")
         pid = beside.process.pid

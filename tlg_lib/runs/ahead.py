@@ -34,10 +34,13 @@ def one_thread_is_enough(config) -> bool:
 
 
 class Ahead:
-    """Trains ahead of the notebooks from the first ``begin`` until it is done, stopped or left."""
+    """Trains ahead of the notebooks from the first ``begin`` until it is done, stopped or left.
 
-    def __init__(self, study: Study | None):
-        self.study, self.process = study, None
+    nice: how much its process gives way to others, 0 (not at all) to 19.
+    """
+
+    def __init__(self, study: Study | None, nice: int = 10):
+        self.study, self.nice, self.process = study, nice, None
         self.useful = study is not None and (os.cpu_count() or 1) > 1 and one_thread_is_enough(study.config)
 
     def __enter__(self) -> Ahead:
@@ -46,7 +49,9 @@ class Ahead:
     def begin(self) -> None:
         """Start, once, where it is of use and there are data."""
         if self.useful and self.process is None and inputs_digest(self.study.config):
-            self.process = get_context("spawn").Process(target=_train, args=(self.study, os.getpid()), daemon=True)
+            self.process = get_context("spawn").Process(
+                target=_train, args=(self.study, os.getpid(), self.nice), daemon=True
+            )
             self.process.start()
 
     def __exit__(self, *error) -> None:
@@ -64,14 +69,14 @@ def stop(folder: Path) -> None:
         time.sleep(0.05)
 
 
-def _train(study: Study, parent: int) -> None:
+def _train(study: Study, parent: int, nice: int) -> None:
     """All networks of the study, in order. What goes wrong is told by the notebook that meets it again."""
     import torch
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the notebooks; the parent ends this process
     end_with(parent)
     if hasattr(os, "nice"):
-        os.nice(10)
+        os.nice(nice)
     torch.set_num_threads(1)
     sys.stdout = open(os.devnull, "w", encoding="utf-8")
     with suppress(TLGError), folder_lock(study.folder, name=LOCK):
