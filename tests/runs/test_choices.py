@@ -12,7 +12,7 @@ from tlg_lib.data.classes import fold_classes
 from tlg_lib.errors import TLGError
 from tlg_lib.experiment import open_experiment
 from tlg_lib.runs.choices import choice_table
-from tlg_lib.runs.curve import LINES, VARIANTS, curve_table, wanted_rows
+from tlg_lib.runs.curve import LINES, VARIANTS, curve_figure, curve_table, wanted_rows
 from tlg_lib.runs.grid import grid_rows
 from tlg_lib.runs.records import score_table
 
@@ -85,6 +85,20 @@ def test_the_curve_has_a_line_per_row_fold_and_seed_without_controls():
          "miou": 50.0 + f}
         for f in (0, 1)
     ]  # fmt: skip
+
+
+def test_a_row_has_its_colour_in_every_panel_of_the_curve():
+    rows = [
+        {"strength": strength, "supervision": targets, "row": row, "fold": 0, "seed": 0, "miou": miou}
+        for targets, shown in (("pixel", LINES), ("image", ("query pseudo mask", "extended")))
+        for row in shown
+        for strength, miou in (("weak", 30.0), ("strong", 60.0))
+    ]
+    panels = [{line.get_label(): line for line in axes.get_lines()} for axes in curve_figure(pd.DataFrame(rows)).axes]
+    assert set(panels[0]) == set(LINES.values()) and len({line.get_color() for line in panels[0].values()}) == 7
+    for label, line in panels[1].items():
+        assert line.get_color() == panels[0][label].get_color()
+        assert list(line.get_xdata()) == list(line.get_ydata()) == [30.0, 60.0]
 
 
 def test_the_curve_trains_the_rows_that_are_asked_for():

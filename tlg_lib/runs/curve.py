@@ -21,6 +21,15 @@ LINES = {
     "extended": "TLG extended",
     "rival": "fully supervised rival",
 }
+# Under which name of look/figures a line has its colour, whichever of them a panel shows.
+COLOURS = {
+    "base-fusion": "base-fusion",
+    "released": "released-pixel",
+    "corrected": "corrected-pixel",
+    "extended-alone": "extended-pixel-alone",
+    "extended": "extended-pixel",
+    "rival": "rival-pixel",
+}
 VARIANTS = ("extended", "corrected", "released")
 
 
@@ -96,7 +105,7 @@ def curve_figure(table: pd.DataFrame):
     a supervision."""
     from matplotlib.figure import Figure
 
-    from ..look.figures import styled
+    from ..look.figures import GREY, method_colour, styled
 
     @styled
     def draw():
@@ -110,7 +119,8 @@ def curve_figure(table: pd.DataFrame):
             order = means.loc["query pseudo mask"].sort_values()
             for row, label in LINES.items():
                 if row in means.index:
-                    style = dict(ls=":", color="#767676") if row == "query pseudo mask" else dict(marker="o")
+                    mask = row == "query pseudo mask"
+                    style = dict(ls=":", color=GREY) if mask else dict(marker="o", color=method_colour(COLOURS[row]))
                     axis.plot(order.values, means.loc[row, order.index].values, label=label, **style)
             axis.set_xlabel("mIoU of the masks, percent")
             axis.set_title(f"targets: {supervision}", fontsize=10)
