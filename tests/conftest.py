@@ -20,6 +20,19 @@ def own_home(tmp_path, monkeypatch):
     return tmp_path / "home"
 
 
+@pytest.fixture
+def jobs_here(monkeypatch):
+    """The jobs of studies run in this process, one after the other: a worker process loads PyTorch for seconds."""
+    from tlg_lib.inputs import Inputs
+    from tlg_lib.runs import jobs, study
+
+    def in_turn(todo, workers, start=None, about=()):
+        yield from ((i, function(*arguments)) for i, (_, function, arguments) in enumerate(todo))
+
+    monkeypatch.setattr(jobs, "run_jobs", in_turn)
+    monkeypatch.setattr(study, "_WORKER", Inputs())
+
+
 def _scene(rng, size, values):
     """A noisy picture uint8 [H, W, 3] and its label map uint8 [H, W] with one ellipse per value."""
     height, width = size

@@ -127,7 +127,7 @@ def test_the_table_of_scores_by_hand():
 
 
 @pytest.mark.slow
-def test_choose_curve_grid_and_converge_end_to_end(tiny_voc, own_home, tmp_path, capsys):
+def test_choose_curve_grid_and_converge_end_to_end(tiny_voc, own_home, jobs_here, tmp_path, capsys):
     given = ["smoke", "--data", str(tiny_voc), "--folds", "0", "--workers", "1"]
     given += [word for setting in TINY for word in ("--set", setting)]
     for command, more in (

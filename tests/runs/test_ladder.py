@@ -56,7 +56,7 @@ def test_gains_are_paired_by_seed():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seeds, query_mask", [((0,), "none"), ((0, 1), "pseudo")])  # one seed has no interval
-def test_ladder_end_to_end(tiny_voc, tmp_path, own_home, monkeypatch, seeds, query_mask):
+def test_ladder_end_to_end(tiny_voc, tmp_path, own_home, jobs_here, monkeypatch, seeds, query_mask):
     config = make_config(
         "smoke",
         data=str(tiny_voc),

@@ -96,7 +96,7 @@ def test_study_end_to_end(tiny_voc, tmp_path, own_home):
 
 
 @pytest.mark.slow
-def test_with_image_labels_a_vote_keeps_its_threshold(tiny_voc, tmp_path, own_home):
+def test_with_image_labels_a_vote_keeps_its_threshold(tiny_voc, tmp_path, own_home, jobs_here):
     """Masks put right, the only judge there, are worse than good masks; the network alone is judged by them still."""
     config = make_config("smoke", data=str(tiny_voc), **TINY, supervision="image")
     study = Study(tmp_path / "study", config, folds=(0,), rows=(Row("a", "A"),), shots=(1,))
