@@ -101,8 +101,8 @@ def curve_table(records: list[dict], strength: str, supervision: str) -> pd.Data
 
 
 def curve_figure(table: pd.DataFrame):
-    """mIoU of each row against that of the masks (means over folds and seeds), with the diagonal of no gain; one panel
-    a supervision."""
+    """mIoU of each row, cut where base classes chose, against that of the masks (means over folds and seeds), with the
+    diagonal of no gain; one panel a supervision. At 0.5 what cross-entropy alone has trained marks next to nothing."""
     from matplotlib.figure import Figure
 
     from ..look.figures import GREY, method_colour, styled
@@ -115,7 +115,7 @@ def curve_figure(table: pd.DataFrame):
             figure.subplots(1, len(supervisions), squeeze=False, sharey=True)[0], supervisions
         ):
             here = table[table.supervision == supervision]
-            means = here.groupby(["row", "strength"]).miou.mean().unstack("strength")
+            means = here.groupby(["row", "strength"]).miou_chosen.mean().unstack("strength")
             order = means.loc["query pseudo mask"].sort_values()
             for row, label in LINES.items():
                 if row in means.index:
@@ -125,8 +125,8 @@ def curve_figure(table: pd.DataFrame):
             axis.set_xlabel("mIoU of the masks, percent")
             axis.set_title(f"targets: {supervision}", fontsize=10)
         figure.axes[0].set_ylabel("mIoU of unseen classes, percent")
-        figure.axes[0].legend()
-        figure.suptitle("Better than its mask?", fontsize=11)
+        figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+        figure.suptitle("Better than its mask? Each row at the threshold of base classes", fontsize=11)
         return figure
 
     return draw()
