@@ -176,11 +176,13 @@ def _arrow(start, end, labels, bright: bool, both: bool = False) -> str:
         f'stroke-width="{2.2 if bright else 1.3}" fill="none" {marks}/>'
     ]
     lines = [piece for name, shape in labels for piece in ((name, False), (_shape(shape), True))]
+    wide = any(len(_shape(shape)) > 12 for _, shape in labels[1:])  # than the gap between boxes: they stand above these
+    lift = BOX / 2 + 6 if wide else 8
     for i, (words, bold) in enumerate(lines):
         place = (
             (middle[0] + 8, middle[1] + 13 * (i - len(lines) / 2) + 10)
             if upright
-            else (middle[0], middle[1] - 8 - 12 * (len(lines) - 1 - i))
+            else (middle[0], middle[1] - lift - 12 * (len(lines) - 1 - i))
         )
         anchor = "start" if upright else "middle"
         drawn.append(_text(*place, words, 9.5, INK if bright or bold else GREY, bold=bold and bright, anchor=anchor))
