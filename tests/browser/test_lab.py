@@ -50,12 +50,29 @@ window.jupyterapp.commands.execute("notebook:run-all-cells").then(
 """
 
 
+def need_chromium(otherwise):
+    """Skip, saying what was not looked at, where a part is missing."""
+    pytest.importorskip("selenium", reason="selenium is not installed: make test-browser")
+    if not CHROMIUM or not shutil.which("chromedriver"):
+        pytest.skip(f"no chromium with chromedriver on this machine: {otherwise}")
+
+
+def chromium():
+    """A driver of headless Chromium that keeps the browser's log."""
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for flag in FLAGS:
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    return webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver")))
+
+
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
     """URL of a JupyterLab on a copy of notebooks/, with data and runs of its own unless TLG_HOME is set."""
-    pytest.importorskip("selenium", reason="selenium is not installed: make test-browser")
-    if not CHROMIUM or not shutil.which("chromedriver"):
-        pytest.skip("no chromium with chromedriver on this machine: the widgets were not tried in a browser")
+    need_chromium("the widgets were not tried in a browser")
     folder = tmp_path_factory.mktemp("lab")
     shutil.copytree(CHECKOUT / "notebooks", folder / "notebooks", ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
     settings = folder / "settings" / "@jupyterlab"
@@ -106,14 +123,7 @@ def lab(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def browser(lab):
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for flag in FLAGS:
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver")))
+    driver = chromium()
     SHOTS.mkdir(parents=True, exist_ok=True)
     try:
         run_all(driver, lab, EXPLORERS)

@@ -4,10 +4,8 @@ and those scroll within themselves; on a desk no line of a notebook's code is cu
 Needs chromium, chromedriver and selenium (`make test-browser`); skipped aloud where one is missing.
 """
 
-import shutil
-
 import pytest
-from test_lab import CHECKOUT, CHROMIUM, FLAGS
+from test_lab import CHECKOUT, chromium, need_chromium
 
 pytestmark = pytest.mark.browser
 PAGES = sorted((CHECKOUT / "docs").glob("*.html"))
@@ -19,16 +17,8 @@ return [...document.querySelectorAll("pre")].filter(e => e.innerText && e.scroll
 
 @pytest.fixture(scope="module")
 def browser():
-    pytest.importorskip("selenium", reason="selenium is not installed: make test-browser")
-    if not CHROMIUM or not shutil.which("chromedriver"):
-        pytest.skip("no chromium with chromedriver on this machine: the pages were not looked at in a browser")
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for flag in FLAGS:
-        options.add_argument(flag)
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver")))
+    need_chromium("the pages were not looked at in a browser")
+    driver = chromium()
     yield driver
     driver.quit()
 

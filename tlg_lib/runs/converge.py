@@ -9,7 +9,7 @@ import pandas as pd
 from ..config import Config
 from ..errors import TLGError
 from .grid import controlled
-from .records import score_table, write_table
+from .records import refuse_unknown_rows, score_table, write_table
 from .study import Row, Study, table_rows
 
 POINTS = 10  # of a learning curve, where its user names no other distance
@@ -52,10 +52,7 @@ def converge(
 
 def own_rows(rows: tuple[Row, ...], own: dict[str, dict], only: tuple[str, ...]) -> tuple[Row, ...]:
     """The wanted rows with settings of their own. Raises TLGError naming a row that is not in the table."""
-    known = [row.name for row in rows]
-    for name in (*own, *only):
-        if name not in known:
-            raise TLGError(f"no row '{name}': the rows are {', '.join(known)}")
+    refuse_unknown_rows((*own, *only), [row.name for row in rows], "rows")
     wanted = [row for row in rows if not only or row.name in only]
     return tuple(Row(r.name, r.label, tuple({**dict(r.overrides), **own.get(r.name, {})}.items())) for r in wanted)
 

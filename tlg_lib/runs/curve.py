@@ -7,8 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from ..config import Config
-from ..errors import TLGError
-from .records import write_table
+from .records import refuse_unknown_rows, write_table
 from .study import RIVAL, Row, Study, items
 
 # Rows of the curve: key of a record -> name in words. The rival reads no mask: its score is the same everywhere.
@@ -81,9 +80,7 @@ def mask_curve(
 def wanted_rows(only: tuple[str, ...]) -> tuple[str, ...]:
     """The trained rows that are asked for, all where none is named. Raises TLGError naming one that is not known."""
     known = (*VARIANTS, "rival")
-    for name in only:
-        if name not in known:
-            raise TLGError(f"no row '{name}': the trained rows of the curve are {', '.join(known)}")
+    refuse_unknown_rows(only, known, "trained rows of the curve")
     return only or known
 
 

@@ -82,10 +82,11 @@ def predict_files(
     results, shapes = _predict_all(predictor, prepared, files, len(queries) == 1, coco)
     if coco:
         write_json(summaries[1], coco_annotations(shapes, class_name))
-    notes = [note for item in asked for note in folders_note(item)] + frames_note(dict.fromkeys(supports + queries))
-    summary = _summary(predictor, class_name, results, notes)
-    shares = [_share(mask == 1) for _, _, mask in prepared]
-    summary["support"] = [{"file": str(p), "drawn": bool(drawn), "mask_share": s} for p, s in zip(supports, shares)]
+    summary = _summary(predictor, class_name, results, _notes(asked, supports + queries))
+    summary["support"] = [
+        {"file": str(path), "drawn": bool(drawn), "mask_share": _share(mask == 1)}
+        for path, (_, _, mask) in zip(supports, prepared, strict=True)
+    ]
     summary["passed_over"] = [str(path) for item in asked for path in passed_over(item)]
     if sheet:
         marked = (tint(image, mask == 1, SUPPORT) for image, (_, _, mask) in zip(shown, prepared))
@@ -93,6 +94,11 @@ def predict_files(
         summary["sheet"] = str(sheet[0])
     write_json(summaries[0], summary)
     return summary
+
+
+def _notes(asked: list, pictures: list[Path]) -> list[str]:
+    """What must be said of the files: folders not looked into, frames not read."""
+    return [note for item in asked for note in folders_note(item)] + frames_note(dict.fromkeys(pictures))
 
 
 def _sheet(supports: list[Path], marked: Iterable[np.ndarray], results: list[dict]) -> np.ndarray:

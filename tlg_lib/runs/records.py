@@ -132,6 +132,13 @@ def shown_table(table: pd.DataFrame) -> str:
     return shown.to_string(index=False)
 
 
+def refuse_unknown_rows(names: Sequence[str], known: Sequence[str], kind: str) -> None:
+    """Raises TLGError for the first of ``names`` that is not ``known``; kind: what these are, in words."""
+    for name in names:
+        if name not in known:
+            raise TLGError(f"no row '{name}': the {kind} are {', '.join(known)}")
+
+
 def write_table(folder: Path, stem: str, table: pd.DataFrame, config: Config, **about: object) -> None:
     """<stem>.csv, and <stem>.json with the settings and the environment beside the rows; NaN there is null."""
     from ..machine.device import environment
