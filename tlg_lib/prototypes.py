@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -27,9 +28,9 @@ def masked_mean(features: Tensor, weight: Tensor) -> Tensor:
 
 
 def cosine(prototype: Tensor, features: Tensor) -> Tensor:
-    """Of a prototype [B, C] of any length with every position of unit vectors [B, C, h, w]. -> [B, h, w]."""
+    """Of prototypes [B, (N,) C] of any length with every position of unit vectors [B, C, h, w]. -> [B, (N,) h, w]."""
     with torch.autocast(features.device.type, enabled=False):  # differences of cosines need their digits
-        return torch.einsum("bc,bchw->bhw", F.normalize(prototype, dim=1), features)
+        return torch.einsum("b...c,bchw->b...hw", F.normalize(prototype, dim=-1), features)
 
 
 def contrast_probability(foreground: Tensor, background: Tensor, features: Tensor) -> Tensor:
@@ -117,21 +118,39 @@ BATCH = 16
 class Consensus:
     """foreground, background: mean unit features inside and outside the pseudo masks, [classes, C], row = class id
     (zeros where a class has no training image). general: the mean over all these images of their own mean outside,
-    [C]."""
+    [C]. labels: image -> base classes that it shows, by its image-level labels."""
 
     foreground: Tensor
     background: Tensor
     general: Tensor
+    labels: dict[str, list[int]]
 
-    def probability(self, batch: EpisodeBatch, levels) -> Tensor:
-        """Foreground probability of each query by its class's prototypes alone, [B, H, W]."""
-        query, ids = deep_features(batch.query, levels), batch.class_ids
-        inside = contrast_probability(self.foreground[ids], self.background[ids], query)  # [B, h, w]
+    def probability(self, batch: EpisodeBatch, levels, labelled: bool = False) -> Tensor:
+        """Foreground probability of each query by its class's prototypes, [B, H, W].
+
+        labelled: also by its other image-level labels. What looks more like another class that the image shows is not
+        this one then; prototypes alone call every object of such an image the object, as objects look more like each
+        other than like their surroundings.
+        """
+        query, ids = deep_features(batch.query, levels), batch.class_ids  # [B, C, h, w]
+        against = cosine(self.background[ids], query)  # [B, h, w]
+        if labelled and (others := self._others(batch)).any():
+            likeness = cosine(self.foreground.expand(len(query), -1, -1), query)  # [B, classes, h, w]
+            others = others.to(query.device, non_blocking=True)[..., None, None]
+            against = torch.maximum(against, likeness.masked_fill(~others, -1).amax(1))
+        inside = torch.sigmoid(SHARPNESS * (cosine(self.foreground[ids], query) - against))
         return enlarge(inside, batch.query_mask.shape[-2:])
 
+    def _others(self, batch: EpisodeBatch) -> Tensor:
+        """Which classes each query is labelled with besides its own: bool [B, classes], on the CPU."""
+        others = torch.zeros(len(batch.episodes), len(self.foreground), dtype=torch.bool)
+        for shown, episode in zip(others, batch.episodes):
+            shown[[c for c in self.labels.get(episode.query, ()) if c != episode.class_id]] = True
+        return others
+
     def object_in(self, batch: EpisodeBatch, levels) -> Tensor:
-        """What mask and class prototypes at equal weight call the object, bool [B, H, W]."""
-        return (soft_mask(batch)[:, 0] + self.probability(batch, levels)) / 2 >= 0.5
+        """What mask and prototypes of the image's labels at equal weight call the object, bool [B, H, W]."""
+        return (soft_mask(batch)[:, 0] + self.probability(batch, levels, labelled=True)) / 2 >= 0.5
 
     def targets(self, batch: EpisodeBatch, levels) -> Tensor:
         """Training targets put right: ``object_in``, long {0, 1, 255} [B, H, W]; pixels marked 255 stay as they are."""
@@ -139,8 +158,13 @@ class Consensus:
 
 
 @torch.no_grad()
-def find_consensus(rows: list[Row], make: BatchMaker, levels, classes: int, progress: bool = False) -> Consensus:
-    """Prototypes over ``rows`` of (image, class): up to IMAGES images of each class, evenly spread over its list."""
+def find_consensus(
+    rows: list[Row], make: BatchMaker, levels, classes: int, labelled: Sequence[Row] = (), progress: bool = False
+) -> Consensus:
+    """Prototypes over ``rows`` of (image, class): up to IMAGES images of each class, evenly spread over its list.
+
+    labelled: further rows, of images held out from training, whose labels are known as well.
+    """
     inside, outside, general = {}, {}, []
     by_class = images_by_class(rows)
     for class_id, images in track(by_class.items(), len(by_class), "class prototypes", "classes", show=progress):
@@ -160,7 +184,10 @@ def find_consensus(rows: list[Row], make: BatchMaker, levels, classes: int, prog
     def table(found: dict[int, Tensor]) -> Tensor:
         return F.normalize(torch.stack([found.get(c, empty) for c in range(classes)]), dim=1)  # [classes, C]
 
-    return Consensus(table(inside), table(outside), torch.cat(general).mean(0))
+    labels: dict[str, list[int]] = {}
+    for image, class_id in dict.fromkeys((*rows, *labelled)):
+        labels.setdefault(image, []).append(class_id)
+    return Consensus(table(inside), table(outside), torch.cat(general).mean(0), labels)
 
 
 def base_consensus(config, experiment, progress: bool = False) -> Consensus:
@@ -170,5 +197,6 @@ def base_consensus(config, experiment, progress: bool = False) -> Consensus:
         experiment.batches(config),
         experiment.backbone.levels,
         len(experiment.data.classes),
+        experiment.choice_rows(config),
         progress,
     )

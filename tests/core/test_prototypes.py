@@ -76,6 +76,24 @@ def test_a_mask_that_errs_is_outvoted_by_its_class():
     assert torch.equal(targets[0], right.long()) and torch.equal(targets[1], right.long())
 
 
+def test_what_looks_more_like_another_label_of_the_image_is_not_the_object():
+    """Two classes side by side, masks over both: the image's labels tell them apart, also where it is held out."""
+    first, second, scene = torch.tensor([1.0, 0.3, 0]), torch.tensor([0.3, 1.0, 0]), torch.tensor([0, 0, 1.0])
+    alone = {c: torch.stack([v, scene], 1)[:, :, None].expand(3, 2, 2) for c, v in enumerate((first, second))}
+    both = torch.stack([torch.stack([first, second], 1), torch.stack([scene, scene], 1)], 1)  # [3, 2, 2]
+    objects = torch.tensor([[1.0, 1.0], [0.0, 0.0]])
+    rows = [(f"{c}/{n}", c) for c in (0, 1) for n in range(5)]
+    features = {image: alone[c] for image, c in rows} | {"kept": both, "unlabelled": both}
+    masks = {row: objects for row in rows} | {(image, c): objects for image in ("kept", "unlabelled") for c in (0, 1)}
+    make = maker(features, masks)
+    found = find_consensus(rows, make, LEVELS, 3, labelled=[("kept", 0), ("kept", 1), ("unlabelled", 1)])
+    batch = make([Episode("kept", ("0/0",), 0), Episode("kept", ("1/0",), 1), Episode("unlabelled", ("1/0",), 1)])
+    assert found.targets(batch, LEVELS).tolist() == [[[1, 0], [0, 0]], [[0, 1], [0, 0]], [[1, 1], [0, 0]]]
+    blind, told = found.probability(batch, LEVELS), found.probability(batch, LEVELS, labelled=True)
+    assert torch.equal(blind[2], told[2]) and torch.equal(blind[:2, 1], told[:2, 1])
+    assert (blind[0, 0] > 0.5).all() and told[0, 0, 1] < 0.5 < told[0, 0, 0]
+
+
 def test_unsure_pixels_stay_as_they_are():
     rows, features, masks, right = class_with_one_bad_mask(bad=torch.zeros(4, 4))
     make = maker(features, masks)
