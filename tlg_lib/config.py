@@ -186,7 +186,7 @@ class Training(Section):
     support_loss: float = Field(0.6, ge=0, le=100)
     dice: float = Field(1.0, ge=0, le=100)  # weight of a soft Dice beside cross-entropy, which alone under-segments
     l2_all: float = Field(0.0, ge=0, le=1)  # released adds 1e-4 on one GPU only; off by default
-    # ours: with supervision="image", targets are put right by class prototypes; of no effect with "pixel"
+    # ours: with supervision="image", targets are put right by prototypes of the labels; of no effect with "pixel"
     noisy_targets: Literal["none", "consensus"] = "consensus"
     # ours: share of training queries whose pseudo mask is hidden (0.5 everywhere); image: 0.97
     mask_dropout: float = Field(0.5, ge=0, le=1)
