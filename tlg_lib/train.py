@@ -44,7 +44,7 @@ from .machine.paths import read_json, read_sealed, write_json, write_sealed
 from .machine.progress import track
 from .model import TLG, build_model
 from .prototypes import Consensus, base_consensus
-from .trust import DEFAULT, choose, keeps_threshold, reliability, trust_from
+from .trust import DEFAULT, agreement, choose, keeps_threshold, trust_from
 
 LOOK = 20  # steps between two looks at the losses
 CHOICE_EPISODES = 200  # held-out base episodes on which share and trust are chosen
@@ -389,8 +389,8 @@ def hide_masks(masks: Tensor, config: Config) -> Tensor:
 def _choose_trust(run: _Run, count: int) -> None:
     """Set the model's share and trust (trust.py) by ``count`` episodes of base images held out from training.
 
-    With ``supervision="image"`` no drawn mask is read: the share stays, and the trust follows from how well mask,
-    prototypes and network agree.
+    With ``supervision="image"`` no drawn mask is read: the share stays, and the trust follows from how well masks and
+    prototypes agree.
     """
     if not count:
         return
@@ -398,7 +398,7 @@ def _choose_trust(run: _Run, count: int) -> None:
     episodes = run.experiment.base_episodes(config.replace(shots=1), min(count, config.eval_episodes))
     model.eval()
     if run.consensus is not None and config.supervision == "image":
-        chosen = DEFAULT[0], trust_from(reliability(model, run.consensus, episodes, run.make))
+        chosen = DEFAULT[0], trust_from(agreement(run.consensus, episodes, run.make, model.levels))
     else:
         chosen = choose(model, episodes, run.make)
     model.train()
