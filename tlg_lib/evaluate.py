@@ -104,11 +104,14 @@ class _Judged:
 def judged_by_labels(make: BatchMaker, consensus: Consensus, levels) -> _Judged:
     """A maker of batches whose ``truth`` is the pseudo mask put right by class prototypes: no drawn mask is looked at.
 
-    With ``supervision="image"`` what is chosen (a threshold, the best epoch) may rest on nothing else.
+    With ``supervision="image"`` what is chosen (a threshold, the best epoch) may rest on nothing else. An image shows
+    what it is labelled with: where nothing of that is left, its mask stands.
     """
 
     def judge(batch: EpisodeBatch) -> EpisodeBatch:
-        batch.truth = consensus.object_in(batch, levels).long()
+        found = consensus.object_in(batch, levels)  # [B, H, W]
+        lost = ~found.flatten(1).any(1)[:, None, None]
+        batch.truth = torch.where(lost, batch.query_mask[:, 0] >= 0.5, found).long()
         return batch
 
     return _Judged(make, judge)

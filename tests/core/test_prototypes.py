@@ -6,6 +6,7 @@ import torch
 
 from tlg_lib.batches import EpisodeBatch
 from tlg_lib.episodes import Episode
+from tlg_lib.evaluate import judged_by_labels
 from tlg_lib.prototypes import find_consensus
 
 LEVELS = ((0,), (1,), (2,))
@@ -92,6 +93,19 @@ def test_what_looks_more_like_another_label_of_the_image_is_not_the_object():
     blind, told = found.probability(batch, LEVELS), found.probability(batch, LEVELS, labelled=True)
     assert torch.equal(blind[2], told[2]) and torch.equal(blind[:2, 1], told[:2, 1])
     assert (blind[0, 0] > 0.5).all() and told[0, 0, 1] < 0.5 < told[0, 0, 0]
+
+
+def test_what_is_judged_shows_its_class():
+    """An image that looks like its other label alone keeps its mask as what scores are chosen by."""
+    rows = [("a", 0), ("b", 1), ("lost", 0), ("lost", 1)]
+    scene = torch.tensor([0, 0, 1.0])
+    first, second = (torch.stack([v, scene], 1)[:, :, None].expand(3, 2, 2) for v in (OBJECT, SCENE))
+    features, mask = {"a": first, "b": second, "lost": first}, torch.tensor([[1.0, 0.0], [0.0, 0.0]])
+    make = maker(features, dict.fromkeys(rows, mask))
+    found = find_consensus(rows[:2], make, LEVELS, 2, labelled=rows[2:])
+    judged = judged_by_labels(make, found, LEVELS)([Episode("lost", ("b",), 1), Episode("lost", ("a",), 0)])
+    assert not found.object_in(judged, LEVELS)[0].any()
+    assert judged.truth.tolist() == [mask.tolist(), [[1, 1], [0, 0]]]
 
 
 def test_unsure_pixels_stay_as_they_are():
