@@ -134,19 +134,19 @@ class Consensus:
         """
         query, ids = deep_features(batch.query, levels), batch.class_ids  # [B, C, h, w]
         against = cosine(self.background[ids], query)  # [B, h, w]
-        if labelled and (others := self._others(batch)).any():
+        if labelled and any(others := self._others(batch)):
             likeness = cosine(self.foreground.expand(len(query), -1, -1), query)  # [B, classes, h, w]
-            others = others.to(query.device, non_blocking=True)[..., None, None]
-            against = torch.maximum(against, likeness.masked_fill(~others, -1).amax(1))
+            rivals = torch.zeros(likeness.shape[:2], dtype=torch.bool)
+            for row, classes in zip(rivals, others):
+                row[classes] = True
+            rivals = rivals.to(query.device, non_blocking=True)[..., None, None]
+            against = torch.maximum(against, likeness.masked_fill(~rivals, -1).amax(1))
         inside = torch.sigmoid(SHARPNESS * (cosine(self.foreground[ids], query) - against))
         return enlarge(inside, batch.query_mask.shape[-2:])
 
-    def _others(self, batch: EpisodeBatch) -> Tensor:
-        """Which classes each query is labelled with besides its own: bool [B, classes], on the CPU."""
-        others = torch.zeros(len(batch.episodes), len(self.foreground), dtype=torch.bool)
-        for shown, episode in zip(others, batch.episodes):
-            shown[[c for c in self.labels.get(episode.query, ()) if c != episode.class_id]] = True
-        return others
+    def _others(self, batch: EpisodeBatch) -> list[list[int]]:
+        """The classes that each query is labelled with besides its own."""
+        return [[c for c in self.labels.get(e.query, ()) if c != e.class_id] for e in batch.episodes]
 
     def object_in(self, batch: EpisodeBatch, levels) -> Tensor:
         """What mask and prototypes of the image's labels at equal weight call the object, bool [B, H, W]."""
