@@ -33,9 +33,14 @@ def cosine(prototype: Tensor, features: Tensor) -> Tensor:
         return torch.einsum("b...c,bchw->b...hw", F.normalize(prototype, dim=-1), features)
 
 
+def probability_of(near: Tensor, against: Tensor) -> Tensor:
+    """From likenesses, cosines of any shape, to the object and to what it may be mistaken for."""
+    return torch.sigmoid(SHARPNESS * (near - against))
+
+
 def contrast_probability(foreground: Tensor, background: Tensor, features: Tensor) -> Tensor:
-    """sigmoid(SHARPNESS x (cosine with foreground - cosine with background)). [B, C], [B, C, h, w] -> [B, h, w]."""
-    return torch.sigmoid(SHARPNESS * (cosine(foreground, features) - cosine(background, features)))
+    """Of being the foreground and not the background. [B, C], [B, C], [B, C, h, w] -> [B, h, w]."""
+    return probability_of(cosine(foreground, features), cosine(background, features))
 
 
 def prototype_probability(features: Tensor, mask: Tensor, query: Tensor) -> Tensor:
@@ -141,7 +146,7 @@ class Consensus:
                 row[classes] = True
             rivals = rivals.to(query.device, non_blocking=True)[..., None, None]
             against = torch.maximum(against, likeness.masked_fill(~rivals, -1).amax(1))
-        inside = torch.sigmoid(SHARPNESS * (cosine(self.foreground[ids], query) - against))
+        inside = probability_of(cosine(self.foreground[ids], query), against)  # [B, h, w]
         return enlarge(inside, batch.query_mask.shape[-2:])
 
     def _others(self, batch: EpisodeBatch) -> list[list[int]]:
