@@ -24,8 +24,8 @@ SHARES = (0.5, 0.625, 0.75, 1.0)  # the network's part in what disputes the mask
 TRUSTS = (0.0, 0.0625, 0.125, 0.1875, 0.25, 0.375, 0.5, 0.75, 1.0)
 DEFAULT = (0.5, 0.125)  # share and trust before anything is chosen
 WORTH = 0.5  # mIoU points that a smaller trust must bring: in doubt the mask is right
-# Trust in a mask that knows nothing, and the ``agreement`` that counts as complete: chosen on held-out base
-# images of 24 networks, photographs and mini, three kinds of masks each (docs/ladder.md).
+# Trust in a mask that knows nothing, and the ``agreement`` that counts as complete: chosen on held-out base images of
+# 24 networks, photographs and mini, three kinds of masks each (docs/ladder.md).
 LEAST, REACH = 0.12, 0.57
 BATCH = 16
 
