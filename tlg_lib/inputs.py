@@ -17,7 +17,7 @@ class Inputs:
     """
 
     def __init__(self) -> None:
-        self._opened: dict[tuple, Experiment] = {}
+        self._opened: dict[tuple, tuple[Experiment, set[str]]] = {}  # with digests of what was found right in it
 
     def open(self, config: Config, progress: bool = False) -> Experiment:
         """open_experiment, or the one that is open already with the rows of ``config`` checked. Raises TLGError."""
@@ -27,7 +27,9 @@ class Inputs:
         names = "masks dataset backbone backbone_weights clip clip_weights image_size cache_features use_hc".split()
         key = (data_root(config), pick_device(config.device), *(getattr(config, name) for name in names))
         if key in self._opened:
-            check_rows(config, self._opened[key])
+            experiment, right = self._opened[key]
+            check_rows(config, experiment, right=right)
         else:
-            self._opened[key] = open_experiment(config, progress)
-        return self._opened[key]
+            experiment = open_experiment(config, progress)
+            self._opened[key] = experiment, set()
+        return experiment
