@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ast
+import gc
 import hashlib
 import os
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -130,11 +133,12 @@ def code_digest(*also: str | Path, everything: bool = False) -> str:
     """
     chosen = [p for p in _files() if everything or p.relative_to(PACKAGE).parts[0] not in _WITHOUT_FIGURES]
     running = hashlib.sha256()
-    for path in dict.fromkeys([*chosen, *map(Path, also)]):
-        content = path.read_bytes()
-        if hash(content) != _LOADED.get(path):
-            raise TLGError(f"{path} was changed while this process ran: start it again", code=1)
-        running.update(path.relative_to(PACKAGE).as_posix().encode() + b"\0" + _meaning(content))
+    with _no_collection():
+        for path in dict.fromkeys([*chosen, *map(Path, also)]):
+            content = path.read_bytes()
+            if hash(content) != _LOADED.get(path):
+                raise TLGError(f"{path} was changed while this process ran: start it again", code=1)
+            running.update(path.relative_to(PACKAGE).as_posix().encode() + b"\0" + _meaning(content))
     return running.hexdigest()[:16]
 
 
@@ -149,27 +153,51 @@ def _meaning(content: bytes) -> bytes:
         tree = ast.parse(content)
     except (SyntaxError, ValueError):
         return hashlib.sha256(content).digest()
-    for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if isinstance(body, list) and body and isinstance(body[0], ast.Expr) and _is_text(body[0].value):
-            del body[0]
-    return hashlib.sha256(repr(_plain(tree)).encode()).digest()
+    words: list[str] = []
+    _spell(tree, words)
+    return hashlib.sha256("\0".join(words).encode()).digest()
 
 
-def _plain(node: object) -> object:
-    """A syntax tree as lists, the same by every Python: what newer ones add to it is empty where nobody uses it."""
+def _spell(node: object, words: list[str]) -> None:
+    """A syntax tree as words, the same by every Python: what newer ones add to it is empty where nobody uses it."""
     if isinstance(node, list):
-        return [_plain(item) for item in node]
-    if not isinstance(node, ast.AST):
-        return repr(node)
-    if isinstance(node, ast.JoinedStr):  # 3.12 has empty pieces in it
-        node = ast.JoinedStr([piece for piece in node.values if not (_is_text(piece) and not piece.value)])
-    fields = [(name, value) for name, value in ast.iter_fields(node) if value is not None and value != []]
-    return [type(node).__name__, *((name, _plain(value)) for name, value in fields)]
+        for item in node:
+            _spell(item, words)
+        words.append("]")
+    elif isinstance(node, ast.AST):
+        words.append(type(node).__name__)
+        for name in node._fields:
+            value = getattr(node, name, None)
+            if name == "body" and value and isinstance(value, list) and _is_docstring(value[0]):
+                value = value[1:]
+            elif isinstance(node, ast.JoinedStr):  # 3.12 has empty pieces in it
+                value = [piece for piece in node.values if not (_is_text(piece) and not piece.value)]
+            if value is not None and value != []:
+                words.append(name)
+                _spell(value, words)
+        words.append(")")
+    else:
+        words.append(repr(node))
+
+
+def _is_docstring(node: ast.AST) -> bool:
+    return isinstance(node, ast.Expr) and _is_text(node.value)
 
 
 def _is_text(node: ast.expr) -> bool:
     return isinstance(node, ast.Constant) and isinstance(node.value, str)
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Without the garbage collector, which goes through all of PyTorch for every few thousand new objects."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 _LOADED = {path: hash(path.read_bytes()) for path in _files()}
