@@ -15,6 +15,7 @@ import os
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -27,7 +28,7 @@ from ..data.images import image_size, resize_image, write_mask
 from ..data.listing import list_masks, some
 from ..data.splits import Row
 from ..errors import TLGError
-from ..machine.parallel import run_jobs
+from ..machine.parallel import WorkerKilled, run_jobs
 from ..machine.paths import read_json, write_json
 from ..machine.progress import track
 from .affinity import feature_similarity, patch_affinity, spread
@@ -45,6 +46,7 @@ PUBLISHED = {"resample": "bicubic", "edges": "open", "eps": 1e-7}
 CONFIDENCE = 0.95
 VERSION = 1  # of the algorithm: raise it when the same recipe gives other masks
 LOG = "recipe.jsonl"
+MANY = 1000  # rows for which a process for each core is worth its start
 
 
 @dataclass(frozen=True)
@@ -404,7 +406,12 @@ def ensure_masks(data, clip_name: str = "mini", progress: bool = True) -> None:
 
     out = masks_folder(data)
     if made_by(out) or not list_masks(out).files:
-        generate_masks(data, load_clip(clip_name), workers=0, batch=32, progress=progress)
+        make = partial(generate_masks, data, load_clip(clip_name), batch=32, progress=progress)
+        rows = all_rows(data)
+        try:
+            make(rows, workers=min(8, os.cpu_count() or 1) if len(rows) >= MANY else 0)
+        except WorkerKilled:  # none can start where the main module is typed in; what was made is kept
+            make(rows)
 
 
 def _jobs(data, rows: list[Row], recipe: MaskRecipe) -> list[_Job]:

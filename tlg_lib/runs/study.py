@@ -297,15 +297,30 @@ def evaluate_training_free(
 
     cfg, inputs = config_from_dict(config), inputs or Inputs()
     scorers = _free_scorers(cfg, folder, inputs)
-    if any(scorer.finished is None for scorer in scorers):
+    left = [scorer for scorer in scorers if scorer.finished is None]
+    if left:
         experiment = inputs.open(cfg)
         predictors = training_free(experiment.backbone.levels, base_consensus(cfg, experiment).general)
-    for scorer in scorers:
-        if scorer.finished is None:
-            for k in shots:
-                scorer.score(_one(predictors[scorer.label]), shots=k, epoch="no training")
-            scorer.finish()
+        _score_in_one_pass(left, lambda batch: [predictors[scorer.label](batch) for scorer in left], shots)
     return [record for scorer in scorers for record in scorer.finished]
+
+
+def _score_in_one_pass(scorers: list[_Scorer], answers: Answers, shots: tuple[int, ...]) -> None:
+    """Finish rows without training: ``answers`` gives those of all scorers, so each batch is made once for all."""
+    from ..evaluate import THRESHOLDS, count_answers
+
+    one = scorers[0]  # all are of one config
+    config = one.config.replace(shots=1)
+    base = one.experiment.base_episodes(config, min(BASE_EPISODES, config.eval_episodes))
+    chosen = count_answers(answers, base, one.judged(), [THRESHOLDS] * len(scorers), config.eval_batch)
+    thresholds = [(config.threshold, counted.best_threshold()) for counted in chosen]
+    for k in shots:
+        config = config.replace(shots=k)
+        episodes, batch = one.experiment.scored_episodes(config), max(1, config.eval_batch // k)
+        for scorer, counts in zip(scorers, count_answers(answers, episodes, one.make, thresholds, batch)):
+            scorer.record(config, episodes, counts, epoch="no training")
+    for scorer in scorers:
+        scorer.finish()
 
 
 _FINISHED = {evaluate_trained: _finished_trained, evaluate_training_free: _finished_free}
@@ -331,7 +346,7 @@ class _Scorer:
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
-    def _judged(self):
+    def judged(self):
         """What makes the batches on which a threshold is chosen: with image labels no drawn mask is looked at."""
         from ..evaluate import judged_by_labels
         from ..prototypes import base_consensus
@@ -341,18 +356,18 @@ class _Scorer:
         consensus = base_consensus(self.config, self.experiment)
         return judged_by_labels(self.make, consensus, self.experiment.backbone.levels)
 
-    def _choose_thresholds(self, answers: Answers, kinds: tuple[bool, ...], epoch: str) -> None:
+    def _choose_thresholds(self, answers: Answers, kinds: tuple[bool, ...]) -> None:
         """For each kind the best threshold of base-class images, or the vote's own where it keeps it."""
         from ..evaluate import THRESHOLDS, count_answers
         from ..trust import keeps_threshold
 
         config = self.config.replace(shots=1)
-        keeps = epoch != "no training" and keeps_threshold(config)
+        keeps = keeps_threshold(config)
         if keeps and kinds == (VOTED,):
             self.thresholds[VOTED] = config.threshold
             return
         base = self.experiment.base_episodes(config, min(BASE_EPISODES, config.eval_episodes))
-        counts = count_answers(answers, base, self._judged(), (THRESHOLDS,) * len(kinds), config.eval_batch)
+        counts = count_answers(answers, base, self.judged(), (THRESHOLDS,) * len(kinds), config.eval_batch)
         for kind, counted in zip(kinds, counts):
             self.thresholds[kind] = config.threshold if keeps and kind == VOTED else counted.best_threshold()
 
@@ -373,16 +388,16 @@ class _Scorer:
 
         config = self.config.replace(shots=shots)
         if not self.thresholds.keys() >= set(kinds):
-            self._choose_thresholds(answers, kinds, epoch)
+            self._choose_thresholds(answers, kinds)
         episodes = self.experiment.scored_episodes(config, control)
         thresholds = [(config.threshold, self.thresholds[kind]) for kind in kinds]
         batch = max(1, config.eval_batch // shots)
         for kind, counts in zip(kinds, count_answers(answers, episodes, self.make, thresholds, batch)):
-            self._record(config, episodes, counts, control=control, epoch=epoch, alone=kind == ALONE)
+            self.record(config, episodes, counts, epoch=epoch, control=control, alone=kind == ALONE)
 
-    def _record(
-        self, config: Config, episodes: list[Episode], counts: Counts, *, control: str, epoch: str, alone: bool
-    ):
+    def record(
+        self, config: Config, episodes: list[Episode], counts: Counts, *, epoch: str, control="", alone=False
+    ) -> None:
         """Keep the counts in a file of their own, and what they say as two records."""
         from ..episodes import shots_remark
 
