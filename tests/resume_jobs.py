@@ -144,8 +144,11 @@ def main() -> None:
     import tlg_lib.runs.study
     import tlg_lib.train  # noqa: F401
     from tlg_lib.inputs import Inputs
+    from tlg_lib.machine.device import code_digest
+    from tlg_lib.runs.jobs import SCORING
 
     inputs = Inputs()
+    code_digest(SCORING)  # read once, here
     answers, sys.stdout = sys.stdout, open(os.devnull, "w")  # the library may print
     print(json.dumps({"ready": True}), file=answers, flush=True)
     for line in sys.stdin:

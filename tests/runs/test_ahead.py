@@ -15,7 +15,8 @@ from tlg_lib.runs.study import Row
 
 def small_run(data, folder, steps):
     rows = tuple(Row(name, name, (("seed", seed),)) for name, seed in (("a", 0), ("b", 0)))
-    config = make_config("smoke", data=str(data), **{**TINY, "steps": steps, "epoch_episodes": 0})
+    often = {"epoch_episodes": 0, "epoch_steps": 15, "checkpoint_every": 15}
+    config = make_config("smoke", data=str(data), **{**TINY, "steps": steps, **often})
     return Run(config, (0, 1), (0,), (1,), rows, folder)
 
 
@@ -27,7 +28,7 @@ def wait_for(path, seconds=400):
 
 
 @pytest.mark.slow
-def test_what_is_trained_ahead_is_taken_and_what_is_begun_goes_on(tiny_voc, tmp_path, own_home):
+def test_what_is_trained_ahead_is_taken_and_what_is_begun_goes_on(tiny_voc, tmp_path, own_home, jobs_here):
     run, alone = (small_run(tiny_voc, tmp_path / name, 60) for name in ("run", "alone"))
     with ahead.Ahead(run.study(), nice=0) as beside:
         beside.begin()

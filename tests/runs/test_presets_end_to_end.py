@@ -15,6 +15,7 @@ from tlg_lib.config import make_config
 from tlg_lib.data.classes import class_names, fold_classes
 from tlg_lib.data.coco import make_coco
 from tlg_lib.data.folder import open_folder
+from tlg_lib.inputs import Inputs
 from tlg_lib.runs.study import evaluate_trained, evaluate_training_free
 from tlg_lib.train import train
 
@@ -51,9 +52,10 @@ def random_clip(tmp_path_factory):
 
 def run(config, folder):
     """Train, score, and check that the scores speak of this fold's classes and repeat to the bit."""
-    summary = train(config, folder, progress=False)
+    inputs = Inputs()
+    summary = train(config, folder, False, inputs)
     assert summary["step"] == config.steps and all(np.isfinite(summary["losses"]))
-    records = evaluate_trained(config.to_dict(), str(folder), "tiny", "random weights", (1, 2), True)
+    records = evaluate_trained(config.to_dict(), str(folder), "tiny", "random weights", (1, 2), True, inputs=inputs)
     own = {class_names(config.dataset)[c] for c in fold_classes(config.dataset, config.fold)}
     assert {(r["shots"], r["control"], r["epoch"]) for r in records} >= {
         (1, "", "last"),
@@ -63,8 +65,8 @@ def run(config, folder):
     }
     for record in records:
         assert set(record["per_class"]) <= own and 0 <= record["miou"] <= 100 and 0 <= record["fb_iou"] <= 100
-    assert train(config, folder, progress=False)["losses"] == summary["losses"]
-    return records
+    assert train(config, folder, False, inputs)["losses"] == summary["losses"]
+    return records, inputs
 
 
 @pytest.mark.parametrize("backbone, variant", [("resnet50", "released"), ("vgg16", "corrected")])
@@ -77,8 +79,8 @@ def test_pascal(tiny_voc, random_clip, tmp_path, backbone, variant):
 
 def test_pascal_from_image_labels_alone(tiny_voc, random_clip, tmp_path):
     config = make_config("pascal", data=str(tiny_voc), supervision="image", fold=3, **TINY, **random_clip)
-    run(config, tmp_path / "run")
-    free = evaluate_training_free(config.to_dict(), str(tmp_path / "free"), (1,))
+    _, inputs = run(config, tmp_path / "run")
+    free = evaluate_training_free(config.to_dict(), str(tmp_path / "free"), (1,), inputs)
     masks = [r for r in free if "mask" in r["label"]]
     # The pseudo masks of the tiny folder are its true masks but for 255, so this row must come out perfect.
     assert any(r["miou"] == pytest.approx(100, abs=1.5) for r in masks), [(r["label"], r["miou"]) for r in free]
@@ -93,7 +95,7 @@ def test_coco(random_clip, tmp_path):
         label = np.array(Image.open(path))
         Image.fromarray(np.where(label == 255, 0, label)).save(target / "PseudoMasks" / path.name)
     config = make_config("coco", data=str(target), fold=2, **TINY, **random_clip)
-    records = run(config, tmp_path / "run")
+    records, _ = run(config, tmp_path / "run")
     # Rows go by image, so by rows fold 2 would begin with classes 2, 6, 10 and 14; here classes are drawn.
     assert all(set(r["per_class"]) != {"car", "train", "fire hydrant", "bird"} for r in records)
 

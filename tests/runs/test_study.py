@@ -52,7 +52,7 @@ def test_a_seed_or_fold_named_twice_is_trained_and_counted_once(tmp_path):
 
 
 @pytest.mark.slow
-def test_study_end_to_end(tiny_voc, tmp_path, own_home):
+def test_study_end_to_end(tiny_voc, tmp_path, own_home, request):
     config = make_config("smoke", data=str(tiny_voc), **TINY)
     rows = (Row("a", "A", (), full=True), Row("b", "B", (("variant", "hsnet"), ("use_hc", False)), wrong=True))
     study = Study(tmp_path / "study", config, folds=(0, 3), rows=rows, shots=(1, 2))
@@ -89,6 +89,7 @@ def test_study_end_to_end(tiny_voc, tmp_path, own_home):
     assert study.train(workers=1, progress=False) == trained
     assert study.evaluate(workers=1, progress=False) == records
     assert before == {p: p.stat().st_mtime_ns for p in study.folder.rglob("*.safetensors")}
+    request.getfixturevalue("jobs_here")
     fresh = Study(tmp_path / "fresh", config, folds=(3,), rows=rows, shots=(1, 2))
     fresh.train(workers=1, progress=False)
     again = fresh.evaluate(workers=1, progress=False)

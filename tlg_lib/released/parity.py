@@ -1,6 +1,7 @@
 """Does ``released`` compute what the authors' code computes? ``python -m tlg_lib.released.parity FILE.npz`` says so.
 
-A fixture holds the results of the authors' network for one episode, batch 1, 400 x 400, backbone maps injected.
+A fixture holds the results of the authors' network for one episode, batch 1, backbone maps injected; those of the
+authors' code are of 400 x 400 pixels.
 Inputs and weights are drawn here from the same frozen random streams, and their SHA-256 is compared with the
 fixture's, so that a difference in results cannot come from the inputs.
 
@@ -53,7 +54,7 @@ from ..text_prior import TextVectors
 from .convert import release_key
 
 TOLERANCE = 1e-4  # of an entry's largest magnitude; the release itself moves by 5.3e-5 between thread counts
-SIDES = {"resnet50": (50, 25, 13), "vgg16": (50, 25, 12)}  # of the maps at strides 8, 16, 32
+BACKBONES = ("resnet50", "vgg16")  # of which there are fixtures
 UNDECIDED = 5e-7  # of a layer's largest ReLU input: closer to 0 than that, single precision decides the sign
 TINY = 1e-12
 MOST = 60  # undecided units of one call whose slopes are weighed one by one
@@ -66,10 +67,11 @@ def stream(seed: int, tag: str) -> np.random.RandomState:
     return np.random.RandomState((zlib.crc32(tag.encode()) ^ (seed * 2654435761)) & 0xFFFFFFFF)
 
 
-def draw_features(backbone: str, seed: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Query and support maps, float32 [1, C, S, S] low to high: 6 shared code vectors in 8 x 8 cells, and noise."""
+def draw_features(backbone: str, seed: int, size: int = 400) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Query and support maps, float32 [1, C, S, S] low to high, of images of ``size`` pixels a side: 6 shared code
+    vectors in 8 x 8 cells, and noise."""
     layout = LAYOUTS[backbone]
-    side_of = {layer: side for layers, side in zip(layout.levels, SIDES[backbone]) for layer in layers}
+    side_of = {layer: side for layers, (side, _) in zip(layout.levels, layout.grids((size, size))) for layer in layers}
     query, support = [], []
     for layer, channels in enumerate(layout.channels):
         side = side_of[layer]
@@ -128,14 +130,15 @@ class Fixture:
         except (OSError, ValueError, EOFError, KeyError) as error:
             raise TLGError(f"cannot read the fixture {path}: {str(error) or type(error).__name__}", code=3) from None
         layers = sum(name.startswith("sha:feat_q") for name in self.entries)
-        self.backbone = {len(LAYOUTS[b].channels): b for b in SIDES}.get(layers)
+        self.backbone = {len(LAYOUTS[b].channels): b for b in BACKBONES}.get(layers)
         if self.backbone is None:
             raise TLGError(f"{path} is not a parity fixture: it names {layers} feature maps, not 13 or 7", code=3)
         self.seed = seed if seed is not None else int(self._given("in:seed", path))
         self.class_ids = torch.tensor([class_id if class_id is not None else int(self._given("in:class_id", path)[0])])
 
         self.mismatched: list[str] = []  # inputs whose checksum differs from the fixture's
-        query, support = draw_features(self.backbone, self.seed)
+        size = self._given("in:query_cam", path).shape[-1]
+        query, support = draw_features(self.backbone, self.seed, size)
         for letter, maps in (("q", query), ("s", support)):
             for i, values in enumerate(maps):
                 self._check(f"feat_{letter}{i}", values)
@@ -145,7 +148,7 @@ class Fixture:
         self.query_mask, self.support_mask = read("query_cam").float()[:, None], read("support_cam").float()[:, None]
         self.query_target, self.support_target = read("query_mask").long(), read("support_mask").long()
         self.text = TextVectors(read("clip_fg_embed"), read("clip_refine"), read("clip_bg_embed"))
-        self.config = make_config("pascal", variant="released", backbone=self.backbone, dropout=0.0)
+        self.config = make_config("pascal", variant="released", backbone=self.backbone, image_size=size, dropout=0.0)
 
     def _given(self, name: str, path) -> np.ndarray:
         if name not in self.entries:
