@@ -144,7 +144,7 @@ def main() -> None:
     import tlg_lib.runs.study
     import tlg_lib.train  # noqa: F401
     from tlg_lib.inputs import Inputs
-    from tlg_lib.machine.device import code_digest
+    from tlg_lib.machine.code import code_digest
     from tlg_lib.runs.jobs import SCORING
 
     inputs = Inputs()

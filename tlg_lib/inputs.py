@@ -21,8 +21,9 @@ class Inputs:
 
     def open(self, config: Config, progress: bool = False) -> Experiment:
         """open_experiment, or the one that is open already with the rows of ``config`` checked. Raises TLGError."""
-        from .experiment import check_rows, data_root, open_experiment
+        from .experiment import open_experiment
         from .machine.device import pick_device
+        from .protocol import check_rows, data_root
 
         names = "masks dataset backbone backbone_weights clip clip_weights image_size cache_features use_hc".split()
         key = (data_root(config), pick_device(config.device), *(getattr(config, name) for name in names))

@@ -35,7 +35,8 @@ from .evaluate import THRESHOLDS, count_episodes, judged_by_labels
 from .experiment import Experiment
 from .inputs import Inputs
 from .losses import remedy, total_loss
-from .machine.device import check_compile, code_digest, commit
+from .machine.code import code_digest, commit
+from .machine.device import check_compile
 from .machine.downloads import sha256_of
 from .machine.loader import worker_deaths_in_one_line
 from .machine.locks import folder_lock

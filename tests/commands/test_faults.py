@@ -551,7 +551,7 @@ def _(folder):
     data = listed(folder)
     shutil.copy(data / "splits" / "trn" / "fold1.txt", data / "splits" / "val" / "fold1.txt")
     with MonkeyPatch.context() as patch:
-        patch.setattr("tlg_lib.experiment.SMALL_TEST_LIST", 0)  # as a folder of full size is read
+        patch.setattr("tlg_lib.protocol.SMALL_TEST_LIST", 0)  # as a folder of full size is read
         return refused(train, data, folder / "run")
 
 
@@ -832,12 +832,12 @@ def _(folder):
 
 @fault("the library's code changes while a process runs")
 def _(folder):
-    from tlg_lib.machine import device
+    from tlg_lib.machine import code
 
-    path = device.PACKAGE / "losses.py"
-    with replaced(device, "_LOADED", {**device._LOADED, path: 0}):
-        outcome = refused(device.code_digest)
-    return Outcome(outcome.message.replace(str(device.PACKAGE), "LIBRARY"), outcome.code)
+    path = code.PACKAGE / "losses.py"
+    with replaced(code, "_LOADED", {**code._LOADED, path: 0}):
+        outcome = refused(code.code_digest)
+    return Outcome(outcome.message.replace(str(code.PACKAGE), "LIBRARY"), outcome.code)
 
 
 @fault("results.json with a figure changed by hand")

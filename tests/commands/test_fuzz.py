@@ -36,11 +36,11 @@ from tlg_lib.data.verify import verify
 from tlg_lib.episodes import load_episodes
 from tlg_lib.errors import TLGError
 from tlg_lib.evaluate import Counts
-from tlg_lib.experiment import Protocol, check_rows
 from tlg_lib.machine.paths import sealed
 from tlg_lib.machine.safe_yaml import read_yaml
 from tlg_lib.masks.prompts import load_prompts
 from tlg_lib.masks.verify import verify_masks
+from tlg_lib.protocol import Protocol, check_rows
 from tlg_lib.runs.cell import open_cell
 from tlg_lib.runs.notebook import read_settings
 from tlg_lib.runs.records import mean_interval

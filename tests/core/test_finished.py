@@ -14,7 +14,7 @@ from tlg_lib.data import features
 from tlg_lib.data.digest import contents
 from tlg_lib.errors import TLGError
 from tlg_lib.inputs import Inputs
-from tlg_lib.machine import device
+from tlg_lib.machine import code
 from tlg_lib.machine.paths import read_sealed, write_json, write_sealed
 from tlg_lib.runs import jobs, study
 
@@ -29,7 +29,7 @@ def voc(tmp_path, own_home):
 
 def other_code(monkeypatch):
     """As if a line of the library that counts had been edited between two processes."""
-    for module in (train, study, device):
+    for module in (train, study, code):
         monkeypatch.setattr(module, "code_digest", lambda *_, **__: "another")
 
 
@@ -118,7 +118,7 @@ def test_eval_says_where_data_or_code_are_not_those_of_training(voc, tmp_path, m
     image.write_bytes(content)
     os.utime(image, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert said() == ["note: scored on other data than it was trained with, or they changed since"]
-    monkeypatch.setattr(device, "code_digest", lambda *_, **__: "another")
+    monkeypatch.setattr(code, "code_digest", lambda *_, **__: "another")
     assert len(said()) == 2
 
 
@@ -168,10 +168,10 @@ def package(tmp_path, monkeypatch):
     }.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
-    monkeypatch.setattr(device, "PACKAGE", tmp_path)
+    monkeypatch.setattr(code, "PACKAGE", tmp_path)
 
     def load():
-        monkeypatch.setattr(device, "_LOADED", {p: hash(p.read_bytes()) for p in device._files()})
+        monkeypatch.setattr(code, "_LOADED", {p: hash(p.read_bytes()) for p in code._files()})
 
     load()
     return tmp_path, load
@@ -180,12 +180,12 @@ def package(tmp_path, monkeypatch):
 def test_the_code_counts_as_far_as_it_can_change_a_figure(package):
     root, load = package
     scorer = root / "runs" / "study.py"
-    before = device.code_digest(), device.code_digest(scorer), device.code_digest(everything=True)
+    before = code.code_digest(), code.code_digest(scorer), code.code_digest(everything=True)
 
     def after(path, text):
         path.write_text(text)
         load()
-        return device.code_digest(), device.code_digest(scorer), device.code_digest(everything=True)
+        return code.code_digest(), code.code_digest(scorer), code.code_digest(everything=True)
 
     same = '"""Other words."""\ndef f(x):\n    "Thrice."\n    return 2*x\n'
     assert after(root / "model.py", same) == before, "comments, docstrings and layout change no figure"
@@ -200,7 +200,7 @@ def test_every_python_reads_the_same_code(package):
     """A run that was finished by one Python is finished for another: syntax trees differ, what they say does not."""
     source = b'class A:\n    def f(self, w: int | None = None) -> str:\n        return f"{self:>{w}} {w!r}" or None\n'
     # by Python 3.10, 3.11, 3.12 and 3.13, which dump this tree in three ways
-    assert device._meaning(source).hex()[:16] == "53f064cd72cc96e2"
+    assert code._meaning(source).hex()[:16] == "53f064cd72cc96e2"
     different = (
         b'x = [""]',
         b"x = []",
@@ -212,16 +212,16 @@ def test_every_python_reads_the_same_code(package):
         b'x = f"{y}"',
         b"x = y",
     )
-    assert len({device._meaning(text) for text in different}) == len(different)
+    assert len({code._meaning(text) for text in different}) == len(different)
 
 
 def test_a_process_does_not_sign_with_code_that_it_did_not_load(package):
     root, load = package
     (root / "model.py").write_text("def f(x):\n    return 5\n")
     with pytest.raises(TLGError, match="model.py was changed while this process ran: start it again"):
-        device.code_digest()
+        code.code_digest()
     load()
-    device.code_digest()
+    code.code_digest()
 
 
 # --- data by content, features by checksum

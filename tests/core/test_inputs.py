@@ -2,7 +2,7 @@
 
 import pytest
 
-from tlg_lib import experiment
+from tlg_lib import protocol
 from tlg_lib.config import make_config
 from tlg_lib.data.images import read_mask, write_mask
 from tlg_lib.errors import TLGError
@@ -16,8 +16,8 @@ pytestmark = pytest.mark.usefixtures("own_home")
 def test_files_that_were_found_right_are_looked_at_again_where_one_changed(tmp_path, monkeypatch):
     root = make_tiny_voc(tmp_path / "voc")
     config = make_config("pascal-lite", data=str(root), use_hc=False, **SMALL)
-    looked, check = [], experiment.check_files
-    monkeypatch.setattr(experiment, "check_files", lambda *given: looked.append(given[1]) or check(*given))
+    looked, check = [], protocol.check_files
+    monkeypatch.setattr(protocol, "check_files", lambda *given: looked.append(given[1]) or check(*given))
     inputs = Inputs()
     first = inputs.open(config)
     assert inputs.open(config.replace(steps=7)) is first  # what stood there at the first look is not known: once more

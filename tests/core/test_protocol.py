@@ -10,7 +10,8 @@ from tlg_lib.config import make_config
 from tlg_lib.data.folder import SegmentationFolder, open_folder
 from tlg_lib.data.verify import verify
 from tlg_lib.errors import TLGError
-from tlg_lib.experiment import Experiment, check_rows
+from tlg_lib.experiment import Experiment
+from tlg_lib.protocol import check_rows
 
 from conftest import make_tiny_voc
 
@@ -64,7 +65,7 @@ def test_no_image_of_a_test_row_is_trained_on_where_both_lists_serve(both_classe
 
 def test_lists_that_train_and_score_the_same_picture_are_refused(both_classes, monkeypatch):
     data, _ = both_classes
-    monkeypatch.setattr("tlg_lib.experiment.SMALL_TEST_LIST", 0)
+    monkeypatch.setattr("tlg_lib.protocol.SMALL_TEST_LIST", 0)
     check_rows(make_config("pascal-lite"), Experiment(SegmentationFolder(data.root, "pascal"), *4 * [None]), False)
     lines = (data.root / "splits" / "trn" / "fold1.txt").read_text()
     (data.root / "splits" / "val" / "fold1.txt").write_text(lines)

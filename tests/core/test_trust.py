@@ -7,7 +7,7 @@ import torch
 from tlg_lib import trust
 from tlg_lib.batches import EpisodeBatch
 from tlg_lib.episodes import Episode
-from tlg_lib.experiment import held_out
+from tlg_lib.protocol import held_out
 
 
 def test_the_vote_by_hand():

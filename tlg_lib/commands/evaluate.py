@@ -24,7 +24,7 @@ def command(
     from ..config import Evaluation
     from ..errors import TLGError
     from ..inputs import Inputs
-    from ..machine.device import code_digest
+    from ..machine.code import code_digest
     from ..machine.paths import read_sealed
     from ..runs.study import TRAINING_FREE, evaluate_trained, evaluate_training_free, several
 

@@ -196,7 +196,7 @@ def _clip(name: str, missing: str = NOTE) -> Finding:
 
 def needs(config) -> Iterator[Finding]:
     """What a preset needs beside the packages: its backbone, its CLIP, its data and their pseudo masks."""
-    from ..experiment import data_root
+    from ..protocol import data_root
 
     shipped = list(weights_shipped())
     yield shipped[0] if config.backbone == "efficientnet_lite0" else _backbone(config.backbone, PROBLEM)

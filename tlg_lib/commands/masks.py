@@ -148,8 +148,8 @@ def _folder(data, dataset: str, masks: str):
     """The dataset's folder; `mini` is generated when it is asked for and absent."""
     from ..config import make_config
     from ..data.folder import SegmentationFolder
-    from ..experiment import data_root
     from ..machine.paths import user_path
+    from ..protocol import data_root
 
     if not dataset:
         dataset = "mini" if not data or (user_path(data) / "generator.json").is_file() else "pascal"

@@ -14,13 +14,14 @@ import time
 from contextlib import suppress
 from multiprocessing import get_context
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import TLGError
-from ..experiment import inputs_digest
-from ..machine.device import pick_device
 from ..machine.locks import folder_lock, is_locked, living_owner
 from ..machine.parallel import end_with
-from .study import Study, row_config, train_job
+
+if TYPE_CHECKING:
+    from .study import Study
 
 LOCK = ".ahead.lock"
 SMALL = 128 * 128  # pixels of images for whose tensors a second thread gains nothing
@@ -29,6 +30,8 @@ PATIENCE = 10.0  # seconds that a process may take to end
 
 def one_thread_is_enough(config) -> bool:
     """On a CPU, for images so small that two threads take as long as one (100 steps of mini: 2.6 s and 2.5 s)."""
+    from ..machine.device import pick_device
+
     height, width = config.image_size
     return height * width <= SMALL and pick_device(config.device).type == "cpu"
 
@@ -48,6 +51,8 @@ class Ahead:
 
     def begin(self) -> None:
         """Start, once, where it is of use and there are data."""
+        from ..protocol import inputs_digest
+
         if self.useful and self.process is None and inputs_digest(self.study.config):
             self.process = get_context("spawn").Process(
                 target=_train, args=(self.study, os.getpid(), self.nice), daemon=True
@@ -72,6 +77,8 @@ def stop(folder: Path) -> None:
 def _train(study: Study, parent: int, nice: int) -> None:
     """All networks of the study, in order. What goes wrong is told by the notebook that meets it again."""
     import torch
+
+    from .study import row_config, train_job
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the notebooks; the parent ends this process
     end_with(parent)

@@ -86,8 +86,8 @@ INPUTS = tuple(
 
 def inputs_of(config: Config) -> dict[str, str]:
     """What a finished cell was made of beside its settings: data and code, as they are now."""
-    from ..experiment import inputs_digest
-    from ..machine.device import code_digest
+    from ..machine.code import code_digest
+    from ..protocol import inputs_digest
 
     return {"data": inputs_digest(config), "code": code_digest(SCORING)}
 

@@ -62,7 +62,7 @@ def ladder_rows(config: Config) -> tuple[Row, ...]:
         and not any(k in keys for _, keys in rungs.values())
     )
     if missing:
-        raise TLGError(f"the ladder has no rung for {', '.join(missing)}: add one to tlg_lib/ladder.py")
+        raise TLGError(f"the ladder has no rung for {', '.join(missing)}: add one to tlg_lib/runs/ladder.py")
     rows, climbed = [Row("up-00-released", "released", items(fixed))], dict(fixed)
     for number, (name, (label, keys)) in enumerate(rungs.items(), 1):
         climbed |= {k: top[k] for k in keys}

@@ -318,9 +318,9 @@ def open_data(run: Run):
 
     A smoke run has its own few images. Raises TLGError naming the missing folder and the command to make it.
     """
-    from ..experiment import data_root
     from ..experiment import open_data as open_any
     from ..machine.locks import folder_lock
+    from ..protocol import data_root
 
     root = data_root(run.config)
     if run.config.dataset != "mini":

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from ..config import NAMES, PRESETS
 from ..errors import TLGError
-from ..machine.device import code_digest
+from ..machine.code import code_digest
 from ..machine.locks import folder_lock
 from ..machine.paths import atomic, notebooks_home, read_json, runs_home, user_path
 from ..machine.safe_yaml import read_yaml
@@ -165,7 +165,7 @@ def run_notebooks(
 def _check_data(config, named: bool) -> None:
     """A named folder, and real data, must be there before anything starts; mini is made on the way. Raises TLGError."""
     from ..data.folder import open_folder
-    from ..experiment import data_root
+    from ..protocol import data_root
 
     if named or config.dataset != "mini":
         open_folder(str(data_root(config)), config.dataset, config.masks)
@@ -173,7 +173,7 @@ def _check_data(config, named: bool) -> None:
 
 def _data(asked) -> str:
     """What the data of a run's folds are; "" for notebooks without a config, and where there are none yet."""
-    from ..experiment import inputs_digest
+    from ..protocol import inputs_digest
 
     return "+".join(inputs_digest(asked.config.replace(fold=fold)) for fold in asked.folds) if asked else ""
 

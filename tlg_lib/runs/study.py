@@ -18,7 +18,7 @@ import numpy as np
 from ..config import Config, config_from_dict
 from ..errors import TLGError
 from ..inputs import Inputs
-from ..machine.device import code_digest
+from ..machine.code import code_digest
 from ..machine.downloads import sha256_of
 from ..machine.paths import read_sealed, write_sealed
 from ..machine.terminal import plain
