@@ -190,7 +190,7 @@ def spread_curve(
     axes.xaxis.set_major_formatter("{x:g}")  # the usual powers of ten are formulas, which STYLE turns off
     for name, reg in marks.items():
         axes.axvline(reg, color=GREY, lw=1, ls="--")
-        axes.text(reg, 0.02, f" {name}", transform=axes.get_xaxis_transform(), color=GREY, fontsize=9)
+        axes.text(reg, 0.5, f" {name}", transform=axes.get_xaxis_transform(), color=GREY, fontsize=9)
     if len(curves) > 1:
         axes.legend()
     axes.set_title(title)
