@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from PIL import Image
 from tlg_lib.data.folder import SegmentationFolder
 from tlg_lib.errors import TLGError
 from tlg_lib.look.sheets import mask_sheet
+from tlg_lib.machine.parallel import WorkerKilled
 from tlg_lib.masks import generate
 from tlg_lib.masks.generate import MaskMaker, MaskRecipe, default_recipe, generate_masks, made_by, recipe_values
 from tlg_lib.masks.prompts import load_prompts
@@ -416,3 +418,22 @@ def test_masks_made_elsewhere_are_never_written_over(tmp_path, own_home):
     open_data(make_config("mini", data=str(folder)))
     made = {p.name for p in (folder / "PseudoMasks").glob("*.png")}
     assert made == {name for name in before if name.endswith(".png")}
+
+
+def test_where_no_process_can_start_the_masks_are_made_here(folder, monkeypatch):
+    """As in a script without a main guard, whose worker processes end before they begin."""
+    asked, real = [], generate.generate_masks
+
+    def dying(*given, workers=0, **named):
+        asked.append(workers)
+        if workers:
+            raise WorkerKilled("a worker process was killed", code=1)
+        return real(*given, **named)
+
+    monkeypatch.setattr(generate, "generate_masks", dying)
+    monkeypatch.setattr("tlg_lib.masks.clips.load_clip", lambda name: ColourClip())
+    monkeypatch.setattr(generate, "MANY", 1)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    data = data_of(folder)
+    generate.ensure_masks(data, progress=False)
+    assert asked == [2, 0] and not data.missing_masks(generate.all_rows(data))
