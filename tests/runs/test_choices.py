@@ -38,7 +38,7 @@ def test_what_is_scored_is_not_trained_on_and_choices_see_neither(tiny_voc, own_
 
 
 def test_rows_for_choices_are_not_trained_on(tiny_voc, own_home, monkeypatch):
-    from tlg_lib import experiment as module
+    from tlg_lib import protocol as module
 
     config = tiny_config(tiny_voc, fold=0)
     experiment = open_experiment(config, False)

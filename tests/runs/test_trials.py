@@ -72,7 +72,7 @@ def test_the_card_keeps_the_order_of_the_notebooks_and_the_other_rows(run):
 def test_changed_data_are_another_training(run, monkeypatch):
     config = brief(run)
     before = trials.brief_folder(run, config)
-    monkeypatch.setattr("tlg_lib.experiment.data_digest", lambda *a: "other-data")
+    monkeypatch.setattr("tlg_lib.protocol.data_digest", lambda *a: "other-data")
     assert trials.brief_folder(run, config) != before
 
 
