@@ -23,6 +23,11 @@ class WorkerKilled(TLGError):
     """A worker process is gone without an answer."""
 
 
+def one_per_core() -> int:
+    """Processes for work that fills a core each: as many as there are cores, 8 at most."""
+    return min(8, os.cpu_count() or 1)
+
+
 def run_jobs(
     jobs: list[tuple[str, Callable, tuple]], workers: int, start: Callable | None = None, about: tuple = ()
 ) -> Iterator[tuple[int, Any]]:

@@ -28,7 +28,7 @@ from ..data.images import image_size, resize_image, write_mask
 from ..data.listing import list_masks, some
 from ..data.splits import Row
 from ..errors import TLGError
-from ..machine.parallel import WorkerKilled, run_jobs
+from ..machine.parallel import WorkerKilled, one_per_core, run_jobs
 from ..machine.paths import read_json, write_json
 from ..machine.progress import track
 from .affinity import feature_similarity, patch_affinity, spread
@@ -409,7 +409,7 @@ def ensure_masks(data, clip_name: str = "mini", progress: bool = True) -> None:
         make = partial(generate_masks, data, load_clip(clip_name), batch=32, progress=progress)
         rows = all_rows(data)
         try:
-            make(rows, workers=min(8, os.cpu_count() or 1) if len(rows) >= MANY else 0)
+            make(rows, workers=one_per_core() if len(rows) >= MANY else 0)
         except WorkerKilled:  # none can start where the main module is typed in; what was made is kept
             make(rows)
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from ..config import Config
 from ..errors import TLGError
 from ..machine.locks import folder_lock, is_locked, living_owner
-from ..machine.parallel import run_jobs
+from ..machine.parallel import one_per_core, run_jobs
 from ..machine.paths import read_json, write_json
 from .spec import Cell, Spec
 
@@ -155,7 +155,7 @@ def make_slots(cells: list[Cell], workers: int = 0) -> list[Slot]:
         if count:
             gpus = [Slot(f"gpu {name}", name) for name in names[:count]]
             return gpus[:workers] if workers else gpus
-    return [Slot(f"cpu {i}") for i in range(workers or min(8, os.cpu_count() or 1))]
+    return [Slot(f"cpu {i}") for i in range(workers or one_per_core())]
 
 
 @dataclass
@@ -309,7 +309,7 @@ def default_workers(config: Config) -> int:
     """CPU: one process per core (at most 8). GPU: one, as it is shared."""
     from ..machine.device import pick_device
 
-    return 1 if pick_device(config.device).type != "cpu" else max(1, min(8, os.cpu_count() or 1))
+    return 1 if pick_device(config.device).type != "cpu" else one_per_core()
 
 
 def run_study_jobs(

@@ -307,17 +307,11 @@ def evaluate_training_free(
 
 def _score_in_one_pass(scorers: list[_Scorer], answers: Answers, shots: tuple[int, ...]) -> None:
     """Finish rows without training: ``answers`` gives those of all scorers, so each batch is made once for all."""
-    from ..evaluate import THRESHOLDS, count_answers
-
     one = scorers[0]  # all are of one config
-    config = one.config.replace(shots=1)
-    base = one.experiment.base_episodes(config, min(BASE_EPISODES, config.eval_episodes))
-    chosen = count_answers(answers, base, one.judged(), [THRESHOLDS] * len(scorers), config.eval_batch)
-    thresholds = [(config.threshold, counted.best_threshold()) for counted in chosen]
+    thresholds = [(one.config.threshold, counts.best_threshold()) for counts in one.on_base(answers, len(scorers))]
     for k in shots:
-        config = config.replace(shots=k)
-        episodes, batch = one.experiment.scored_episodes(config), max(1, config.eval_batch // k)
-        for scorer, counts in zip(scorers, count_answers(answers, episodes, one.make, thresholds, batch)):
+        config, episodes, found = one.on_test(answers, thresholds, k)
+        for scorer, counts in zip(scorers, found):
             scorer.record(config, episodes, counts, epoch="no training")
     for scorer in scorers:
         scorer.finish()
@@ -346,7 +340,7 @@ class _Scorer:
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
-    def judged(self):
+    def _judged(self):
         """What makes the batches on which a threshold is chosen: with image labels no drawn mask is looked at."""
         from ..evaluate import judged_by_labels
         from ..prototypes import base_consensus
@@ -356,20 +350,34 @@ class _Scorer:
         consensus = base_consensus(self.config, self.experiment)
         return judged_by_labels(self.make, consensus, self.experiment.backbone.levels)
 
-    def _choose_thresholds(self, answers: Answers, kinds: tuple[bool, ...]) -> None:
-        """For each kind the best threshold of base-class images, or the vote's own where it keeps it."""
+    def on_base(self, answers: Answers, number: int) -> list[Counts]:
+        """Counts of ``number`` answers at all thresholds on the base-class images by which one is chosen."""
         from ..evaluate import THRESHOLDS, count_answers
-        from ..trust import keeps_threshold
 
         config = self.config.replace(shots=1)
-        keeps = keeps_threshold(config)
-        if keeps and kinds == (VOTED,):
-            self.thresholds[VOTED] = config.threshold
-            return
         base = self.experiment.base_episodes(config, min(BASE_EPISODES, config.eval_episodes))
-        counts = count_answers(answers, base, self.judged(), (THRESHOLDS,) * len(kinds), config.eval_batch)
-        for kind, counted in zip(kinds, counts):
-            self.thresholds[kind] = config.threshold if keeps and kind == VOTED else counted.best_threshold()
+        return count_answers(answers, base, self._judged(), (THRESHOLDS,) * number, config.eval_batch)
+
+    def on_test(
+        self, answers: Answers, thresholds: Sequence[tuple[float, ...]], shots: int, control: str = ""
+    ) -> tuple[Config, list[Episode], list[Counts]]:
+        """The config with so many shots, the episodes that are scored, and the counts of each answer on them."""
+        from ..evaluate import count_answers
+
+        config = self.config.replace(shots=shots)
+        episodes, batch = self.experiment.scored_episodes(config, control), max(1, config.eval_batch // shots)
+        return config, episodes, count_answers(answers, episodes, self.make, thresholds, batch)
+
+    def _choose_thresholds(self, answers: Answers, kinds: tuple[bool, ...]) -> None:
+        """For each kind the best threshold of base-class images, or the vote's own where it keeps it."""
+        from ..trust import keeps_threshold
+
+        keeps = keeps_threshold(self.config)
+        if keeps and kinds == (VOTED,):
+            self.thresholds[VOTED] = self.config.threshold
+            return
+        for kind, counts in zip(kinds, self.on_base(answers, len(kinds))):
+            self.thresholds[kind] = self.config.threshold if keeps and kind == VOTED else counts.best_threshold()
 
     def score(
         self,
@@ -384,15 +392,11 @@ class _Scorer:
 
         kinds: what each answer is; ALONE is a row of its own with its own threshold.
         """
-        from ..evaluate import count_answers
-
-        config = self.config.replace(shots=shots)
         if not self.thresholds.keys() >= set(kinds):
             self._choose_thresholds(answers, kinds)
-        episodes = self.experiment.scored_episodes(config, control)
-        thresholds = [(config.threshold, self.thresholds[kind]) for kind in kinds]
-        batch = max(1, config.eval_batch // shots)
-        for kind, counts in zip(kinds, count_answers(answers, episodes, self.make, thresholds, batch)):
+        thresholds = [(self.config.threshold, self.thresholds[kind]) for kind in kinds]
+        config, episodes, found = self.on_test(answers, thresholds, shots, control)
+        for kind, counts in zip(kinds, found):
             self.record(config, episodes, counts, epoch=epoch, control=control, alone=kind == ALONE)
 
     def record(

@@ -21,7 +21,7 @@ from PIL import Image
 from ...errors import TLGError
 from ...machine.downloads import sha256_of
 from ...machine.locks import folder_lock
-from ...machine.parallel import WorkerKilled, run_jobs
+from ...machine.parallel import WorkerKilled, one_per_core, run_jobs
 from ...machine.paths import atomic, data_home, read_json, write_json
 from ...machine.progress import track
 from ..classes import PASCAL_CLASSES, fold_classes
@@ -76,7 +76,7 @@ def make_mini(
     with folder_lock(root.parent, f".{root.name}.lock", wait=True):  # a second process then finds everything done
         _prepare(root, settings)
         if not _complete(root):
-            _fill(root, settings, workers or min(8, os.cpu_count() or 1), progress)
+            _fill(root, settings, workers or one_per_core(), progress)
     return root
 
 
