@@ -34,6 +34,20 @@ def test_a_failing_job_is_named_and_a_killed_worker_told_apart():
         list(run_jobs([("fold 3", _die, ())], 1))
 
 
+@pytest.mark.parametrize("as_module", [False, True])
+def test_a_script_without_a_guard_is_run_once(tmp_path, as_module):
+    (tmp_path / "script.py").write_text(
+        "import math\n"
+        "from tlg_lib.machine.parallel import APART, run_jobs\n"
+        "print('once', sorted(run_jobs([('', math.sqrt, (n,)) for n in (4, 9)], 2)))\n"
+        "places = APART.Queue(); places.put('queue')\n"
+        "worker = APART.Process(target=places.get); worker.start(); worker.join(); print(worker.exitcode)\n"
+    )
+    how = ["-m", "script"] if as_module else ["script.py"]
+    done = subprocess.run([sys.executable, *how], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert (done.stdout, done.returncode) == ("once [(0, 2.0), (1, 3.0)]\n0\n", 0), done.stderr
+
+
 def test_workers_end_when_their_parent_is_killed():
     code = (
         "import time; from tlg_lib.machine.parallel import run_jobs\n"

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import itertools
-import multiprocessing
 import statistics
 import time
 
 import torch
 
 from ..machine.device import pick_device
+from ..machine.parallel import APART
 from .measure import clock, median_ratio, paired_seconds
 from .table import markdown, seconds
 
@@ -76,7 +76,7 @@ def _runs(config, progress: bool):
 def worker_start() -> float:
     """Seconds until a worker process that has imported this library answers."""
     began = time.perf_counter()
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
+    with APART.Pool(1) as pool:
         pool.apply(_import_torch)
     return time.perf_counter() - began
 

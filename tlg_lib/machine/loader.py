@@ -17,7 +17,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from ..errors import TLGError
-from .parallel import WorkerKilled, end_with
+from .parallel import APART, WorkerKilled, end_with
 
 FEW = 40  # groups; workers start in as long as this process takes to read so many
 AHEAD = 3  # groups that each worker holds ready
@@ -64,7 +64,7 @@ def read_ahead(read: Callable, groups: Groups, workers: int, device: torch.devic
         collate_fn=_as_it_is,
         pin_memory=device.type == "cuda",
         prefetch_factor=AHEAD,
-        multiprocessing_context="spawn",  # a child shares no locks with this process, which holds threads and a GPU
+        multiprocessing_context=APART,
         worker_init_fn=partial(_begin, os.getpid()),
         generator=torch.Generator(),  # else workers would take a number from the one that training draws from
     )

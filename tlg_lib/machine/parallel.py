@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
-from multiprocessing import get_context
+from multiprocessing.context import SpawnContext, SpawnProcess
+from types import ModuleType
 from typing import Any, TypeVar
 
 from ..errors import TLGError
@@ -21,6 +23,32 @@ Out = TypeVar("Out")
 
 class WorkerKilled(TLGError):
     """A worker process is gone without an answer."""
+
+
+class _Worker(SpawnProcess):
+    """A process that does not run the caller's script a second time, as multiprocessing would have it.
+
+    A script that opens the data without ``if __name__ == "__main__"`` would meet its own lock there and wait for
+    ever. What a worker calls must therefore stand in a module.
+    """
+
+    _one_at_a_time = threading.Lock()
+
+    def start(self) -> None:
+        with self._one_at_a_time:
+            script = sys.modules["__main__"]
+            sys.modules["__main__"] = ModuleType("__main__")
+            try:
+                super().start()
+            finally:
+                sys.modules["__main__"] = script
+
+
+class _Apart(SpawnContext):
+    Process = _Worker
+
+
+APART = _Apart()  # "spawn": a child shares no locks with this process, which may hold torch's threads and a GPU
 
 
 def one_per_core() -> int:
@@ -55,8 +83,7 @@ def run_jobs(
 
 
 def _processes(workers: int, start: Callable | None = None, about: tuple = ()) -> ProcessPoolExecutor:
-    # "spawn": a child shares no locks with this process, which may hold torch's threads.
-    return ProcessPoolExecutor(max(1, workers), get_context("spawn"), _begin, (os.getpid(), start, about))
+    return ProcessPoolExecutor(max(1, workers), APART, _begin, (os.getpid(), start, about))
 
 
 def _begin(parent: int, start: Callable | None, about: tuple) -> None:

@@ -16,7 +16,6 @@ from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +27,7 @@ from ..data.images import image_size, resize_image, write_mask
 from ..data.listing import list_masks, some
 from ..data.splits import Row
 from ..errors import TLGError
-from ..machine.parallel import WorkerKilled, one_per_core, run_jobs
+from ..machine.parallel import APART, WorkerKilled, one_per_core, run_jobs
 from ..machine.paths import read_json, write_json
 from ..machine.progress import track
 from .affinity import feature_similarity, patch_affinity, spread
@@ -471,7 +470,7 @@ def _run(batches, data, clip, prompts, recipe, out, device, workers):
         yield from (_write_batch(jobs, maker=maker, data=data, out=out) for jobs in batches)
         return
     devices = [f"cuda:{i}" for i in range(torch.cuda.device_count())] if str(device) == "cuda" else [device]
-    places = get_context("spawn").Queue()
+    places = APART.Queue()
     for number in range(workers):
         places.put(devices[number % len(devices)])
     about = (places, workers, clip.name, clip.weights_file, prompts, recipe, data, out)

@@ -12,13 +12,12 @@ import signal
 import sys
 import time
 from contextlib import suppress
-from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import TLGError
 from ..machine.locks import folder_lock, is_locked, living_owner
-from ..machine.parallel import end_with
+from ..machine.parallel import APART, end_with
 
 if TYPE_CHECKING:
     from .study import Study
@@ -54,9 +53,7 @@ class Ahead:
         from ..protocol import inputs_digest
 
         if self.useful and self.process is None and inputs_digest(self.study.config):
-            self.process = get_context("spawn").Process(
-                target=_train, args=(self.study, os.getpid(), self.nice), daemon=True
-            )
+            self.process = APART.Process(target=_train, args=(self.study, os.getpid(), self.nice), daemon=True)
             self.process.start()
 
     def __exit__(self, *error) -> None:
