@@ -7,6 +7,7 @@ from . import options as o
 
 def command(
     preset: o.Preset = "mini",
+    rows: o.Rows = "",
     folds: o.Folds = "0,1,2,3",
     seeds: o.Seeds = "0,1,2",
     out: o.Out = None,
@@ -22,6 +23,6 @@ def command(
 
     config = o.config_from_options(preset, settings, supervision=supervision, backbone=backbone, data=data)
     folder = out or runs_home() / f"ladder-{preset}-{config.supervision}"
-    table = run_ladder(folder, config, *o.cells(folds, seeds), workers)
+    table = run_ladder(folder, config, *o.cells(folds, seeds), workers, o.names(rows))
     print(table.round(1).to_string(index=False))
     print(f"table, figure and settings: {folder}")

@@ -13,7 +13,7 @@ import pandas as pd
 
 from ..config import SWITCHES, VARIANT_SWITCHES, Config, make_config
 from ..errors import TLGError
-from .records import mean_interval, seed_means, write_table
+from .records import mean_interval, refuse_unknown_rows, seed_means, write_table
 from .study import Row, Study, items
 
 # Rungs in the order of docs/design.md's table (3.2), what is ours last: label, and the settings that change together.
@@ -75,12 +75,19 @@ def ladder_rows(config: Config) -> tuple[Row, ...]:
 
 
 def run_ladder(
-    folder: str | Path, config: Config, folds=(0, 1, 2, 3), seeds=(0, 1, 2), workers: int = 0
+    folder: str | Path, config: Config, folds=(0, 1, 2, 3), seeds=(0, 1, 2), workers: int = 0, only=()
 ) -> pd.DataFrame:
-    """Train and score every rung; writes ladder.csv, ladder.json and ladder.png, returns the table."""
+    """Train and score every rung, or ``only`` those of these names and the top, with which the others are compared.
+
+    Writes ladder.csv, ladder.json and ladder.png, returns the table. Where rungs are left out on the way up, a gain
+    is that of all changes since the last rung that is there. Raises TLGError naming a rung that there is not.
+    """
     folder = Path(folder)
     config = config.replace(epoch_episodes=0)  # the last epoch is scored; nobody looks at curves of hundreds of runs
     rungs = ladder_rows(config)
+    refuse_unknown_rows(only, [rung.name for rung in rungs], "rungs")
+    top = [rung for rung in rungs if rung.name.startswith("up-")][-1]
+    rungs = tuple(rung for rung in rungs if not only or rung.name in only or rung is top)
     study = Study(folder, config, folds, seeds, rungs, shots=(1,))
     study.train(workers)
     names = {rung.name for rung in rungs}  # a network alone, before the vote, is no rung
