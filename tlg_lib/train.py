@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.multiprocessing import ProcessRaisedException
+from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
 from .batches import EpisodeBatch
 from .checkpoints import (
@@ -77,6 +77,13 @@ def train(
         except ProcessRaisedException as error:
             reason = str(error).strip().splitlines()[-1].rpartition("TLGError: ")[2]
             raise TLGError(f"one of {config.devices} training processes stopped: {reason}", code=6) from error
+        except ProcessExitedException as error:
+            raise TLGError(
+                f"one of {config.devices} training processes is gone ({error.signal_name or error.exit_code}): killed, "
+                "most likely for want of memory, or run by a script whose calls do not stand below `if __name__ == "
+                '"__main__":`; the same call goes on from the last checkpoint',
+                code=1,
+            ) from None
 
 
 def _train_share(fabric, settings: dict, folder: str, progress: bool, curves: str) -> dict:

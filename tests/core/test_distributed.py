@@ -1,5 +1,9 @@
 """Several processes and parts of batches learn what one process with whole batches learns."""
 
+import re
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -52,6 +56,18 @@ def test_two_processes_learn_what_one_learns(variant, tiny_voc, own_home, tmp_pa
         torch.testing.assert_close(
             two[1][f"transport.norm.{statistic}"], one[1][f"transport.norm.{statistic}"], rtol=1e-3, atol=1e-4
         )
+
+
+@pytest.mark.slow
+def test_a_training_process_that_is_gone_is_told_in_one_line(tiny_voc, own_home, tmp_path):
+    """As where a script has no guard: its processes run it again and meet the folder's lock."""
+    config = make_config("smoke", **TINY, data=str(tiny_voc), devices=2).to_dict()
+    (tmp_path / "script.py").write_text(
+        "from tlg_lib.config import config_from_dict\nfrom tlg_lib.train import train\n"
+        f"train(config_from_dict({config!r}), 'two', False)\n"
+    )
+    done = subprocess.run([sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert re.search('TLGError: one of 2 training processes is gone .*if __name__ == "__main__"', done.stderr)
 
 
 def test_accumulated_parts_learn_what_a_whole_batch_learns(tiny_voc, own_home, tmp_path):
