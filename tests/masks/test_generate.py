@@ -420,8 +420,8 @@ def test_masks_made_elsewhere_are_never_written_over(tmp_path, own_home):
     assert made == {name for name in before if name.endswith(".png")}
 
 
-def test_where_no_process_can_start_the_masks_are_made_here(folder, monkeypatch):
-    """As in a script without a main guard, whose worker processes end before they begin."""
+def test_where_worker_processes_are_killed_the_masks_are_made_here(folder, monkeypatch):
+    """As by a system short of memory, which may have enough for one process."""
     asked, real = [], generate.generate_masks
 
     def dying(*given, workers=0, **named):

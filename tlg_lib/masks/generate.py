@@ -409,7 +409,7 @@ def ensure_masks(data, clip_name: str = "mini", progress: bool = True) -> None:
         rows = all_rows(data)
         try:
             make(rows, workers=one_per_core() if len(rows) >= MANY else 0)
-        except WorkerKilled:  # none can start where the main module is typed in; what was made is kept
+        except WorkerKilled:  # memory for one may be there; what was made is kept
             make(rows)
 
 

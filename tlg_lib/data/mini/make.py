@@ -190,7 +190,7 @@ def _fill(root: Path, settings: dict, workers: int, progress: bool) -> None:
         try:
             for _ in told(run_jobs([("", work, (job,)) for job in todo], workers), todo):
                 pass
-        except WorkerKilled:  # no workers can start where the main module is typed in or has no main guard
+        except WorkerKilled:  # memory for one may be there
             pass
     todo = missing()
     for _ in told(map(work, todo), todo):
