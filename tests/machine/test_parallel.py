@@ -48,6 +48,16 @@ def test_a_script_without_a_guard_is_run_once(tmp_path, as_module):
     assert (done.stdout, done.returncode) == ("once [(0, 2.0), (1, 3.0)]\n0\n", 0), done.stderr
 
 
+def test_a_guarded_script_may_bring_a_function_of_its_own(tmp_path):
+    (tmp_path / "script.py").write_text(
+        "from tlg_lib.machine.parallel import run_jobs\n"
+        "def twice(n): return 2 * n\n"
+        "if __name__ == '__main__': print(sorted(run_jobs([('', twice, (n,)) for n in (4, 9)], 2)))\n"
+    )
+    done = subprocess.run([sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert (done.stdout, done.returncode) == ("[(0, 8), (1, 18)]\n", 0), done.stderr
+
+
 def test_workers_end_when_their_parent_is_killed():
     code = (
         "import time; from tlg_lib.machine.parallel import run_jobs\n"

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
+from multiprocessing import get_context
 from multiprocessing.context import SpawnContext, SpawnProcess
 from types import ModuleType
 from typing import Any, TypeVar
@@ -29,7 +30,7 @@ class _Worker(SpawnProcess):
     """A process that does not run the caller's script a second time, as multiprocessing would have it.
 
     A script that opens the data without ``if __name__ == "__main__"`` would meet its own lock there and wait for
-    ever. What a worker calls must therefore stand in a module.
+    ever. What such a worker calls must stand in a module.
     """
 
     _one_at_a_time = threading.Lock()
@@ -61,10 +62,13 @@ def run_jobs(
 ) -> Iterator[tuple[int, Any]]:
     """Run (label, function, arguments) in worker processes; yield (position, result) as they finish.
 
-    start: called once in every worker, with ``about``. The first failure cancels what has not begun and is
-    raised, a TLGError with the job's label in front. Raises WorkerKilled when a worker is gone.
+    start: called once in every worker, with ``about``. Functions that the caller's script defines itself are found
+    only by running it again: such a script needs the usual ``if __name__ == "__main__"``. The first failure cancels
+    what has not begun and is raised, a TLGError with the job's label in front. Raises WorkerKilled when a worker is
+    gone.
     """
-    with _processes(workers, start, about) as pool:
+    own = any(getattr(function, "__module__", "") == "__main__" for _, function, _ in jobs)
+    with _processes(workers, start, about, get_context("spawn") if own else APART) as pool:
         futures = {pool.submit(function, *arguments): i for i, (_, function, arguments) in enumerate(jobs)}
         try:
             for future in as_completed(futures):
@@ -82,8 +86,10 @@ def run_jobs(
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _processes(workers: int, start: Callable | None = None, about: tuple = ()) -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(max(1, workers), APART, _begin, (os.getpid(), start, about))
+def _processes(
+    workers: int, start: Callable | None = None, about: tuple = (), context: SpawnContext = APART
+) -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(max(1, workers), context, _begin, (os.getpid(), start, about))
 
 
 def _begin(parent: int, start: Callable | None, about: tuple) -> None:
