@@ -23,7 +23,6 @@ import torch
 from tlg_lib.batches import BatchMaker
 from tlg_lib.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
 from tlg_lib.config import Config, make_config
-from tlg_lib.data.images import read_mask, resize_mask, write_mask
 from tlg_lib.errors import TLGError
 from tlg_lib.experiment import Experiment
 from tlg_lib.inputs import Inputs
@@ -39,6 +38,8 @@ RECIPE = dict(
     query_mask="none",
     support_masks="drawn",
     use_hc=False,
+    backbone="efficientnet_lite2",
+    image_size=(320, 320),
     mask_dropout=0.0,
     batch=4,
     steps=2000,
@@ -52,7 +53,6 @@ class Photographs(Experiment):
     """A fold's photographs from both lists. held: the fold whose classes are hidden, or -1 for none."""
 
     held = 0
-    boxes = Path()
 
     def both_splits(self, config: Config) -> bool:
         return True
@@ -62,35 +62,17 @@ class Photographs(Experiment):
             return sorted({row for f in range(4) for split in ("trn", "val") for row in self.data.rows(split, f)})
         return super().training_rows(config)
 
-    def batches(self, config: Config) -> BatchMaker:
-        maker = Cut(config, self.data, self.store)
-        maker.boxes = self.boxes
-        return maker
-
-
-class Cut(BatchMaker):
-    """Keeps the masks that GrabCut cuts out of boxes, half a second each, for the other shots and networks."""
-
-    boxes: Path
-
-    def _load_boxed(self, image: str, class_id: int) -> np.ndarray:
-        path = self.boxes / f"{image}--{class_id}.png"
-        if not path.is_file():
-            full = self.config.replace(image_size=self.data.label(image).shape)
-            write_mask(path, BatchMaker(full, self.data, None)._load_boxed(image, class_id))
-        return resize_mask(read_mask(path), self.config.image_size)
-
 
 class Opened(Inputs):
-    """Inputs whose experiments are ``Photographs`` with this fold held out; boxes: folder for masks out of boxes."""
+    """Inputs whose experiments are ``Photographs`` with this fold held out."""
 
-    def __init__(self, held: int, boxes: Path):
+    def __init__(self, held: int):
         super().__init__()
-        self.held, self.boxes = held, boxes
+        self.held = held
 
     def open(self, config: Config, progress: bool = False) -> Experiment:
         opened = Photographs(**vars(super().open(config, progress)))
-        opened.held, opened.boxes = self.held, self.boxes
+        opened.held = self.held
         return opened
 
 
@@ -152,7 +134,7 @@ def one_fold(settings: dict, folder: Path, held: int) -> dict:
     from tlg_lib.model import build_model
 
     torch.set_num_threads(1)
-    config, inputs = config_from_dict(settings), Opened(held, folder.parent / "boxes")
+    config, inputs = config_from_dict(settings), Opened(held)
     trained = train(config, folder, inputs=inputs)
     file = folder / "scores.json"
     if held < 0 or file.is_file() and json.loads(file.read_text())["weights"] == trained["weights"]:
@@ -212,7 +194,7 @@ def card(config: Config, out: Path, reached: dict[int, dict[str, float]], about:
         "mIoU on classes held out from training, one network for each fold with the same settings. **The network in "
         "this file has seen all classes and cannot be scored on them.** *boxes*: GrabCut in the box of the drawn mask; "
         "*wrong*: drawn supports of another class; five shots vote unless *mean* is said; *prototype*: cosine "
-        "prototypes of the same supports, nothing trained.",
+        f"prototypes of the same supports, nothing trained. {config.eval_episodes} episodes a fold.",
         "",
         "| row | " + " | ".join(f"fold {fold}" for fold in sorted(reached)) + " | mean |",
         "|---|" + "---|" * (len(reached) + 1),

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from .config import Config
-from .machine.weights import classifier
+from .machine.weights import PIP_PACKAGES, classifier
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,10 @@ LAYOUTS = {
     "efficientnet_lite0": Layout(
         channels=(40,) * 2 + (80,) * 3 + (112,) * 3 + (192,) * 4 + (320,),
         levels=((0, 1), (2, 3, 4, 5, 6, 7), (8, 9, 10, 11, 12)),
+    ),
+    "efficientnet_lite2": Layout(
+        channels=(48,) * 3 + (88,) * 4 + (120,) * 4 + (208,) * 5 + (352,),
+        levels=((0, 1, 2), (3, 4, 5, 6, 7, 8, 9, 10), (11, 12, 13, 14, 15, 16)),
     ),
     "resnet50": Layout(
         channels=(512,) * 4 + (1024,) * 6 + (2048,) * 3, levels=((0, 1, 2, 3), (4, 5, 6, 7, 8, 9), (10, 11, 12))
@@ -85,8 +89,8 @@ class Backbone(nn.Module):
         raise NotImplementedError
 
 
-class EfficientNetLite0(Backbone):
-    """Block outputs at strides 8 (2 x 40), 16 (3 x 80, 3 x 112) and 32 (4 x 192, 1 x 320 channels)."""
+class EfficientNetLite(Backbone):
+    """Block outputs at strides 8, 16 and 32; Lite0: 2 x 40, 3 x 80 and 3 x 112, 4 x 192 and 1 x 320 channels."""
 
     def _maps(self, x: Tensor) -> list[Tensor]:
         network = self.network
@@ -158,7 +162,7 @@ def load_backbone(config: Config) -> Backbone:
     """
     name = config.backbone
     network, label = classifier(name, config.backbone_weights, config.seed)
-    if name == "efficientnet_lite0":
-        return EfficientNetLite0(name, network, label, torch.full((3,), 127.0), torch.full((3,), 128.0))
+    if name in PIP_PACKAGES:
+        return EfficientNetLite(name, network, label, torch.full((3,), 127.0), torch.full((3,), 128.0))
     mean, std = 255 * torch.tensor([0.485, 0.456, 0.406]), 255 * torch.tensor([0.229, 0.224, 0.225])
     return (ResNet50 if name == "resnet50" else VGG16)(name, network, label, mean, std)

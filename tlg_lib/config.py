@@ -142,7 +142,7 @@ SWITCHES: dict[str, tuple[Any, Any]] = {
 class Network(Switches):
     """What is built and how it answers; sizes are (height, width) in pixels. Switches are usable alone (3.2)."""
 
-    backbone: Literal["efficientnet_lite0", "resnet50", "vgg16"] = "efficientnet_lite0"
+    backbone: Literal["efficientnet_lite0", "efficientnet_lite2", "resnet50", "vgg16"] = "efficientnet_lite0"
     backbone_weights: str = "imagenet"  # "imagenet", "random" (named in every output) or a file
     clip: str = "mini"  # "mini", or an open_clip name "ViT-B-32/openai"
     clip_weights: str = ""  # a file in place of the download

