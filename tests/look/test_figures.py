@@ -77,7 +77,9 @@ def test_smoke_note_is_drawn(tmp_path):
 def test_a_logarithmic_axis_is_marked_with_numbers():
     """Its usual labels are formulas, which would stand there as $\\mathdefault{10^{-2}}$."""
     axes = spread_curve([0.005, 0.05, 5.0], {"a": [3, 2, 1]}, {"released": 0.5}).axes[0]
-    assert [label.get_text() for label in axes.get_xticklabels()][1:4] == ["0.01", "0.1", "1"]
+    low, high = axes.get_xlim()
+    shown = [label.get_text() for tick, label in zip(axes.get_xticks(), axes.get_xticklabels()) if low <= tick <= high]
+    assert shown == ["0.01", "0.1", "1"]
 
 
 def test_overlay_against_a_pixel_by_pixel_sum():

@@ -11,7 +11,8 @@ import pytest
 
 from tlg_lib.errors import TLGError
 from tlg_lib.machine.safe_yaml import read_yaml
-from tlg_lib.runs.notebook import PARAMETERS, assigned_names, read_settings, refuse_unknown_parameters, setup
+from tlg_lib.runs.notebook import PARAMETERS, assigned_names, read_settings, refuse_unknown_parameters
+from tlg_lib.runs.notebook import setup as begin  # pytest 8.0 calls what a test module names `setup`
 from tlg_lib.runs.notebooks import declared_parameters, find_notebooks, read_preset
 
 FOLDER = Path(__file__).resolve().parents[2] / "notebooks"
@@ -177,7 +178,7 @@ def test_params_files_name_known_parameters_and_presets():
         values = read_yaml(path)
         assert set(values) <= known, path
         assert read_preset(path.stem) == values
-        setup(**values, quiet=True)
+        begin(**values, quiet=True)
 
 
 def small_book(path, source, output):
@@ -234,15 +235,15 @@ def test_setup_refuses_bad_values_in_one_line(monkeypatch):
         ({"backbone": "vgg"}, "backbone"),
     ):
         with pytest.raises(TLGError, match=re.escape(words)):
-            setup(**bad, quiet=True)
+            begin(**bad, quiet=True)
 
 
 def test_smoke_in_the_environment_shrinks_mini_and_says_so(monkeypatch, capsys):
     monkeypatch.setenv("TLG_SMOKE", "1")
-    run = setup()
+    run = begin()
     assert run.config.preset == "smoke" and run.config.steps < 10 and run.note in capsys.readouterr().out
     monkeypatch.delenv("TLG_SMOKE")
-    assert setup(quiet=True).config.preset == "mini" and setup(quiet=True).note == ""
+    assert begin(quiet=True).config.preset == "mini" and begin(quiet=True).note == ""
 
 
 def test_settings_string():
