@@ -19,7 +19,8 @@ options = dict(re.findall(r"^#SBATCH --([\w-]+)(?:=(.*))?$", text, re.M))
 if options.get("partition", "'main'").strip("'") == "nosuch":
     sys.exit("sbatch: error: invalid partition specified: nosuch")
 number = 1000 + len(list(state.glob("job-*")))
-(state / f"job-{number}").write_text(text)
+copy = state / f"job-{number}"  # as SLURM keeps one: the submitter may move its file
+copy.write_text(text)
 first, last = 0, 0
 array = options.get("array")
 if array:
@@ -27,7 +28,7 @@ if array:
     first, last = int(match[1]), int(match[2])
 for task in range(first, last + 1):
     name = f"{number}_{task}" if array else str(number)
-    subprocess.Popen([sys.executable, str(state / "task.py"), str(number), str(task), name, str(script.resolve())],
+    subprocess.Popen([sys.executable, str(state / "task.py"), str(number), str(task), name, str(copy)],
                      start_new_session=True, stdout=open(state / f"{name}.out", "ab"), stderr=subprocess.STDOUT)
     (state / f"queue-{name}").touch()
 print(f"Submitted batch job {number}")
