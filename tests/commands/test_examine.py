@@ -71,15 +71,16 @@ def test_missing_and_old_packages_are_named(monkeypatch):
     assert any("scipy 0.0.1, needs" in f.text for f in problems)
 
 
-def test_damaged_weights_are_found(monkeypatch, tmp_path):
+@pytest.mark.parametrize("name", ["efficientnet_lite0", "efficientnet_lite2"])
+def test_damaged_weights_are_found(monkeypatch, tmp_path, name):
     from tlg_lib.machine import weights
 
-    good = weights.pip_weights_file()
+    real, good = weights.pip_weights_file, weights.pip_weights_file(name)
     bad = tmp_path / good.name
     content = bytearray(good.read_bytes())
     content[len(content) // 2] ^= 1
     bad.write_bytes(bytes(content))
-    monkeypatch.setattr(weights, "pip_weights_file", lambda: bad)
+    monkeypatch.setattr(weights, "pip_weights_file", lambda asked: bad if asked == name else real(asked))
     monkeypatch.setattr(doctor, "CHECKS", {"weights": doctor.weights})
     findings = examine()
     assert findings[-1].state == PROBLEM and "SHA-256" in findings[-1].text and "reinstall" in findings[-1].remedy
@@ -95,7 +96,7 @@ def test_a_damaged_network_for_photographs_is_found(monkeypatch, tmp_path):
     monkeypatch.setattr(predict, "PHOTO", bad)
     monkeypatch.setattr(doctor, "CHECKS", {"weights": doctor.weights})
     findings = examine()
-    assert [f.state for f in findings] == [OK, OK, PROBLEM] and "checksum differs" in findings[-1].text
+    assert [f.state for f in findings] == [OK, OK, OK, PROBLEM] and "checksum differs" in findings[-1].text
 
 
 def test_a_folder_without_room_or_rights_is_a_problem(own_home, monkeypatch):
