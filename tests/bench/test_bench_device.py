@@ -110,7 +110,7 @@ def test_a_part_that_dies_or_hangs_leaves_what_it_said(tmp_path):
 
 def test_one_command_writes_json_and_the_pages_table(tmp_path, capsys):
     page = tmp_path / "page.md"
-    page.write_text(f"# Before\n{gpu_page.BEGIN}\nold\n{gpu_page.END}\nafter\n")
+    page.write_text(f"# Before\n{gpu_page.BEGIN}\nthe last table\n{gpu_page.END}\nafter\n")
     given = ["--device", "cpu", "--size", "64", "--batch", "2", "--backbone", "efficientnet_lite0", "--brief"]
     # parts take shares of the limit; a slow machine needs them
     given += ["--network", "extended", "--operation", "forward1", "--no-compile", "--limit", "3000"]
@@ -121,7 +121,7 @@ def test_one_command_writes_json_and_the_pages_table(tmp_path, capsys):
     assert result["ended_early"] == {} and not [k for k, v in result["cells"].items() if "error" in v]
     assert set(k.split("/")[0] for k in result["cells"]) == {"extended", "loader", "profile", "parity"}
     text = page.read_text()
-    assert text.startswith("# Before") and text.endswith("after\n") and "old" not in text
+    assert text.startswith("# Before") and text.endswith("after\n") and "the last table" not in text
     assert "| forward1, extended" in text and "Profile of extended step" in text
 
 

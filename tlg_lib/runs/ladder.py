@@ -165,8 +165,9 @@ def ladder_figure(table: pd.DataFrame, config: Config):
     axes[1].axvline(top.miou, color="#0072B2", lw=1, ls=":")
     axes[1].axvline(top.miou_chosen, color="#D55E00", lw=1, ls=":")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=9)
+    hidden = ", no query mask" * (config.query_mask == "none")
     figure.suptitle(
-        f"{config.preset}, supervision {config.supervision}, {config.steps} steps, "
+        f"{config.preset}, supervision {config.supervision}{hidden}, {config.steps} steps, "
         f"{config.eval_episodes} episodes a fold",
         fontsize=11,
     )
