@@ -67,7 +67,7 @@ def test_a_training_process_that_is_gone_is_told_in_one_line(tiny_voc, own_home,
         f"train(config_from_dict({config!r}), 'two', False)\n"
     )
     done = subprocess.run([sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, timeout=300)
-    assert re.search('TLGError: one of 2 training processes is gone .*if __name__ == "__main__"', done.stderr)
+    assert re.search(r'TLGError:\s+one of 2 training processes is gone .*if __name__ == "__main__"', done.stderr)
 
 
 def test_accumulated_parts_learn_what_a_whole_batch_learns(tiny_voc, own_home, tmp_path):
