@@ -26,7 +26,7 @@ DISK_GB := $(if $(CPU),4,10)
 # uv knows where PyTorch keeps its builds for processors alone; pip would have to be told.
 INSTALL := $(if $(CPU),uv pip install --quiet --torch-backend=cpu,pip install --quiet --disable-pip-version-check)
 TEST_HOME := $(CURDIR)/build/test-home
-# For test-lowest: the oldest Python of this machine that will do (uv would fetch a 3.10).
+# For test-lowest: the oldest Python of this machine that will do (where none is found, uv fetches a 3.10).
 OLDEST = $(shell for minor in 10 11 12 13; do python3.$$minor -c "import sys; print(sys.executable)" 2>/dev/null && break; done)
 # One thread per process: the tests' tensors are small and two processes share the machine.
 TEST_ENV := TLG_SMOKE=1 OMP_NUM_THREADS=1 MPLBACKEND=agg JUPYTER_PLATFORM_DIRS=1
@@ -108,7 +108,7 @@ site: install
 # With the oldest Python too; older NumPy and PyTorch have no builds for newer ones. Types are those of the newest.
 test-lowest: install
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	@$(BIN)/uv venv --quiet --seed --clear --python $(or $(PYTHON),$(OLDEST)) build/lowest
+	@$(BIN)/uv venv --quiet --seed --clear --python $(or $(PYTHON),$(OLDEST),3.10) build/lowest
 	@VIRTUAL_ENV=build/lowest $(BIN)/uv pip install --quiet --resolution lowest-direct $(if $(CPU),--torch-backend=cpu) --editable '.[test]'
 	@$(TEST_ENV) build/lowest/bin/python -m pytest tests -m "not browser" -n 2 --dist loadfile --ignore tests/core/test_style.py
 	@rm -rf build/lowest

@@ -234,8 +234,8 @@ def main() -> int:
                 print(f"fold {folds[position]}: {found}", flush=True)
         write_json(arguments.out / "scores.json", {str(fold): reached[fold] for fold in sorted(reached)})
         if arguments.write:
-            settings = "".join(f" --set {item}" for item in arguments.set)
-            command = f"python data_scripts/{Path(__file__).name} DATA{settings} --write"
+            given = "".join(f" --set {item}" for item in arguments.set) + f" --episodes {arguments.episodes}"
+            command = f"python data_scripts/{Path(__file__).name} DATA{given} --write"
             write(folders[-1], arguments.write, reached, command)
             print(f"written: {arguments.write}")
     except TLGError as error:
