@@ -3,13 +3,28 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 
 from mkdocs.structure.files import File
 
 ROOT = Path(__file__).resolve().parents[1]
+FIRST = "notebooks/00_start_here.ipynb"
+BROWSER = """
+## Try it in a browser
+
+[Open in Colab](https://colab.research.google.com/github/{name}/blob/HEAD/{first}){{ .md-button .md-button--primary }}
+[Open in Binder](https://mybinder.org/v2/gh/{name}/HEAD?urlpath=lab/tree/{first}){{ .md-button }}
+
+Binder installs everything by itself (some minutes). In Colab this cell comes before the notebook's own:
+
+```
+!pip install -q "tlg-lib[notebooks] @ git+https://github.com/{name}"
+```
+"""
 
 
 def core() -> list[str]:
@@ -32,7 +47,23 @@ def on_files(files, config):
     return files
 
 
+def repository() -> str:
+    """owner/name on GitHub, told by its workflow or by where this clone came from; "" where neither does."""
+    known = os.environ.get("GITHUB_REPOSITORY", "")
+    if not known:
+        command = ["git", "-C", ROOT, "config", "remote.origin.url"]
+        origin = subprocess.run(command, capture_output=True, text=True).stdout.strip()
+        known = (
+            re.sub(r"^(https://|ssh://)?(git@)?github\.com[:/]|(\.git)?/?$", "", origin)
+            if "github.com" in origin
+            else ""
+        )
+    return known if re.fullmatch(r"[\w.-]+/[\w.-]+", known) else ""
+
+
 def on_page_markdown(markdown, page, config, files):
+    if page.file.src_uri == "index.md" and repository():
+        markdown += BROWSER.format(name=repository(), first=FIRST)
     return re.sub(r"\]\(\.\./tlg_lib/(\w+)\.py\)", r"](reference/\1.md)", markdown)  # source there, its page here
 
 

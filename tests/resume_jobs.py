@@ -138,7 +138,7 @@ def main() -> None:
     import torch
 
     torch.set_num_threads(1)
-    import lightning.fabric  # noqa: F401  imported once, here, and not in every child
+    import lightning_fabric  # noqa: F401  imported once, here, and not in every child
     import timm  # noqa: F401
 
     import tlg_lib.runs.study

@@ -94,14 +94,14 @@ def _train_share(fabric, settings: dict, folder: str, progress: bool, curves: st
 
 
 def _fabric(config: Config):
-    from lightning.fabric import Fabric
+    from lightning_fabric import Fabric
 
     from .machine.device import pick_device
 
     kind = pick_device(config.device).type
     strategy: Any = "auto"
     if config.devices > 1:
-        from lightning.fabric.strategies import DDPStrategy
+        from lightning_fabric.strategies import DDPStrategy
 
         # As released, a third of the parameters never get a gradient: DDP has to look for them.
         strategy = DDPStrategy(start_method="spawn", find_unused_parameters="train_hetero" in config.as_released)

@@ -192,6 +192,14 @@ def test_faults_are_named_in_one_line(tmp_path, photograph, change, named):
     assert not (tmp_path / "out" / "summary.json").exists()
 
 
+@pytest.mark.parametrize("mask", ["20,20,300,110", "nowhere.png", "20,20,21,110"])
+def test_a_wrong_drawn_mask_is_refused_before_anything_is_loaded(tmp_path, photograph, monkeypatch, mask):
+    image = save(photograph, tmp_path / "car.png")
+    monkeypatch.setattr(FewShotPredictor, "__init__", lambda *_, **__: pytest.fail("the models were loaded"))
+    with pytest.raises(TLGError, match="the mask of support image 2"):
+        predict_files(image, [image, image], "", tmp_path / "out", support_masks=["20,20,110,110", mask])
+
+
 def textless_stub(folder):
     """A network that reads neither a name nor the query's mask, as the one for photographs."""
     return trained_stub(folder, query_mask="none", use_hc=False)

@@ -1,11 +1,13 @@
 """`make site`: every page is reached, the API and the notebooks are searched, and a reader fetches nothing."""
 
+import importlib.util
 import json
 import re
 import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -50,3 +52,29 @@ def test_nothing_is_fetched_from_elsewhere(site):
     for page in site.rglob("*.html"):
         Fetched().feed(page.read_text())
     assert len(found) > 50 and not [address for address in found if re.match("(https?:)?//", address)]
+
+
+def test_the_start_page_opens_the_first_notebook_in_a_browser_where_the_address_is_known(tmp_path, monkeypatch):
+    pytest.importorskip("material", reason="pip install -e '.[site]'")
+    spec = importlib.util.spec_from_file_location("site_hooks", ROOT / ".ci" / "site.py")
+    hooks = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(hooks)
+    start = SimpleNamespace(file=SimpleNamespace(src_uri="index.md"))
+    known = {
+        "https://github.com/one/fork.git": "one/fork",
+        "git@github.com:one/fork": "one/fork",
+        "ssh://git@github.com/one/fork.git/": "one/fork",
+        "https://example.org/one/fork": "",
+        "/srv/github.com/fork": "",
+    }
+    monkeypatch.setattr(hooks, "ROOT", tmp_path)
+    monkeypatch.delenv("GITHUB_REPOSITORY", raising=False)
+    subprocess.run(["git", "init", "-q", tmp_path], check=True)
+    for address, name in known.items():
+        subprocess.run(["git", "-C", tmp_path, "config", "remote.origin.url", address], check=True)
+        assert hooks.repository() == name, address
+    assert hooks.on_page_markdown("text", start, None, None) == "text"  # a path is no address
+    monkeypatch.setenv("GITHUB_REPOSITORY", "one/fork")
+    page = hooks.on_page_markdown("text", start, None, None)
+    assert f"/one/fork/blob/HEAD/{hooks.FIRST}" in page and f"/one/fork/HEAD?urlpath=lab/tree/{hooks.FIRST}" in page
+    assert (ROOT / hooks.FIRST).is_file() and 'tlg-lib[notebooks] @ git+https://github.com/one/fork"' in page

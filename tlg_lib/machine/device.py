@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from functools import cache
+from importlib import metadata
 
 import torch
 import torch.nn.functional as F
@@ -79,18 +80,15 @@ def environment() -> dict[str, str | int]:
     """Versions, device and commit, stamped on every result."""
     import platform
 
-    import open_clip
-    import timm
-    import torchvision
-
     from .. import __version__
 
     return {
         "tlg_lib": __version__,
         "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
-        "timm": timm.__version__,
-        "open_clip": open_clip.__version__,
+        # As pip recorded them: to import all three takes seconds, and most results are written without them.
+        "torchvision": metadata.version("torchvision"),
+        "timm": metadata.version("timm"),
+        "open_clip": metadata.version("open_clip_torch"),
         "python": platform.python_version(),
         "device": device_name(pick_device("auto")),
         "cores": os.cpu_count() or 1,

@@ -31,7 +31,7 @@ class Curves:
     """
 
     def __init__(self, folder: Path, kind: str, rate: Callable[[int], float]):
-        from lightning.fabric.loggers import CSVLogger, TensorBoardLogger
+        from lightning_fabric.loggers import CSVLogger, TensorBoardLogger
 
         self.rate, self.steps, self.epochs = rate, 0, 0
         for pattern in ("metrics.csv", "events.out.tfevents.*"):

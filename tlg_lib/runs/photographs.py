@@ -27,6 +27,7 @@ from ..errors import TLGError
 from ..machine.paths import user_path, write_json
 from ..machine.progress import track
 from ..machine.terminal import plain
+from ..masks.drawn import drawn_mask
 from ..predict import FewShotPredictor
 
 OVERLAY = (0, 114, 178)  # RGB
@@ -70,13 +71,13 @@ def predict_files(
     sheet = [out / "sheet.png"] if len(queries) > 1 else []
     inputs = [*queries, *supports, *(Path(mask) for mask in drawn)]
     refuse_overwriting(out, [user_path(item) for item in asked], inputs, targets + sheet, summaries)
-    for path in supports + (queries if len(queries) == 1 else []):
-        image_size(path)  # raises, naming a missing or broken file, before the models are loaded
+    for path in queries if len(queries) == 1 else []:
+        image_size(path)  # raises, as the next line, naming what is wrong before the models are loaded
+    shown, masks = _opened(supports, drawn)
     if drawn and not options.get("checkpoint"):
         options["checkpoint"] = "photo"
     predictor = FewShotPredictor(class_name, **options)
-    shown = [read_image(path) for path in supports]
-    prepared = predictor.support(shown, drawn or None)
+    prepared = predictor.support(shown, masks or None)
     label = f"segmenting '{class_name}'" if class_name else "segmenting"
     files = track(list(zip(queries, stems)), label=label, unit="images", show=progress and len(queries) > 1)
     results, shapes = _predict_all(predictor, prepared, files, len(queries) == 1, coco)
@@ -136,6 +137,12 @@ def _drawn(masks: list, supports: list[Path]) -> list[str]:
             "after its own --support-mask, or one folder"
         )
     return [str(mask) for mask in masks]
+
+
+def _opened(supports: list[Path], drawn: list[str]) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """The support images [H, W, 3] and their masks {0, 1} [H, W], none where none is drawn."""
+    shown = [read_image(path) for path in supports]
+    return shown, [drawn_mask(*pair, f"the mask of support image {k + 1}") for k, pair in enumerate(zip(shown, drawn))]
 
 
 def _summary(predictor: FewShotPredictor, class_name: str, results: list[dict], notes: list[str]) -> dict:
