@@ -49,16 +49,12 @@ def on_files(files, config):
 
 def repository() -> str:
     """owner/name on GitHub, told by its workflow or by where this clone came from; "" where neither does."""
-    known = os.environ.get("GITHUB_REPOSITORY", "")
-    if not known:
-        command = ["git", "-C", ROOT, "config", "remote.origin.url"]
-        origin = subprocess.run(command, capture_output=True, text=True).stdout.strip()
-        known = (
-            re.sub(r"^(https://|ssh://)?(git@)?github\.com[:/]|(\.git)?/?$", "", origin)
-            if "github.com" in origin
-            else ""
-        )
-    return known if re.fullmatch(r"[\w.-]+/[\w.-]+", known) else ""
+    if known := os.environ.get("GITHUB_REPOSITORY", ""):
+        return known
+    command = ["git", "-C", ROOT, "config", "remote.origin.url"]
+    origin = subprocess.run(command, capture_output=True, text=True).stdout.strip()
+    found = re.fullmatch(r"(?:https://|ssh://)?(?:git@)?github\.com[:/]([\w.-]+/[\w.-]+?)(?:\.git)?/?", origin)
+    return found[1] if found else ""
 
 
 def on_page_markdown(markdown, page, config, files):
