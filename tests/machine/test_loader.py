@@ -138,6 +138,22 @@ def test_a_worker_that_is_killed_is_one_line(tiny_voc, tmp_path, monkeypatch):
     assert not readers()
 
 
+def test_the_other_workers_are_gone_once_one_death_is_told(tiny_voc):
+    """A second death would be told by a signal at any later moment, outside of whatever handles the first."""
+    config = config_of(tiny_voc, steps=200, workers=2)
+    experiment = open_experiment(config, progress=False)
+    groups = _Shares(config, experiment.sampler(config), 0)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})  # so that it is found by waiting for a batch
+    try:
+        with pytest.raises(WorkerKilled) as told:
+            for number, _ in enumerate(experiment.batches(config).each(groups, training=True)):
+                if number == 0:
+                    readers()[0].kill()
+        assert told.value and not readers()
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
+
+
 def test_kill_9_of_the_parent_leaves_no_worker(tiny_voc, tmp_path):
     script = tmp_path / "parent.py"
     script.write_text(

@@ -8,6 +8,7 @@ copy to it runs on a stream of its own.
 from __future__ import annotations
 
 import os
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -69,7 +70,7 @@ def read_ahead(read: Callable, groups: Groups, workers: int, device: torch.devic
         generator=torch.Generator(),  # else workers would take a number from the one that training draws from
     )
     stream = torch.cuda.Stream(device) if device.type == "cuda" else None
-    with worker_deaths_in_one_line():
+    with worker_deaths_in_one_line(ConnectionError, EOFError):
         for found in loader:
             if isinstance(found, TLGError):
                 raise found
@@ -97,13 +98,19 @@ def _copied(found, device: torch.device, stream: torch.cuda.Stream):
 
 
 @contextmanager
-def worker_deaths_in_one_line():
-    """Around a loop over ``read_ahead``: PyTorch tells of a lost worker by a signal, wherever the loop then is."""
+def worker_deaths_in_one_line(*broken: type[Exception]):
+    """Around a loop over ``read_ahead``: PyTorch tells of a lost worker by a signal, wherever the loop then is.
+
+    broken: what a worker that dies while it hands something over also shows itself by.
+    """
     try:
         yield
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
+    except (RuntimeError, *broken) as error:
+        if not isinstance(error, broken) and "DataLoader worker" not in str(error):
             raise
+        # Their frames keep the other workers, whose deaths would be told at any later moment, to whoever runs then.
+        for one in (error, error.__context__):
+            traceback.clear_frames(one.__traceback__ if one else None)
         raise WorkerKilled(
             "a process that reads images was killed, most likely for want of memory (or of /dev/shm): take fewer with "
             "--set workers=1, or 0; the same command goes on from the last checkpoint",
