@@ -58,8 +58,8 @@ def repository() -> str:
 
 
 def on_page_markdown(markdown, page, config, files):
-    if page.file.src_uri == "index.md" and repository():
-        markdown += BROWSER.format(name=repository(), first=FIRST)
+    if page.file.src_uri == "index.md" and (name := repository()):
+        markdown += BROWSER.format(name=name, first=FIRST)
     return re.sub(r"\]\(\.\./tlg_lib/(\w+)\.py\)", r"](reference/\1.md)", markdown)  # source there, its page here
 
 
