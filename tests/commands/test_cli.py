@@ -56,6 +56,19 @@ def test_help_loads_no_torch():
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize("group", [[], ["data"], ["masks"], ["bench"]])
+def test_every_command_is_told_in_a_whole_sentence_at_80_columns(group):
+    done = subprocess.run(
+        [sys.executable, "-m", "tlg_lib.cli", *group, "--help"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "COLUMNS": "80"},
+    )
+    listed = done.stdout[done.stdout.index("Commands:") :].splitlines()[1:]
+    assert listed and all(len(line) <= 80 and line.endswith(".") for line in listed)
+    assert not [line for line in listed if line.endswith("...")]
+
+
 def test_version_is_printed(capsys):
     with pytest.raises(SystemExit) as exit:
         cli.main(["--version"])

@@ -9,7 +9,7 @@ import typer
 
 from . import options as o
 
-app = typer.Typer(no_args_is_help=True, help="Measure time, memory and arithmetic; tables and JSON in runs/bench.")
+app = typer.Typer(no_args_is_help=True, help="Measure time, memory and arithmetic. Tables and JSON in runs/bench.")
 
 Backbones = Annotated[list[str] | None, typer.Option("--backbone", help="repeatable; default: all three")]
 Sizes = Annotated[list[int] | None, typer.Option("--size", help="image side in pixels; repeatable")]
@@ -74,7 +74,7 @@ def network(
     memory: Annotated[bool, typer.Option(help="peak memory, one process per figure")] = True,
     out: Out = None,
 ) -> None:
-    """Straightforward network against the library: forward, 5 shots, training step, by part, memory, differences."""
+    """The straightforward network against the library. Forward, 5 shots, step, by part, memory, differences."""
     from ..backbones import LAYOUTS
     from ..bench.cases import Case
     from ..bench.measure import NETWORKS, OPERATIONS, measure_case
@@ -115,7 +115,7 @@ def scaling(
     threads: Threads = 0,
     out: Out = None,
 ) -> None:
-    """Time and training memory against the image size, fitted and drawn."""
+    """Time and memory against the image size, fitted and drawn."""
     from ..backbones import LAYOUTS
     from ..bench.measure import NETWORKS
     from ..bench.scaling import SIZES, measure_scaling, scaling_figure
@@ -147,7 +147,7 @@ def mini(
     settings: o.Set = None,
     out: Out = None,
 ) -> None:
-    """A preset's training step and evaluation: cached features against the backbone in the loop; loading by part."""
+    """A preset's training step and evaluation. Cached features against the backbone in the loop; loading by part."""
     from ..bench.mini import bench_mini, mini_table
 
     config = o.config_from_options(preset, settings, device=_start(device, threads))
@@ -196,7 +196,7 @@ def loader(
     threads: Threads = 0,
     out: Out = None,
 ) -> None:
-    """Images a second that workers read from generated photographs, against what training steps consume."""
+    """Images a second that workers read, and steps consume. The photographs are generated."""
     import os
     import tempfile
 
@@ -236,7 +236,7 @@ def device_(
     page: Annotated[Path | None, typer.Option(help="write the table between this page's marks as well")] = None,
     out: Out = None,
 ) -> None:
-    """One device in eight minutes: networks, precisions, memory, compilation, loader, profile, parity with the CPU.
+    """All of one device in eight minutes. Networks, precisions, memory, compilation, loader, profile, parity.
 
     Every figure is written as soon as it is there; a cell that fails is written as its error. The backbone's weights
     are random.
@@ -277,7 +277,7 @@ def images(
     ] = None,
     out: Out = None,
 ) -> None:
-    """Lists, draws and feature sizes against the number of images, on a simulated folder."""
+    """Lists, draws and features against the number of images. On a simulated folder."""
     from ..bench.growth import COUNTS, images_table, measure_images
 
     results = [measure_images(n) for n in count or COUNTS]
@@ -292,7 +292,7 @@ def protocols(
     precision: Annotated[str, typer.Option(help="bf16, fp32 or tf32")] = "bf16",
     out: Out = None,
 ) -> None:
-    """What Pascal-5i and COCO-20i cost in full on one GPU, eight, and a SLURM array, from a device's measured times."""
+    """What Pascal-5i and COCO-20i cost in full. One GPU, eight, and a SLURM array, from a device's measured times."""
     from ..bench.device import PRECISIONS
     from ..bench.protocols import protocols as rows
     from ..bench.protocols import protocols_table, read_device
@@ -310,7 +310,7 @@ def run_profile(
     folder: Annotated[Path | None, typer.Argument(help="a folder that `tlg run` wrote; default runs/mini")] = None,
     out: Out = None,
 ) -> None:
-    """Where the time of a notebook run went: per notebook, and the slowest cells."""
+    """Where the time of a notebook run went. Per notebook, and the slowest cells."""
     from ..bench.notebooks import notebook_profile
     from ..machine.paths import runs_home
 
@@ -326,7 +326,7 @@ def widgets(
     threads: Threads = 0,
     out: Out = None,
 ) -> None:
-    """Milliseconds from moving a control of a widget to its finished pictures."""
+    """Milliseconds from a widget's control to its pictures."""
     from ..bench.widgets import bench_widgets, widgets_table
     from ..config import make_config
 

@@ -23,7 +23,10 @@ def command(
     data: o.Data = None,
     settings: o.Set = None,
 ) -> None:
-    """Train each setting without the test fold's and the next fold's classes, score the latter, best first."""
+    """Compare settings without the test classes.
+
+    Each is trained without the test fold's and the next fold's classes, and scored on the latter, best first.
+    """
     from ..machine.paths import runs_home
     from ..runs.choices import compare_settings
 

@@ -25,7 +25,10 @@ def command(
     data: o.Data = None,
     settings: o.Set = None,
 ) -> None:
-    """Train every row for the same steps, score the test classes on the way and at the end; table and figure."""
+    """Train every row to convergence, with learning curves.
+
+    Test classes on the way and at the end; table and figure.
+    """
     from ..machine.paths import runs_home
     from ..runs.converge import POINTS, converge
     from ..runs.records import shown_table

@@ -16,7 +16,7 @@ def command(
     fold: Annotated[int, typer.Option(help="the fold that it holds out, 0 to 3")] = 0,
     back: Annotated[bool, typer.Option("--back", help="ours -> the authors' names")] = False,
 ) -> None:
-    """Convert a checkpoint between the authors' names and ours; nothing in it is executed."""
+    """Convert a checkpoint between the authors' names and ours. Nothing in it is executed."""
     from ..errors import TLGError
     from ..released import convert as checkpoints_release
 

@@ -24,7 +24,7 @@ def command(
     data: o.Data = None,
     settings: o.Set = None,
 ) -> None:
-    """Train and score with each folder of masks: every row, with pixel and image targets, and the rival."""
+    """Train and score every row with each folder of masks. With pixel and image targets, and the rival."""
     from ..config import SUPERVISIONS
     from ..machine.paths import runs_home
     from ..runs.curve import LINES, mask_curve

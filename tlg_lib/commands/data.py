@@ -22,7 +22,10 @@ def mini(
     out: Out = None,
     locked: Annotated[bool, typer.Option("--locked", help="the locked drawing of the test pictures")] = False,
 ) -> None:
-    """Generate the mini benchmark (offline, about a minute), or check every file and make damaged ones again."""
+    """Generate the mini benchmark (offline, about a minute).
+
+    Files that are there are checked, damaged ones made again.
+    """
     from ..data.mini.make import ensure_mini, verify_mini
 
     root = ensure_mini(out, locked=locked)
@@ -46,7 +49,7 @@ def voc(
     lists: Annotated[str, typer.Option(help="split lists: rule (class area), or hsnet (published)")] = "rule",
     lists_from: Annotated[Path | None, typer.Option(help="folder with HSNet's trn/ and val/")] = None,
 ) -> None:
-    """PASCAL VOC 2012 and SBD as Pascal-5i: from folders or archives on disk, else by download."""
+    """Pascal-5i from PASCAL VOC 2012 and SBD. From folders or archives on disk, else by download."""
     from ..data.voc import STANDARD, make_voc
 
     _known_lists(lists)
@@ -77,7 +80,7 @@ def coco(
     out: Out = None,
     crowd: Annotated[str, typer.Option(help="crowd regions: ignore (255) or class")] = "ignore",
 ) -> None:
-    """COCO 2014 as COCO-20i: from folders or archives on disk, else by download (20 GB)."""
+    """COCO-20i from COCO 2014. From folders or archives on disk, else by download (20 GB)."""
     from ..data.coco import STANDARD, make_coco
 
     target = _target(out, "coco")
@@ -118,7 +121,7 @@ def splits(
 
 @app.command()
 def verify(folder: Folder, dataset: Dataset = "", json: o.Json = False) -> None:
-    """Decode every file; print counts per class and fold, everything broken, and the remedies."""
+    """Decode every file and say what is broken. Prints counts per class and fold, and the remedies."""
     from rich.table import Table
 
     from ..data.verify import REMEDIES
@@ -171,7 +174,7 @@ def weights(
         "ViT-B-16-quickgelu/openai"
     ),
 ) -> None:
-    """Fetch and verify weights ahead of a run, for a machine that will be without a network."""
+    """Fetch and verify weights ahead of a run. For a machine that will be without a network."""
     from ..backbones import load_backbone
     from ..config import make_config
     from ..masks.clips import load_clip
@@ -189,7 +192,7 @@ def sheet(
     out: Annotated[Path, typer.Option(help="PNG to write")] = Path("sheet.png"),
     count: Annotated[int, typer.Option(help="number of images", min=1, max=1000)] = 36,
 ) -> None:
-    """A contact sheet of images with their label maps in colour, spread evenly over the folder."""
+    """Draw images and their label maps on a contact sheet. In colour, spread evenly over the folder."""
     from ..data.folder import SegmentationFolder
     from ..errors import TLGError
     from ..look.figures import refuse_overwriting, save_figure

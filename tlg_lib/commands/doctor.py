@@ -20,7 +20,7 @@ def command(
     ] = "",
     backbone: Annotated[str, typer.Option(help="with --gradients: resnet50, vgg16 or efficientnet_lite0")] = "resnet50",
 ) -> None:
-    """Look at versions, device, weights, data, disk and folders, with a remedy for what is missing.
+    """Look at what is here, with a remedy for what is missing. Versions, device, weights, data, disk and folders.
 
     Exit code 3: something will fail as things are.
     """

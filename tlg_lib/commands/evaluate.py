@@ -19,7 +19,10 @@ def command(
     settings: o.Set = None,
     json: o.Json = False,
 ) -> None:
-    """Score the last and the best epoch, the wrong-support control and the training-free rows."""
+    """Score a trained network, its control and the baselines.
+
+    Last and best epoch, wrong support, training-free rows.
+    """
     from ..checkpoints import load_checkpoint
     from ..config import Evaluation
     from ..errors import TLGError

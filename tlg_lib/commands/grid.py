@@ -15,7 +15,10 @@ def command(
     data: o.Data = None,
     settings: o.Set = None,
 ) -> None:
-    """Train {supports pseudo, drawn} x {query mask pseudo, none} x {targets pixel, image} and the rival."""
+    """Ask who drew what, and what is shown.
+
+    Trains {supports pseudo, drawn} x {query mask pseudo, none} x {targets pixel, image}, and the rival.
+    """
     from ..machine.paths import runs_home
     from ..runs.grid import guidance_grid
     from ..runs.records import shown_table

@@ -17,7 +17,7 @@ def command(
     data: o.Data = None,
     settings: o.Set = None,
 ) -> None:
-    """Train released to extended one switch at a time, and each switch alone off; table and figure."""
+    """Train from released to extended, one switch at a time. Then each switch alone off; table and figure."""
     from ..machine.paths import runs_home
     from ..runs.ladder import run_ladder
 

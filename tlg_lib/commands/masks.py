@@ -39,7 +39,7 @@ def make(
     batch: Annotated[int, typer.Option(help="images of one size computed together")] = 16,
     overwrite: Annotated[bool, typer.Option(help="make every mask again")] = False,
 ) -> None:
-    """Write masks of every row of the split lists; masks that exist and match stay."""
+    """Write masks of every row of the split lists. Masks that exist and match stay."""
     from ..masks.generate import generate_masks
     from ..masks.prompts import load_prompts
 
@@ -56,7 +56,10 @@ def make(
 
 @app.command("verify")
 def verify(data: o.Data = None, dataset: DataSet = "", masks: Masks = "", json: o.Json = False) -> None:
-    """Coverage per split and fold, wrong sizes and values, mIoU where there is truth; non-zero exit on faults."""
+    """Say which masks are missing or wrong.
+
+    Coverage, sizes, values, mIoU where there is truth; non-zero exit on faults.
+    """
     from ..errors import TLGError
     from ..masks.verify import verify_masks
 
@@ -108,7 +111,7 @@ def score(
     split: Split = "val",
     limit: Annotated[int, typer.Option(help="at most so many rows, spread evenly; 0 = all")] = 0,
 ) -> None:
-    """mIoU of every stage (CAM, affinity, argmax, each refiner) against the truth, without writing masks."""
+    """mIoU of every stage against the truth. CAM, affinity, argmax and each refiner, without writing masks."""
     from ..masks.generate import MaskMaker
     from ..masks.prompts import load_prompts
     from ..masks.verify import score_stages
@@ -130,7 +133,7 @@ def sheet(
     limit: Annotated[int, typer.Option(help="number of rows, spread evenly")] = 24,
     out: Annotated[str, typer.Option(help="PNG to write")] = "masks.png",
 ) -> None:
-    """A coloured contact sheet: photograph, truth and pseudo mask side by side."""
+    """Draw photograph, truth and pseudo mask side by side. A contact sheet, in colour."""
     from ..look.figures import refuse_overwriting, save_figure
     from ..look.sheets import mask_sheet
 

@@ -11,7 +11,7 @@ import typer
 def command(
     folder: Annotated[Path, typer.Argument(help="folder for the copies; made if it is not there")] = Path("notebooks"),
 ) -> None:
-    """Copy the notebooks, their parameters and photographs; copies that you changed stay as they are."""
+    """Copy the notebooks, their parameters and photographs. Copies that you changed stay as they are."""
     import filecmp
     import shutil
 

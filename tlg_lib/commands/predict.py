@@ -44,7 +44,7 @@ def command(
     json: Annotated[bool, typer.Option("--json", help="print the summary as JSON and nothing else")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
 ) -> None:
-    """Write a mask PNG and an overlay PNG per query, at its own size, a sheet of all, and a summary."""
+    """Segment an object in your own photographs. Writes a mask and an overlay PNG per query, a sheet and a summary."""
     from ..errors import TLGError
     from ..runs.photographs import predict_files
 

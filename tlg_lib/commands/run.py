@@ -24,7 +24,7 @@ def command(
     data: o.Data = None,
     settings: o.Set = None,
 ) -> None:
-    """Execute notebooks 00..11 and leave executed copies, figures, results.json and report.html."""
+    """Execute notebooks 00..11 and write a report. Leaves executed copies, figures, results.json and report.html."""
     from ..errors import TLGError
     from ..runs.notebooks import run_notebooks
 

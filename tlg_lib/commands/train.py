@@ -22,7 +22,7 @@ def command(
     settings: o.Set = None,
     curves: Annotated[str, typer.Option(help="loss, rate and scores by step: csv or tensorboard, in OUT/curves")] = "",
 ) -> None:
-    """Train one network on the base classes of a fold; the same command goes on after an interruption."""
+    """Train one network on the base classes of a fold. The same command goes on after an interruption."""
     config = o.config_from_options(
         preset, settings, fold=fold, seed=seed, variant=variant, supervision=supervision, backbone=backbone, data=data
     )
