@@ -1,13 +1,16 @@
 """Prediction on photographs of any kind and size: files written at the query's own size, faults named."""
 
+import importlib.util
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from tlg_lib.checkpoints import Checkpoint, save_checkpoint
+from tlg_lib.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
 from tlg_lib.config import make_config
 from tlg_lib.data.images import read_image
 from tlg_lib.data.photographs import images_at
@@ -423,3 +426,24 @@ def test_the_network_for_photographs_finds_people_by_a_box_round_one(tmp_path):
             continue
         truth = drawn_mask(photos[name], boxes[name]).astype(bool)
         assert (found & truth).sum() / (found | truth).sum() > least
+
+
+def test_the_card_of_the_network_for_photographs_is_what_its_script_writes():
+    """From the figures of its own rows, so that neither a mean nor a sentence is changed by hand."""
+    path = Path(__file__).resolve().parents[2] / "data_scripts" / "train_photo_checkpoint.py"
+    spec = importlib.util.spec_from_file_location("train_photo_checkpoint", path)
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    card = PHOTO.with_name("MODEL_CARD.md").read_text(encoding="utf-8")
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in card.splitlines()]
+    rows = [row for row in cells if len(row) == 6 and row[1][:1].isdigit()]
+    reached = {fold: {row[0]: float(row[1 + fold]) for row in rows} for fold in range(4)}
+    saved = load_checkpoint(PHOTO)
+    about = {
+        "command": re.search(r"`(python [^`]*)`", card)[1],
+        "commit": re.search(r"at commit (\w+)", card)[1],
+        "numbers": sum(tensor.numel() for tensor in saved.weights.values()),
+    }
+    episodes = int(re.search(r"--episodes (\d+)", about["command"])[1])
+    config = saved.config.replace(eval_episodes=episodes)
+    assert len(rows) == 18 and script.card(config, PHOTO, reached, about) == card
