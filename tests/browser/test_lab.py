@@ -294,3 +294,24 @@ def test_run_all_leaves_no_error_no_warning_and_no_blank_widget(browser, lab, na
     assert complaints(browser) == []
     assert console_errors(browser) == []
     browser.save_screenshot(str(SHOTS / f"{Path(name).stem}.png"))
+
+
+def test_a_box_dragged_on_the_photograph_of_09_is_its_mask(browser, lab):
+    from selenium.webdriver.common.action_chains import ActionChains
+    from selenium.webdriver.common.by import By
+
+    browser.execute_script("return window.jupyterapp.serviceManager.sessions.shutdownAll()")
+    run_all(browser, lab, "09_your_own_images.ipynb")
+    wait(lambda: browser.find_elements(By.CSS_SELECTOR, ".tlg-drawable"), 60, "no photograph to draw on")
+    frame = browser.find_element(By.CSS_SELECTOR, ".tlg-drawable")
+    box = next(b for b in boxes(browser) if b.find_elements(By.CSS_SELECTOR, ".tlg-drawable"))
+    browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", frame)
+    field = box.find_element(By.CSS_SELECTOR, "input[type=text]")
+    before, (width, height) = field.get_attribute("value"), (frame.size["width"], frame.size["height"])
+    corner = ActionChains(browser).move_to_element_with_offset(frame, -width // 4, -height // 4).click_and_hold()
+    changes(browser, box, corner.move_by_offset(width // 2, height // 2).release().perform, "6-drawing")
+    x0, y0, x1, y1 = (int(part) for part in field.get_attribute("value").split(","))
+    assert field.get_attribute("value") != before
+    assert abs((x1 - x0) - (y1 - y0)) <= 4 and abs((x0 + x1) - (y0 + y1)) <= 8  # in the middle of a square photograph
+    assert "the object covers" in box.text and 'role="alert"' not in box.get_attribute("innerHTML")
+    assert console_errors(browser) == []

@@ -59,7 +59,8 @@ def _row(*children) -> ipywidgets.Box:
     return ipywidgets.Box(children, layout={"display": "flex", "flex_flow": "row wrap", "align_items": "flex-start"})
 
 
-def _heading(title: str, help_text: str) -> ipywidgets.HTML:
+def heading(title: str, help_text: str) -> ipywidgets.HTML:
+    """A widget's name and how it is used."""
     return ipywidgets.HTML(f"<b>{html.escape(title)}</b><br>{html.escape(help_text)}")
 
 
@@ -119,7 +120,7 @@ class CorrelationExplorer(ipywidgets.VBox):
         self.update()
         super().__init__(
             [
-                _heading("Where does a query position look?", "Bright: similar to the chosen position."),
+                heading("Where does a query position look?", "Bright: similar to the chosen position."),
                 _row(self.level, self.masked),
                 _row(self.query, *self.maps),
                 self.message,
@@ -180,7 +181,7 @@ class TransportExplorer(ipywidgets.VBox):
         self.update()
         super().__init__(
             [
-                _heading("Token to token: attention and transport", "The plan must give every token the same total."),
+                heading("Token to token: attention and transport", "The plan must give every token the same total."),
                 _row(self.branch, self.reg),
                 _row(self.tokens, self.attention, self.plan, self.matrix),
                 self.figures,
@@ -249,7 +250,7 @@ class TextPriorEditor(ipywidgets.VBox):
         self.update()
         super().__init__(
             [
-                _heading("Other words for the class", f"They fill the template “{prompts.template}”. Enter applies."),
+                heading("Other words for the class", f"They fill the template “{prompts.template}”. Enter applies."),
                 ipywidgets.VBox([self.name, self.attribute, self.background, self.reset]),
                 _row(self.query_map, self.support_map, self.prediction, self.change),
                 self.figures,
@@ -318,7 +319,7 @@ class ShotBuilder(ipywidgets.VBox):
         cells = [ipywidgets.VBox([c, p]) for c, p in zip(self.choices, self.says)]
         super().__init__(
             [
-                _heading("Which supports?", "Tick the images that the network may learn the class from."),
+                heading("Which supports?", "Tick the images that the network may learn the class from."),
                 _row(*cells),
                 _row(self.result),
                 self.figures,
@@ -393,7 +394,7 @@ class MaskExplorer(ipywidgets.VBox):
         self.update()
         super().__init__(
             [
-                _heading("From a class map to a mask", "The box threshold acts through the affinity only."),
+                heading("From a class map to a mask", "The box threshold acts through the affinity only."),
                 _row(ipywidgets.VBox(controls[:3]), ipywidgets.VBox(controls[3:])),
                 _row(self.cam, self.spread, self.refined, self.mask),
                 self.figures,

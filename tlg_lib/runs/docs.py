@@ -293,7 +293,7 @@ def _output(output, path: Path, out: Path) -> str:
     data = output.data
     if MIME in data:
         return _grid(data[MIME], path, out)
-    if "application/vnd.jupyter.widget-view+json" in data:
+    if "application/vnd.jupyter.widget-view+json" in data and "image/png" not in data:
         return '<p class="widget">Here stands a widget when the notebook runs.</p>'
     if "image/png" in data:
         alt = output.metadata.get("image/png", {}).get("alt") or output.metadata.get("alt", "")
