@@ -55,7 +55,9 @@ class MaskDrawer(ipywidgets.VBox):
         self.image = as_photograph(image)
         self.mask: np.ndarray | None = None
         height, width = self.image.shape[:2]
-        self.tool = ipywidgets.Dropdown(description="draw", options=[BOX, INSIDE, OUTSIDE], style=LABELS)
+        self.tool = ipywidgets.Dropdown(
+            description="draw", options=[BOX, INSIDE, OUTSIDE], style=LABELS, layout={"width": "350px"}
+        )
         self.text = ipywidgets.Text(
             value, description="as text", continuous_update=False, style=LABELS, layout={"width": "430px"}
         )
