@@ -368,7 +368,9 @@ class MaskExplorer(ipywidgets.VBox):
         self.workshops, self.recipe = workshops, recipe
         vit = next(iter(workshops.values()))[0].maker.clip.kind == "vit"
         slow = {**SLIDER, "continuous_update": False}
-        self.image = ipywidgets.Dropdown(description="image", options=list(workshops), style=LABELS)
+        self.image = ipywidgets.Dropdown(
+            description="image", options=list(workshops), style=LABELS, layout={"width": "350px"}
+        )
         self.affinity = ipywidgets.Dropdown(
             description="affinity",
             options=["none", "features"] + ["attention"] * vit,
