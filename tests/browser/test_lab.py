@@ -1,5 +1,5 @@
 """The notebooks in a real JupyterLab in headless Chromium: Run All from a fresh kernel leaves no error and no warning;
-in 08 every widget is moved, and every picture must change.
+in 08 every widget is moved, and every picture must change; in 09 a box is drawn on a photograph.
 
 Needs chromium, chromedriver and selenium (`make test-browser`); skipped aloud where one is missing. Screenshots
 go to artefacts/browser.

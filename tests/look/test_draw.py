@@ -103,6 +103,22 @@ def test_the_picture_shows_mask_and_box_and_stands_on_pages(image, tmp_path):
     assert "<img" in page and drawer.canvas.alt in page and len(list((tmp_path / "pictures").iterdir())) == 1
 
 
+def test_a_click_is_no_box_and_a_drag_takes_the_place_of_a_masks_file(image, tmp_path):
+    mask = drawn_mask(image, "40,20,120,100")
+    Image.fromarray(mask * 255).save(tmp_path / "mask.png")
+    drawer = MaskDrawer(image, str(tmp_path / "mask.png"))
+    assert np.array_equal(drawer.mask, mask)
+    drag(drawer, (60, 60), (61, 60))
+    assert drawer.value == str(tmp_path / "mask.png") and np.array_equal(drawer.mask, mask)
+    drawer.tool.value = INSIDE
+    drag(drawer, (80, 60))
+    assert drawer.value == "80,60"
+    drawer.text.value = "1,2,3"
+    assert drawer.mask is None
+    drag(drawer, (81, 60))
+    assert drawer.value == "81,60" and drawer.message.value == ""
+
+
 def test_every_control_has_a_label(image):
     drawer = MaskDrawer(image)
 

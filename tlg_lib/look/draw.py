@@ -14,6 +14,7 @@ import numpy as np
 import traitlets
 from PIL import Image, ImageDraw
 
+from ..errors import TLGError
 from ..masks.drawn import drawn_mask, parse_shapes
 from ..predict import as_photograph
 from .figures import overlay
@@ -91,6 +92,14 @@ class MaskDrawer(ipywidgets.VBox):
         still = base64.b64encode(self.canvas.data).decode()
         return {**bundle, "image/png": still}, {"image/png": {"alt": self.canvas.alt}}
 
+    def _items(self) -> list[str]:
+        """Boxes and points of now; none where the text names a mask's file or cannot be read."""
+        try:
+            found = parse_shapes(self.value, "the text")
+        except TLGError:
+            found = None
+        return self.value.replace(";", " ").split() if found else []
+
     def _take(self, points: list) -> None:
         """A drag: a box takes the place of the boxes before, a scribble is added as points."""
         height, width = self.image.shape[:2]
@@ -99,15 +108,16 @@ class MaskDrawer(ipywidgets.VBox):
             return
         if self.tool.value == BOX:
             (x0, y0), (x1, y1) = line.min(0), line.max(0)
-            others = [item for item in self.value.split() if item.count(",") == 1]
-            self.text.value = " ".join([f"{x0:.0f},{y0:.0f},{x1:.0f},{y1:.0f}", *others])
+            others = [item for item in self._items() if item.count(",") == 1]
+            if min(x1 - x0, y1 - y0) >= 2:  # less is a click
+                self.text.value = " ".join([f"{x0:.0f},{y0:.0f},{x1:.0f},{y1:.0f}", *others])
             return
         kept: list[np.ndarray] = []
         for point in np.minimum(line, (width - 1, height - 1)):
             if not kept or np.abs(point - kept[-1]).max() >= max(height, width) / APART:
                 kept.append(point)
         sign = "-" if self.tool.value == OUTSIDE else ""
-        self.text.value = " ".join([*self.value.split(), *(f"{sign}{x:.0f},{y:.0f}" for x, y in kept)])
+        self.text.value = " ".join([*self._items(), *(f"{sign}{x:.0f},{y:.0f}" for x, y in kept)])
 
     def update(self, *_) -> None:
         self.mask = None
