@@ -59,6 +59,16 @@ def test_every_figure_is_followed_by_a_sentence(book):
             assert told or follows, cell.source
 
 
+@pytest.mark.parametrize("number", ["00", "01", "02", "03", "04", "08"])
+def test_what_shows_one_episode_shows_the_same_one(number):
+    """The third of the test list goes with the reader; other pictures are chosen by rank or drawn by lot."""
+    book = nbformat.read(next(FOLDER.glob(f"{number}_*.ipynb")), as_version=4)
+    code = "\n".join(cell.source for cell in code_cells(book))
+    third = r"test_episodes\(config, 3\)\[2\]|episode_number = 2\b|\(experiment, config, None, episodes\[2\]\)"
+    assert re.search(third, code)
+    assert not re.search(r"\bepisodes\[(?!2\]|:|i\])", code)
+
+
 def test_prose_states_no_score_that_the_run_does_not_render(book):
     for text in prose(book):
         body = re.sub(r"(?s)```.*?```|\$[^$]*\$|`[^`]*`", "", text)
