@@ -16,6 +16,7 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from statistics import fmean  # sums exactly: a tie is rounded alike by every Python
 
 import numpy as np
 import torch
@@ -201,7 +202,7 @@ def card(config: Config, out: Path, reached: dict[int, dict[str, float]], about:
     ]
     for name in next(iter(reached.values()), {}):
         values = [reached[fold][name] for fold in sorted(reached)]
-        mean = f"{sum(values) / 4:.1f}" if len(values) == 4 else "–"
+        mean = f"{fmean(values):.1f}" if len(values) == 4 else "–"
         lines.append(f"| {name} | " + " | ".join(f"{value:.1f}" for value in values) + f" | {mean} |")
     return "\n".join(lines) + "\n"
 
