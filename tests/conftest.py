@@ -1,6 +1,8 @@
 """Small datasets that several test files share, drawn by NumPy: shapes, not photographs."""
 
+import importlib.util
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +13,15 @@ from tlg_lib.data.splits import build_splits
 
 # A network that trains in a second, whatever the data.
 SMALL = dict(image_size=64, width=8, widths_4d=(4, 4, 8), token_count=4, backbone_weights="random", device="cpu")
+
+
+def script(path):
+    """The module of a script that is in no package; path: from the checkout's root."""
+    file = Path(__file__).resolve().parents[1] / path
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture

@@ -1,9 +1,7 @@
 """Prediction on photographs of any kind and size: files written at the query's own size, faults named."""
 
-import importlib.util
 import json
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,6 +18,8 @@ from tlg_lib.machine.paths import notebooks_home
 from tlg_lib.masks.drawn import drawn_mask
 from tlg_lib.predict import PHOTO, FewShotPredictor, latest_checkpoint
 from tlg_lib.runs.photographs import predict_files
+
+from conftest import script
 
 
 @pytest.fixture(autouse=True)
@@ -430,10 +430,7 @@ def test_the_network_for_photographs_finds_people_by_a_box_round_one(tmp_path):
 
 def test_the_card_of_the_network_for_photographs_is_what_its_script_writes():
     """From the figures of its own rows, so that neither a mean nor a sentence is changed by hand."""
-    path = Path(__file__).resolve().parents[2] / "data_scripts" / "train_photo_checkpoint.py"
-    spec = importlib.util.spec_from_file_location("train_photo_checkpoint", path)
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
+    made_by = script("data_scripts/train_photo_checkpoint.py")
     card = PHOTO.with_name("MODEL_CARD.md").read_text(encoding="utf-8")
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in card.splitlines()]
     rows = [row for row in cells if len(row) == 6 and row[1][:1].isdigit()]
@@ -446,4 +443,4 @@ def test_the_card_of_the_network_for_photographs_is_what_its_script_writes():
     }
     episodes = int(re.search(r"--episodes (\d+)", about["command"])[1])
     config = saved.config.replace(eval_episodes=episodes)
-    assert len(rows) == 18 and script.card(config, PHOTO, reached, about) == card
+    assert len(rows) == 18 and made_by.card(config, PHOTO, reached, about) == card

@@ -17,7 +17,7 @@ from tlg_lib.batches import BatchMaker
 from tlg_lib.data.folder import open_folder
 from tlg_lib.text_prior import random_text_vectors
 
-from conftest import make_tiny_voc
+from conftest import make_tiny_voc, script
 
 SIZE = (64, 96)
 
@@ -77,13 +77,7 @@ def test_a_network_comes_back_from_its_folder(tmp_path):
 
 
 def test_the_api_page_is_made_from_the_docstrings_as_they_are():
-    import importlib.util
-    from pathlib import Path
-
-    script = Path(__file__).resolve().parents[2] / "data_scripts" / "make_api.py"
-    spec = importlib.util.spec_from_file_location("make_api", script)
-    made = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(made)
+    made = script("data_scripts/make_api.py")
     found = made.PAGE.read_text(encoding="utf-8")
     assert all(f"## {name}\n" in found for name in tlg_lib.__all__)
     assert found.count("### ") >= 10

@@ -13,11 +13,16 @@ from tlg_lib.masks.drawn import drawn_mask, parse_shapes
 
 
 @pytest.fixture
-def image():
-    """A red disc of 60 pixels across on green, with noise; uint8 [120, 160, 3]."""
-    rng = np.random.default_rng(0)
+def disc():
+    """The object: 60 pixels across; bool [120, 160]."""
     y, x = np.mgrid[:120, :160]
-    disc = (y - 60) ** 2 + (x - 80) ** 2 < 30**2
+    return (y - 60) ** 2 + (x - 80) ** 2 < 30**2
+
+
+@pytest.fixture
+def image(disc):
+    """It in red on green, with noise; uint8 [120, 160, 3]."""
+    rng = np.random.default_rng(0)
     colours = np.where(disc[..., None], (200, 40, 40), (40, 160, 60))
     return np.clip(colours + rng.normal(0, 8, colours.shape), 0, 255).astype(np.uint8)
 
@@ -26,14 +31,12 @@ def drag(drawer, *points):
     drawer.canvas.stroke = {"points": [list(p) for p in points], "at": str(points)}
 
 
-def test_a_dragged_box_is_the_box_of_the_command_line(image):
+def test_a_dragged_box_is_the_box_of_the_command_line(image, disc):
     drawer = MaskDrawer(image)
     assert drawer.mask is None and "nothing is drawn" in drawer.canvas.caption
     drag(drawer, (120, 100), (60, 60), (40, 20))  # from the lower right corner
     assert drawer.value == "40,20,120,100"
     assert np.array_equal(drawer.mask, drawn_mask(image, "40,20,120,100"))
-    y, x = np.mgrid[:120, :160]
-    disc = (y - 60) ** 2 + (x - 80) ** 2 < 30**2
     assert (drawer.mask & disc).sum() / (drawer.mask | disc).sum() > 0.95
     assert f"{100 * drawer.mask.mean():.0f}%" in drawer.canvas.caption
 

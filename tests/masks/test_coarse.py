@@ -1,18 +1,10 @@
 """Drawn masks made coarse, as data_scripts/coarse_masks.py makes them for the mask-quality curve."""
 
-import importlib.util
-from pathlib import Path
-
 import numpy as np
 
-SCRIPT = Path(__file__).resolve().parents[2] / "data_scripts" / "coarse_masks.py"
+from conftest import script
 
-
-def script():
-    spec = importlib.util.spec_from_file_location("coarse_masks", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+SCRIPT = "data_scripts/coarse_masks.py"
 
 
 def test_a_cell_is_what_half_of_it_is():
@@ -21,7 +13,7 @@ def test_a_cell_is_what_half_of_it_is():
     mask[4:8, 4:5] = 1  # a quarter of another
     mask[8:12, 8:12] = 255  # unsure
     mask[12:20, 12:20] = 1
-    found = script().coarse(mask)
+    found = script(SCRIPT).coarse(mask)
     expected = np.zeros_like(mask)
     expected[0:4, 0:4] = 1
     expected[12:20, 12:20] = 1
@@ -31,7 +23,7 @@ def test_a_cell_is_what_half_of_it_is():
 def test_a_fifth_stays_as_the_pseudo_masks_are(tiny_voc, tmp_path):
     from tlg_lib.data.folder import SegmentationFolder
 
-    module, out = script(), tmp_path / "coarse"
+    module, out = script(SCRIPT), tmp_path / "coarse"
     module.main(str(tiny_voc), str(out))
     plain, made = SegmentationFolder(tiny_voc), SegmentationFolder(tiny_voc, masks=out)
     rows = sorted({row for split in ("trn", "val") for f in range(4) for row in plain.rows(split, f)})

@@ -1,6 +1,5 @@
 """`make site`: every page is reached, the API and the notebooks are searched, and a reader fetches nothing."""
 
-import importlib.util
 import json
 import re
 import subprocess
@@ -10,6 +9,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+
+from conftest import script
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -56,9 +57,7 @@ def test_nothing_is_fetched_from_elsewhere(site):
 
 def test_the_start_page_opens_the_first_notebook_in_a_browser_where_the_address_is_known(tmp_path, monkeypatch):
     pytest.importorskip("material", reason="pip install -e '.[site]'")
-    spec = importlib.util.spec_from_file_location("site_hooks", ROOT / ".ci" / "site.py")
-    hooks = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(hooks)
+    hooks = script(".ci/site.py")
     start = SimpleNamespace(file=SimpleNamespace(src_uri="index.md"))
     known = {
         "https://github.com/one/fork.git": "one/fork",

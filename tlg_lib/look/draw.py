@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 
-import anywidget
 import ipywidgets
 import numpy as np
 import traitlets
@@ -18,8 +17,9 @@ from ..errors import TLGError
 from ..masks.drawn import drawn_mask, parse_shapes
 from ..predict import as_photograph
 from .figures import overlay
-from .figures_inside import png, resized
-from .widgets import LABELS, STATIC, heading, reporting
+from .figures_inside import resized
+from .widgets import LABELS, Picture, heading, reporting
+from .widgets import WIDTH as NARROWEST
 
 WIDTH = 420  # pixels of the photograph on the screen
 SHARP = 640  # pixels that it is drawn with
@@ -28,16 +28,10 @@ APART = 30  # a scribble's points lie a side's length / APART from each other
 COLOURS = {BOX: (213, 94, 0), INSIDE: (0, 158, 115), OUTSIDE: (213, 94, 0)}  # RGB
 
 
-class Canvas(anywidget.AnyWidget):
+class Canvas(Picture):
     """A picture on which a drag draws. size: (width, height) of the photograph in pixels; boxed: whether a drag is
     shown as a box or as a line; stroke: {"points": [[x, y], ...], "at": time} of the last drag."""
 
-    _esm = STATIC / "draw.js"
-    _css = STATIC / "picture.css"
-    data = traitlets.Bytes(b"").tag(sync=True)
-    alt = traitlets.Unicode("").tag(sync=True)
-    caption = traitlets.Unicode("").tag(sync=True)
-    width = traitlets.Int(WIDTH).tag(sync=True)
     size = traitlets.List([1, 1]).tag(sync=True)
     boxed = traitlets.Bool(True).tag(sync=True)
     stroke = traitlets.Dict({}).tag(sync=True)
@@ -63,7 +57,7 @@ class MaskDrawer(ipywidgets.VBox):
             value, description="as text", continuous_update=False, style=LABELS, layout={"width": "430px"}
         )
         self.clear = ipywidgets.Button(description="clear")
-        self.canvas = Canvas(size=[width, height], width=min(WIDTH, max(210, width)))
+        self.canvas = Canvas(size=[width, height], width=min(WIDTH, max(NARROWEST, width)))
         self.message = ipywidgets.HTML()
         self.tool.observe(lambda change: setattr(self.canvas, "boxed", change["new"] == BOX), names="value")
         self.canvas.observe(lambda change: self._take(change["new"].get("points", [])), names="stroke")
@@ -87,18 +81,19 @@ class MaskDrawer(ipywidgets.VBox):
 
     def _repr_mimebundle_(self, **options):
         """As a still picture too, for readers without a kernel."""
-        bundle = super()._repr_mimebundle_(**options)
-        bundle = bundle[0] if isinstance(bundle, tuple) else bundle
         still = base64.b64encode(self.canvas.data).decode()
-        return {**bundle, "image/png": still}, {"image/png": {"alt": self.canvas.alt}}
+        return {**super()._repr_mimebundle_(**options), "image/png": still}, {"image/png": {"alt": self.canvas.alt}}
+
+    def _shapes(self) -> tuple[list, list, list] | None:
+        """Boxes, points inside and outside; None where the text names a mask's file or cannot be read."""
+        try:
+            return parse_shapes(self.value, "the text")
+        except TLGError:
+            return None
 
     def _items(self) -> list[str]:
-        """Boxes and points of now; none where the text names a mask's file or cannot be read."""
-        try:
-            found = parse_shapes(self.value, "the text")
-        except TLGError:
-            found = None
-        return self.value.replace(";", " ").split() if found else []
+        """The text of these, one by one."""
+        return self.value.replace(";", " ").split() if self._shapes() else []
 
     def _take(self, points: list) -> None:
         """A drag: a box takes the place of the boxes before, a scribble is added as points."""
@@ -135,19 +130,16 @@ class MaskDrawer(ipywidgets.VBox):
         size = (max(1, round(height * scale)), max(1, round(width * scale)))
         mask = None if self.mask is None else resized(self.mask, size, smooth=False)
         picture = Image.fromarray(overlay(resized(self.image, size), mask, "support"))
-        if self.mask is not None:
-            _draw(picture, self.value, scale)
+        if self.mask is not None and (shapes := self._shapes()):
+            _draw(picture, shapes, scale)
         covers = "nothing is drawn yet" if mask is None else f"the object covers {100 * np.mean(self.mask):.0f}%"
-        with self.canvas.hold_sync():
-            self.canvas.data = png(np.asarray(picture), WIDTH)
-            self.canvas.alt, self.canvas.caption = f"The photograph; {covers}.", covers
+        self.canvas.show(np.asarray(picture), f"The photograph; {covers}.", covers, WIDTH)
 
 
-def _draw(picture: Image.Image, text: str, scale: float) -> None:
-    """Boxes and points of the text on the picture; those of a mask's file are not drawn."""
-    shapes = parse_shapes(text, "the drawing") if "," in text else None
+def _draw(picture: Image.Image, shapes: tuple[list, list, list], scale: float) -> None:
+    """Boxes, points inside and points outside on the picture."""
     pen = ImageDraw.Draw(picture)
-    for kind, found in zip((BOX, INSIDE, OUTSIDE), shapes or ((), (), ())):
+    for kind, found in zip((BOX, INSIDE, OUTSIDE), shapes):
         for numbers in found:
             at = [number * scale for number in numbers]
             if kind == BOX:

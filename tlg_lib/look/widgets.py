@@ -48,10 +48,10 @@ class Picture(anywidget.AnyWidget):
     row = traitlets.Int(0, min=0).tag(sync=True)
     column = traitlets.Int(0, min=0).tag(sync=True)
 
-    def show(self, picture: np.ndarray, alt: str, caption: str = "") -> None:
-        """Show uint8 [H, W(, 3)] with its description."""
+    def show(self, picture: np.ndarray, alt: str, caption: str = "", least: int = WIDTH) -> None:
+        """Show uint8 [H, W(, 3)] with its description, enlarged to ``least`` pixels across where it is smaller."""
         with self.hold_sync():
-            self.data, self.alt, self.caption = png(picture, WIDTH), alt, caption or alt
+            self.data, self.alt, self.caption = png(picture, least), alt, caption or alt
 
 
 def _row(*children) -> ipywidgets.Box:

@@ -1,16 +1,16 @@
-// A picture with a description, captioned; where `pickable`, a click or the arrow keys choose a cell of its grid.
+// A picture with a description, captioned; where `pickable`, a click or the arrow keys choose a cell of its grid. One
+// that has the `size` of a photograph is drawn on instead.
 function render({ model, el }) {
   const figure = document.createElement("figure");
   const frame = document.createElement("div");
   const image = document.createElement("img");
-  const mark = document.createElement("div");
   const caption = document.createElement("figcaption");
   figure.className = "tlg-picture";
   frame.className = "tlg-frame";
-  mark.className = "tlg-mark";
-  frame.append(image, mark);
+  frame.append(image);
   figure.append(frame, caption);
   el.append(figure);
+  const [showUse, names] = (model.get("size") ? drawing : picking)(model, frame, image);
 
   let url = "";
   function showImage() {
@@ -20,12 +20,27 @@ function render({ model, el }) {
     if (old) URL.revokeObjectURL(old);
   }
   function showRest() {
-    const [rows, columns] = [model.get("rows"), model.get("columns")];
-    const [row, column] = [model.get("row"), model.get("column")];
-    const pickable = model.get("pickable");
     figure.style.width = image.style.width = `${model.get("width")}px`;
     image.alt = model.get("alt");
     caption.textContent = model.get("caption");
+    showUse();
+  }
+  model.on("change:data", showImage);
+  for (const name of ["width", "alt", "caption", ...names]) model.on(`change:${name}`, showRest);
+  showImage();
+  showRest();
+  return () => URL.revokeObjectURL(url);
+}
+
+// A cell of a grid is chosen. Returns what shows it, and the traits that this depends on.
+function picking(model, frame, image) {
+  const mark = document.createElement("div");
+  mark.className = "tlg-mark";
+  frame.append(mark);
+  function show() {
+    const [rows, columns] = [model.get("rows"), model.get("columns")];
+    const [row, column] = [model.get("row"), model.get("column")];
+    const pickable = model.get("pickable");
     mark.style.display = pickable ? "block" : "none";
     mark.style.left = `${(100 * column) / columns}%`;
     mark.style.top = `${(100 * row) / rows}%`;
@@ -58,12 +73,56 @@ function render({ model, el }) {
     event.stopPropagation();
     pick(model.get("row") + step[0], model.get("column") + step[1]);
   });
-  model.on("change:data", showImage);
-  for (const name of ["rows", "columns", "row", "column", "width", "alt", "caption", "pickable"]) {
-    model.on(`change:${name}`, showRest);
+  return [show, ["rows", "columns", "row", "column", "pickable"]];
+}
+
+// A drag gives the corners of a box or the points of a line, in pixels of the photograph. Returns as `picking` does.
+function drawing(model, frame, image) {
+  const ink = document.createElement("canvas");
+  ink.className = "tlg-ink";
+  frame.classList.add("tlg-drawable");
+  frame.append(ink);
+  let line = null; // the points of the drag that goes on
+  function show() {
+    [ink.width, ink.height] = model.get("size");
   }
-  showImage();
-  showRest();
-  return () => URL.revokeObjectURL(url);
+  function place(event) {
+    const box = image.getBoundingClientRect();
+    const [width, height] = model.get("size");
+    const inside = (share, length) => Math.round(length * Math.min(1, Math.max(0, share)));
+    return [inside((event.clientX - box.left) / box.width, width),
+      inside((event.clientY - box.top) / box.height, height)];
+  }
+  function showInk() {
+    const pen = ink.getContext("2d");
+    pen.clearRect(0, 0, ink.width, ink.height);
+    if (!line) return;
+    pen.strokeStyle = "#d55e00";
+    pen.lineWidth = Math.max(2, (2 * ink.width) / model.get("width"));
+    const [[x0, y0], [x1, y1]] = [line[0], line[line.length - 1]];
+    if (model.get("boxed")) return pen.strokeRect(x0, y0, x1 - x0, y1 - y0);
+    pen.beginPath();
+    for (const [x, y] of line) pen.lineTo(x, y);
+    pen.stroke();
+  }
+  frame.addEventListener("pointerdown", (event) => {
+    event.preventDefault();
+    frame.setPointerCapture(event.pointerId);
+    line = [place(event)];
+  });
+  frame.addEventListener("pointermove", (event) => {
+    if (!line) return;
+    line.push(place(event));
+    showInk();
+  });
+  frame.addEventListener("pointerup", (event) => {
+    if (!line) return;
+    model.set("stroke", { points: [...line, place(event)], at: Date.now() }); // a stroke again in the same place is new
+    model.save_changes();
+    line = null;
+    showInk();
+  });
+  frame.addEventListener("pointercancel", () => { line = null; showInk(); });
+  return [show, ["size"]];
 }
 export default { render };
