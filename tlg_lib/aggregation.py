@@ -1,4 +1,4 @@
-"""Heterogeneous aggregation (HA): different layers of one backbone speak for support and query (paper, 3.2).
+"""Heterogeneous visual aggregation (HA): different layers of one backbone speak for support and query (paper, III).
 
 The support is described by the last layer of each level, the query by the first one, so that the shared
 weights see two perspectives (ResNet-50: support 3, 9, 12, query 0, 4, 10).

@@ -1,4 +1,4 @@
-"""Heterogeneous CLIP text (HC): words of the class shape each branch's map differently (paper, 3.4)."""
+"""Heterogeneous CLIP text (HC): words of the class shape each branch's map differently (paper, III)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Heterogeneous transport (HT): attention over a few tokens, its matrix replaced by an optimal plan (paper, 3.3).
+"""HT, the paper's heterogeneous transfer: attention over a few tokens, its matrix an optimal plan (paper, III).
 
 The idea: a map is pooled to N tokens. Attention lets every token spread its unit of attention as it likes, so some
 tokens are asked by all and others by none. Transport asks for balance: of all plans P >= 0 with rows that sum to 1/N

@@ -1,5 +1,5 @@
 """The notebooks in a real JupyterLab in headless Chromium: Run All from a fresh kernel leaves no error and no warning;
-in 08 every widget is moved, and every picture must change; in 09 a box is drawn on a photograph.
+in 08 every widget is moved, and every picture must change; in 02 a position is asked, in 09 a box is drawn.
 
 Needs chromium, chromedriver and selenium (`make test-browser`); skipped aloud where one is missing. Screenshots
 go to artefacts/browser.
@@ -314,4 +314,21 @@ def test_a_box_dragged_on_the_photograph_of_09_is_its_mask(browser, lab):
     assert field.get_attribute("value") != before
     assert abs((x1 - x0) - (y1 - y0)) <= 4 and abs((x0 + x1) - (y0 + y1)) <= 8  # in the middle of a square photograph
     assert "the object covers" in box.text and 'role="alert"' not in box.get_attribute("innerHTML")
+    assert console_errors(browser) == []
+
+
+def test_a_click_on_the_image_of_02_shows_where_that_position_leads(browser, lab):
+    from selenium.webdriver.common.action_chains import ActionChains
+    from selenium.webdriver.common.by import By
+
+    browser.execute_script("return window.jupyterapp.serviceManager.sessions.shutdownAll()")
+    run_all(browser, lab, "02_pseudo_masks.ipynb")
+    wait(lambda: browser.find_elements(By.CSS_SELECTOR, ".tlg-pickable"), 60, "no image to click")
+    frame = browser.find_element(By.CSS_SELECTOR, ".tlg-pickable")
+    box = next(b for b in boxes(browser) if b.find_elements(By.CSS_SELECTOR, ".tlg-pickable"))
+    browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", frame)
+    corner = (-3 * frame.size["width"] // 8, -3 * frame.size["height"] // 8)
+    click = ActionChains(browser).move_to_element_with_offset(frame, *corner).click()
+    changes(browser, box, click.perform, "7-affinity")
+    assert "lands on the object" in box.text
     assert console_errors(browser) == []

@@ -31,6 +31,8 @@ def code_cells(book):
 
 
 BUILT = [p for p in BOOKS if p.stem[:2] in ("03", "04", "05", "06")]
+FIGURE = re.compile(r"\brun\.show\(|\bshown_with\(")
+ASKED = re.compile(r"\?|\b(?:Predict|Guess|Find)\b", re.I)
 SCORE = re.compile(r"\b\d+(?:\.\d+)?\s*(?:mIoU|points?\b|IoU\b|%)")
 
 
@@ -57,6 +59,39 @@ def test_every_figure_is_followed_by_a_sentence(book):
             told = "Markdown(" in cell.source[cell.source.index("run.show") :]
             follows = after is not None and (after.cell_type == "markdown" or "Markdown(" in after.source)
             assert told or follows, cell.source
+
+
+def test_every_figure_follows_a_question(book):
+    """Between a figure and the one before it something is asked, so that the reader guesses first."""
+    told = ""
+    for cell in book.cells:
+        if cell.cell_type == "markdown":
+            told += cell.source
+        elif FIGURE.search(cell.source):
+            assert ASKED.search(told), cell.source
+            told = ""
+
+
+def test_one_network_grows_on_one_card_with_the_drawing_of_the_part_that_is_new():
+    from tlg_lib.look.diagram import PARTS
+    from tlg_lib.runs.trials import ROWS
+
+    added, lit = [], {}
+    for path in BOOKS:
+        code = "\n".join(cell.source for cell in code_cells(nbformat.read(path, as_version=4)))
+        added += re.findall(r"card\.add\(\"([^\"]+)\"", code)
+        if drawn := re.findall(r"run\.show_network\(config(?:, lit=\"(\w+)\")?\)", code):
+            lit[path.stem[:2]] = drawn
+    assert added == list(ROWS)
+    lessons = {n: lit.pop(n) for n in ("00", "03", "04", "05", "06")}
+    assert lessons.pop("00") == [""] and [part for parts in lessons.values() for part in parts] == list(PARTS)[1:]
+
+
+@pytest.mark.parametrize("number", ["03", "04", "05", "07", "11"])
+def test_what_is_claimed_of_a_part_is_a_verdict_that_can_go_either_way(number):
+    book = nbformat.read(next(FOLDER.glob(f"{number}_*.ipynb")), as_version=4)
+    code = "\n".join(cell.source for cell in code_cells(book))
+    assert re.search(r"\bverdict\(|\bbelieved\(", code)
 
 
 @pytest.mark.parametrize("number", ["00", "01", "02", "03", "04", "08"])
