@@ -32,7 +32,7 @@ def code_cells(book):
 
 BUILT = [p for p in BOOKS if p.stem[:2] in ("03", "04", "05", "06")]
 FIGURE = re.compile(r"\brun\.show\(|\bshown_with\(")
-ASKED = re.compile(r"\?|\b(?:Predict|Guess|Find)\b", re.I)
+ASKED = re.compile(r"\?|\*\*(?:predict|guess|find)\b", re.I)
 SCORE = re.compile(r"\b\d+(?:\.\d+)?\s*(?:mIoU|points?\b|IoU\b|%)")
 
 
