@@ -152,6 +152,22 @@ def run_all(driver, lab, name):
     assert driver.execute_script("return window.tlgRun") == "done"
 
 
+def run_next(driver, lab, name):
+    """``run_all`` of another notebook; the kernels before it are shut down."""
+    driver.execute_script("return window.jupyterapp.serviceManager.sessions.shutdownAll()")
+    run_all(driver, lab, name)
+
+
+def shown(driver, selector):
+    """The first picture of a kind, in view, and the box that it stands in."""
+    from selenium.webdriver.common.by import By
+
+    wait(lambda: driver.find_elements(By.CSS_SELECTOR, selector), 60, f"no {selector}")
+    frame = driver.find_element(By.CSS_SELECTOR, selector)
+    driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", frame)
+    return frame, next(b for b in boxes(driver) if b.find_elements(By.CSS_SELECTOR, selector))
+
+
 def complaints(driver):
     """Texts of all error and stderr outputs, of widgets that could not be drawn, and of empty ones."""
     return driver.execute_script("""
@@ -288,8 +304,7 @@ def test_nothing_failed_and_the_console_is_clean(browser):
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_run_all_leaves_no_error_no_warning_and_no_blank_widget(browser, lab, name):
-    browser.execute_script("return window.jupyterapp.serviceManager.sessions.shutdownAll()")
-    run_all(browser, lab, name)
+    run_next(browser, lab, name)
     time.sleep(2)  # widgets are drawn after the last cell has answered
     assert complaints(browser) == []
     assert console_errors(browser) == []
@@ -300,12 +315,8 @@ def test_a_box_dragged_on_the_photograph_of_09_is_its_mask(browser, lab):
     from selenium.webdriver.common.action_chains import ActionChains
     from selenium.webdriver.common.by import By
 
-    browser.execute_script("return window.jupyterapp.serviceManager.sessions.shutdownAll()")
-    run_all(browser, lab, "09_your_own_images.ipynb")
-    wait(lambda: browser.find_elements(By.CSS_SELECTOR, ".tlg-drawable"), 60, "no photograph to draw on")
-    frame = browser.find_element(By.CSS_SELECTOR, ".tlg-drawable")
-    box = next(b for b in boxes(browser) if b.find_elements(By.CSS_SELECTOR, ".tlg-drawable"))
-    browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", frame)
+    run_next(browser, lab, "09_your_own_images.ipynb")
+    frame, box = shown(browser, ".tlg-drawable")
     field = box.find_element(By.CSS_SELECTOR, "input[type=text]")
     before, (width, height) = field.get_attribute("value"), (frame.size["width"], frame.size["height"])
     corner = ActionChains(browser).move_to_element_with_offset(frame, -width // 4, -height // 4).click_and_hold()
@@ -319,14 +330,9 @@ def test_a_box_dragged_on_the_photograph_of_09_is_its_mask(browser, lab):
 
 def test_a_click_on_the_image_of_02_shows_where_that_position_leads(browser, lab):
     from selenium.webdriver.common.action_chains import ActionChains
-    from selenium.webdriver.common.by import By
 
-    browser.execute_script("return window.jupyterapp.serviceManager.sessions.shutdownAll()")
-    run_all(browser, lab, "02_pseudo_masks.ipynb")
-    wait(lambda: browser.find_elements(By.CSS_SELECTOR, ".tlg-pickable"), 60, "no image to click")
-    frame = browser.find_element(By.CSS_SELECTOR, ".tlg-pickable")
-    box = next(b for b in boxes(browser) if b.find_elements(By.CSS_SELECTOR, ".tlg-pickable"))
-    browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", frame)
+    run_next(browser, lab, "02_pseudo_masks.ipynb")
+    frame, box = shown(browser, ".tlg-pickable")
     corner = (-3 * frame.size["width"] // 8, -3 * frame.size["height"] // 8)
     click = ActionChains(browser).move_to_element_with_offset(frame, *corner).click()
     changes(browser, box, click.perform, "7-affinity")

@@ -36,6 +36,15 @@ ASKED = re.compile(r"\?|\*\*(?:predict|guess|find)\b", re.I)
 SCORE = re.compile(r"\b\d+(?:\.\d+)?\s*(?:mIoU|points?\b|IoU\b|%)")
 
 
+def code_of(path):
+    """All code of a notebook as one text."""
+    return "\n".join(cell.source for cell in code_cells(nbformat.read(path, as_version=4)))
+
+
+def numbered(number):
+    return next(FOLDER.glob(f"{number}_*.ipynb"))
+
+
 def prose(book):
     return [cell.source for cell in book.cells if cell.cell_type == "markdown"]
 
@@ -78,7 +87,7 @@ def test_one_network_grows_on_one_card_with_the_drawing_of_the_part_that_is_new(
 
     added, lit = [], {}
     for path in BOOKS:
-        code = "\n".join(cell.source for cell in code_cells(nbformat.read(path, as_version=4)))
+        code = code_of(path)
         added += re.findall(r"card\.add\(\"([^\"]+)\"", code)
         if drawn := re.findall(r"run\.show_network\(config(?:, lit=\"(\w+)\")?\)", code):
             lit[path.stem[:2]] = drawn
@@ -89,16 +98,13 @@ def test_one_network_grows_on_one_card_with_the_drawing_of_the_part_that_is_new(
 
 @pytest.mark.parametrize("number", ["03", "04", "05", "07", "11"])
 def test_what_is_claimed_of_a_part_is_a_verdict_that_can_go_either_way(number):
-    book = nbformat.read(next(FOLDER.glob(f"{number}_*.ipynb")), as_version=4)
-    code = "\n".join(cell.source for cell in code_cells(book))
-    assert re.search(r"\bverdict\(|\bbelieved\(", code)
+    assert re.search(r"\bverdict\(|\bbelieved\(", code_of(numbered(number)))
 
 
 @pytest.mark.parametrize("number", ["00", "01", "02", "03", "04", "08"])
 def test_what_shows_one_episode_shows_the_same_one(number):
     """The third of the test list goes with the reader; other pictures are chosen by rank or drawn by lot."""
-    book = nbformat.read(next(FOLDER.glob(f"{number}_*.ipynb")), as_version=4)
-    code = "\n".join(cell.source for cell in code_cells(book))
+    code = code_of(numbered(number))
     third = r"test_episodes\(config, 3\)\[2\]|episode_number = 2\b|\(experiment, config, None, episodes\[2\]\)"
     assert re.search(third, code)
     assert not re.search(r"\bepisodes\[(?!2\]|:|i\])", code)
