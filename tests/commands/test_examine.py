@@ -2,6 +2,7 @@
 
 import errno
 import shutil
+import sys
 import tempfile
 from importlib import metadata
 
@@ -84,6 +85,12 @@ def test_damaged_weights_are_found(monkeypatch, tmp_path, name):
     monkeypatch.setattr(doctor, "CHECKS", {"weights": doctor.weights})
     findings = examine()
     assert findings[-1].state == PROBLEM and "SHA-256" in findings[-1].text and "reinstall" in findings[-1].remedy
+
+
+def test_the_core_without_jupyter_is_no_problem(monkeypatch):
+    monkeypatch.setitem(sys.modules, "jupyter_client.kernelspec", None)  # as where no extra was installed
+    (finding,) = doctor.notebooks()
+    assert finding.state == NOTE and finding.remedy == "pip install 'tlg-lib[notebooks]'"
 
 
 def test_a_damaged_network_for_photographs_is_found(monkeypatch, tmp_path):

@@ -58,7 +58,8 @@ def examine(preset: str = "") -> list[Finding]:
             text, _, remedy = str(error).rpartition(": ")
             found.append(Finding(area, PROBLEM, text, remedy))
         except Exception as error:  # a broken installation fails in ways that nobody foresees
-            found.append(Finding(area, PROBLEM, f"{type(error).__name__}: {error}", "reinstall with `make install`"))
+            remedy = "reinstall: `make install` in a clone, else pip install --force-reinstall of the wheel"
+            found.append(Finding(area, PROBLEM, f"{type(error).__name__}: {error}", remedy))
     return found
 
 
@@ -289,7 +290,12 @@ def _folder(name: str, folder: Path) -> Finding:
 
 def notebooks() -> Iterator[Finding]:
     """The notebooks' folder and a Python kernel of this environment for papermill."""
-    from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
+    try:
+        from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
+    except ModuleNotFoundError:  # the core alone: `tlg train`, `tlg predict` and the rest need no Jupyter
+        remedy = "pip install 'tlg-lib[notebooks]'"
+        yield Finding("notebooks", NOTE, "no Jupyter: notebooks, `tlg run` and sweeps need it", remedy)
+        return
 
     count = len(list(notebooks_home().glob("[0-9][0-9]_*.ipynb")))
     yield Finding(
