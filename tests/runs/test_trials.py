@@ -15,6 +15,7 @@ def test_a_difference_whose_interval_over_seeds_holds_zero_is_called_open():
     line = verdict({"without": (40, 44, 42), "with": (43, 45, 44)})
     assert line.startswith("with minus without: +2.0 points [-0.5, +4.5] (by seed +3.0, +1.0, +2.0)")
     assert line.endswith("the interval holds zero, so it is open")
+    assert "+0.0 points" in verdict({"without": (40.0, 40.0), "with": (39.96, 39.97)})
 
 
 def test_a_training_that_has_not_begun_is_named():

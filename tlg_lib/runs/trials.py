@@ -85,6 +85,11 @@ class ScoreCard:
         return paired_dots(self.scores, title=title)
 
 
+def _signed(points: float) -> str:
+    """One decimal with its sign; what rounds to zero has no minus."""
+    return f"{round(points, 1) + 0.0:+.1f}"
+
+
 def verdict(scores: Mapping[str, Sequence[float]], smoke: bool = False) -> str:
     """One line: the last setting minus the first, seed by seed, with the interval of that difference.
 
@@ -97,8 +102,8 @@ def verdict(scores: Mapping[str, Sequence[float]], smoke: bool = False) -> str:
     first, last = (np.asarray(scores[label], dtype=float) for label in (labels[0], labels[-1]))
     gain = mean_interval(last - first)
     line = (
-        f"{labels[-1]} minus {labels[0]}: {gain.mean:+.1f} points [{gain.low:+.1f}, {gain.high:+.1f}] (by seed "
-        f"{', '.join(f'{g:+.1f}' for g in last - first)})"
+        f"{labels[-1]} minus {labels[0]}: {_signed(gain.mean)} points [{_signed(gain.low)}, {_signed(gain.high)}] "
+        f"(by seed {', '.join(map(_signed, last - first))})"
     )
     if min(first.min(), last.min()) < 1:
         line += "; a score near 0 is a training that does not yet mark anything"
