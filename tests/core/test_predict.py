@@ -407,6 +407,8 @@ def test_command_writes_files_and_counts_what_failed(tmp_path, photograph, capsy
     printed = capsys.readouterr()
     assert caught.value.code == 3 and "1 of 2 images" in printed.err
     assert "method: training-free fusion" in printed.out and "note:" in printed.out
+    share = 100 * json.loads((tmp_path / "out" / "summary.json").read_text())["support"][0]["mask_share"]
+    assert f"support {image}: the object is {share:.1f}% of the image" in printed.out.splitlines()
     assert (tmp_path / "out" / "one_mask.png").is_file() and (tmp_path / "out" / "one_overlay.png").is_file()
 
 
