@@ -13,16 +13,8 @@ from typer.core import TyperCommand
 
 from . import __version__
 from .errors import TLGError
+from .machine.extras import extra_of, installing
 from .machine.terminal import Guarded, Plain, plain
-
-# Top-level modules that come with an extra; the core is installed without them.
-EXTRAS = {
-    **dict.fromkeys(("papermill", "nbclient", "nbformat", "nbconvert", "ipykernel", "jupyterlab"), "notebooks"),
-    **dict.fromkeys(("ipywidgets", "anywidget", "traitlets", "IPython", "latex2mathml"), "notebooks"),
-    "ot": "bench",
-    "pycocotools": "coco",
-    "submitit": "slurm",
-}
 
 app = typer.Typer(
     name="tlg",
@@ -120,9 +112,10 @@ def _run(arguments: list[str] | None) -> tuple[int, str]:
         return error.code, f"error: {error}"
     except ModuleNotFoundError as error:
         module = (error.name or "").partition(".")[0]
-        if module not in EXTRAS:
+        extra = extra_of(module)
+        if extra is None:
             raise
-        return 3, f"error: this needs {module}: pip install 'tlg-lib[{EXTRAS[module]}]'"
+        return 3, f"error: this needs {module}: {installing(extra)}"
     except KeyboardInterrupt:
         return 130, "interrupted: run the same command again to go on from here"
     except OSError as error:  # of the machine, not of the input: a folder that went away, a limit of the system

@@ -14,19 +14,11 @@ from pathlib import Path
 
 from ..data.listing import list_images, list_masks
 from ..errors import TLGError
+from ..machine.extras import EXTRAS, installing
 from ..machine.paths import PACKAGE, cache_home, data_home, home, notebooks_home, runs_home
 
 OK, NOTE, PROBLEM = "ok", "note", "problem"
 ROOM = 3 << 30  # bytes that `make run` and its caches need at most
-
-
-EXTRAS = {  # one package of each
-    "notebooks": ("papermill", "notebooks, `tlg run`, sweeps"),
-    "bench": ("POT", "the straightforward network of `tlg bench`"),
-    "coco": ("pycocotools", "COCO's annotations"),
-    "slurm": ("submitit", "sweeps on a cluster"),
-    "crf": ("pydensecrf2", "dense CRF for pseudo masks"),
-}
 
 
 @dataclass(frozen=True)
@@ -91,12 +83,12 @@ def versions() -> Iterator[Finding]:
     yield Finding(
         "versions", OK, f"Python {python}, {fine} of {len(wanted)} packages, torch {metadata.version('torch')}"
     )
-    for extra, (package, what) in EXTRAS.items():
+    for name, extra in EXTRAS.items():
         try:
-            yield Finding("versions", OK, f"{package} {metadata.version(package)} ({what})")
+            yield Finding("versions", OK, f"{extra.package} {metadata.version(extra.package)} ({extra.use})")
         except metadata.PackageNotFoundError:
-            compiler = " (needs a compiler)" if extra == "crf" else ""
-            yield Finding("versions", NOTE, f"no {package}: {what}", f"pip install 'tlg-lib[{extra}]'{compiler}")
+            compiler = " (needs a compiler)" if name == "crf" else ""
+            yield Finding("versions", NOTE, f"no {extra.package}: {extra.use}", installing(name) + compiler)
 
 
 def device() -> Iterator[Finding]:
@@ -293,8 +285,7 @@ def notebooks() -> Iterator[Finding]:
     try:
         from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
     except ModuleNotFoundError:  # the core alone: `tlg train`, `tlg predict` and the rest need no Jupyter
-        remedy = "pip install 'tlg-lib[notebooks]'"
-        yield Finding("notebooks", NOTE, "no Jupyter: notebooks, `tlg run` and sweeps need it", remedy)
+        yield Finding("notebooks", NOTE, "no Jupyter: notebooks, `tlg run` and sweeps need it", installing("notebooks"))
         return
 
     count = len(list(notebooks_home().glob("[0-9][0-9]_*.ipynb")))

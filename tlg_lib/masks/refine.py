@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 
 from ..errors import TLGError
+from ..machine.extras import installing
 
 
 def guided_filter(image: np.ndarray, score: np.ndarray, radius: int, eps: float) -> np.ndarray:
@@ -84,9 +85,7 @@ def crf_installed() -> bool:
 
 
 def no_crf() -> TLGError:
-    return TLGError(
-        "refine=crf needs pydensecrf2: pip install 'tlg-lib[crf]' (it is compiled), or use refine=guided", code=3
-    )
+    return TLGError(f"refine=crf needs pydensecrf2: {installing('crf')} (it is compiled), or use refine=guided", code=3)
 
 
 REFINERS = {
