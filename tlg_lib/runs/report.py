@@ -51,7 +51,7 @@ PICTURES = {
         "Controls: a support image of the wrong class, no mask for the query, "
         "another threshold, and how closely the prediction copies the mask; then the difference to every other row, "
         "what becomes of bad and of good masks, and the causes of failures.",
-        ("07-controls", "07-threshold", "07-agreement", "07-intervals", "07-mask-quality", "07-causes"),
+        ("07-controls", "07-threshold", "07-agreement", "07-intervals", "07-mask-quality", "07-curve", "07-causes"),
     ),
 }
 
