@@ -84,8 +84,8 @@ def _lines(summary: dict, out: str) -> list[str]:
     lines = [f"method: {summary['method']}"]
     masks = f"masks from: {summary['clip']}" if summary["clip"] else "masks of the supports: drawn"
     lines.append(f"{masks}; features from: {summary['backbone']} ({summary['backbone_weights']})")
-    for entry in summary["support"]:
-        lines.append(f"support {entry['file']}: the object is {100 * entry['mask_share']:.1f}% of the image")
+    shares = ((entry["file"], 100 * entry["mask_share"]) for entry in summary["support"])
+    lines += [f"support {file}: the object is {share:.1f}% of the image" for file, share in shares]
     lines += [f"note: {note}" for note in summary["notes"]]
     for entry in summary["queries"]:
         found = f"{entry.get('overlay')}: {100 * entry.get('share', 0):.1f}% of the image"

@@ -116,7 +116,7 @@ def cut(image: np.ndarray, boxes: list, inside: list, outside: list, where: str 
 
     Outside the boxes nothing is object. Without a box the object is looked for all over the image, from the points
     inside, and is what remains connected with one of them. Where next to nothing is left (the colours do not differ,
-    or the box cuts through the object), the whole box is the mask, or what was pointed at.
+    or the box cuts through the object), the whole box is the mask; without a box, what was pointed at.
     """
     height, width = image.shape[:2]
     scale = min(1.0, CUT_SIDE / max(height, width))
