@@ -200,6 +200,8 @@ class Training(Section):
     channels_last: bool = False
     activation_checkpointing: bool = False
     cache_features: Literal["auto", "on", "off"] = "auto"
+    # of the backbone's maps: 16 takes half the disk and half the memory of a GPU
+    feature_bits: Annotated[Literal[32, 16], BeforeValidator(_whole)] = 32
     # processes that read images ahead, where features are not cached
     workers: int = Field(0, ge=0, le=256)
 

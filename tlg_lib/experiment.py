@@ -60,7 +60,13 @@ def open_experiment(config: Config, progress: bool = True) -> Experiment:
     check_rows(config, Protocol(data), progress)
     backbone = load_backbone(config).to(device)
     store = FeatureStore(
-        data, backbone, config.image_size, mode=config.cache_features, device=device, progress=progress
+        data,
+        backbone,
+        config.image_size,
+        mode=config.cache_features,
+        bits=config.feature_bits,
+        device=device,
+        progress=progress,
     )
     text = None
     if config.use_hc:

@@ -25,7 +25,8 @@ class Inputs:
         from .machine.device import pick_device
         from .protocol import check_rows, data_root
 
-        names = "masks dataset backbone backbone_weights clip clip_weights image_size cache_features use_hc".split()
+        names = "masks dataset backbone backbone_weights clip clip_weights image_size use_hc".split()
+        names += "cache_features feature_bits".split()
         key = (data_root(config), pick_device(config.device), *(getattr(config, name) for name in names))
         if key in self._opened:
             experiment, right = self._opened[key]

@@ -1,9 +1,9 @@
 """Feature maps of the frozen backbone: computed once per image, kept on disk, mapped into memory.
 
 The backbone never changes, so its maps depend on the image, the size and the weights alone (docs/design.md, 9).
-One .npy file per layer, float32 [N, C, h, w], is filled in order; a marker counts the finished images and holds a
-checksum of each one's maps, so an interrupted build goes on where it stopped. A file that is missing or cut off is
-made again, and so are maps whose checksum differs when they are first used. On a GPU with room they are brought over
+One .npy file per layer, float32 or float16 [N, C, h, w], is filled in order; a marker counts the finished images and
+holds a checksum of each one's maps, so an interrupted build goes on where it stopped. A file that is missing or cut off
+is made again, and so are maps whose checksum differs when they are first used. On a GPU with room they are brought over
 once. Without a cache, images shared by the episodes of a batch run once.
 """
 
@@ -35,6 +35,7 @@ class FeatureStore:
     """``store(image_ids)`` -> the backbone's maps for these images, a list of float32 [B, C_l, h_l, w_l].
 
     mode: "on" caches, "off" computes each time, "auto" caches when the whole folder stays under CACHE_LIMIT.
+    bits: 16 rounds the maps to half precision, cached or not: half the disk, and half the memory on a GPU.
     """
 
     def __init__(
@@ -44,19 +45,21 @@ class FeatureStore:
         image_size: tuple[int, int],
         *,
         mode: str = "auto",
+        bits: int = 32,
         device: str | torch.device = "cpu",
         progress: bool = True,
         batch: int = 16,
     ):
         self.data, self.backbone, self.image_size = data, backbone, tuple(image_size)
         self.device, self.batch, self.progress = torch.device(device), batch, progress
+        self.dtype, self.kept = np.dtype(f"float{bits}"), torch.float16 if bits == 16 else torch.float32
         self.maps: list[np.ndarray] | None = None
         self.resident: list[Tensor] | None = None  # on a device with room for them; [] where there is none
         self.index: dict[str, int] = {}
         self.folder, self.sums, self.checked = Path(), [], set()
         if mode != "off":
             shapes = [tuple(m.shape[1:]) for m in self.compute(self._blank())]
-            needed = 4 * len(data.image_ids) * sum(int(np.prod(s)) for s in shapes)
+            needed = self.dtype.itemsize * len(data.image_ids) * sum(int(np.prod(s)) for s in shapes)
             if mode == "on" or needed <= CACHE_LIMIT:
                 self._open_cache(shapes, needed)
 
@@ -67,9 +70,9 @@ class FeatureStore:
                 self.resident = self._to_device()
             if self.resident:
                 chosen = torch.tensor(rows).to(self.device, non_blocking=True)
-                return [m[chosen] for m in self.resident]
+                return [m[chosen].float() for m in self.resident]
             self._check(rows)
-            return [torch.from_numpy(m[rows]).to(self.device) for m in self.maps]  # each [B, C, h, w]
+            return [torch.from_numpy(m[rows]).to(self.device).float() for m in self.maps]  # each [B, C, h, w]
         unique = list(dict.fromkeys(image_ids))
         place = [unique.index(i) for i in image_ids]
         return [m[place] for m in self._compute(unique)]
@@ -84,7 +87,7 @@ class FeatureStore:
         if not self.maps or sum(m.nbytes for m in self.maps) > room(self.device):
             return []
         self._check(range(len(self.sums)))
-        found = [torch.empty(m.shape, device=self.device) for m in self.maps]
+        found = [torch.empty(m.shape, dtype=self.kept, device=self.device) for m in self.maps]
         for target, stored in zip(found, self.maps):
             for start in range(0, len(stored), self.batch):
                 target[start : start + self.batch] = torch.from_numpy(stored[start : start + self.batch].copy())
@@ -100,7 +103,19 @@ class FeatureStore:
     def compute(self, images: Tensor) -> list[Tensor]:
         """The maps of images that the caller has read, RGB uint8 [B, H, W, 3]."""
         with torch.no_grad():
-            return [m.float() for m in self.backbone(images.to(self.device).permute(0, 3, 1, 2))]
+            maps = [m.float() for m in self.backbone(images.to(self.device).permute(0, 3, 1, 2))]
+            return maps if self.kept == torch.float32 else [self._rounded(m) for m in maps]
+
+    def _rounded(self, maps: Tensor) -> Tensor:
+        """The float32 of the nearest 16 bits. Raises TLGError where a value needs more."""
+        found = maps.half().float()
+        if not found.isfinite().all():
+            raise TLGError(
+                f"features of {self.backbone.name} reach {float(maps.abs().max()):.3g}, more than 16 bits hold: "
+                "use --set feature_bits=32",
+                code=3,
+            )
+        return found
 
     def _compute(self, image_ids: list[str]) -> list[Tensor]:
         images = [resize_image(self.data.image(i), self.image_size) for i in image_ids]
@@ -112,6 +127,7 @@ class FeatureStore:
         paths = [self.data.image_path(image_id) for image_id in self.data.image_ids]
         marks = contents(self.data.root, paths)
         parts += [f"{image_id}/{marks[path]}" for image_id, path in zip(self.data.image_ids, paths)]
+        parts += ["16 bits"] * (self.kept == torch.float16)
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
     def _open_cache(self, shapes: list[tuple[int, ...]], needed: int) -> None:
@@ -119,20 +135,20 @@ class FeatureStore:
         self.folder = cache_home() / "features" / name
         images = self.data.image_ids
         self.sums = _finished(self.folder)
-        self.maps = _open_maps(self.folder, shapes, len(images))
+        self.maps = self._open_maps(shapes)
         if self.maps is None or len(self.sums) < len(images):
             with folder_lock(self.folder, wait=True):
                 try:
                     self.sums = self._fill(shapes, needed)
                 except OSError as error:
                     raise disk_error(self.folder, error) from None
-            self.maps = _open_maps(self.folder, shapes, len(images))
+            self.maps = self._open_maps(shapes)
         self.index = {image: i for i, image in enumerate(images)}
 
     def _fill(self, shapes, needed: int) -> list[int]:
         """Compute what is missing; returns the checksum of every image's maps."""
         images, sums = self.data.image_ids, _finished(self.folder)  # asked again: another process may have built it
-        maps = _open_maps(self.folder, shapes, len(images), "r+") if sums else None
+        maps = self._open_maps(shapes, "r+") if sums else None
         if len(sums) == len(images) and maps is not None:
             return sums
         if maps is None:
@@ -143,7 +159,7 @@ class FeatureStore:
                     "to another disk, or use --set cache_features=off",
                     code=5,
                 )
-            maps = [_new_map(_layer(self.folder, i), (len(images), *shape)) for i, shape in enumerate(shapes)]
+            maps = [_new_map(_layer(self.folder, i), s, self.dtype) for i, s in enumerate(self._shapes(shapes))]
         del sums[len(sums) - len(sums) % self.batch :]  # a batch is always of the same images, for equal bits
         starts = range(len(sums), len(images), self.batch)
         for start in track(
@@ -158,7 +174,7 @@ class FeatureStore:
     def _fill_batch(self, maps: list[np.ndarray], start: int) -> list[int]:
         """Compute and store one batch, always the same images together; returns their checksums."""
         ids = self.data.image_ids[start : start + self.batch]
-        computed = [maps_of_layer.cpu().numpy() for maps_of_layer in self._compute(ids)]
+        computed = [maps_of_layer.cpu().numpy().astype(self.dtype) for maps_of_layer in self._compute(ids)]
         for stored, new in zip(maps, computed):
             stored[start : start + len(ids)] = new
         return [_sum(computed, i) for i in range(len(ids))]
@@ -169,10 +185,25 @@ class FeatureStore:
             if _sum(self.maps, row) != self.sums[row]:
                 with folder_lock(self.folder, wait=True):
                     start = row - row % self.batch
-                    maps = _open_maps(self.folder, [m.shape[1:] for m in self.maps], len(self.sums), "r+")
+                    maps = self._open_maps([m.shape[1:] for m in self.maps], "r+")
                     self.sums[start : start + self.batch] = self._fill_batch(maps, start)
                     _flush(maps, self.folder, self.sums)
             self.checked.add(row)
+
+    def _shapes(self, shapes) -> list[tuple[int, ...]]:
+        return [(len(self.data.image_ids), *shape) for shape in shapes]
+
+    def _open_maps(self, shapes, mode: str = "r") -> list[np.ndarray] | None:
+        """The layers' files, mapped; None unless all are there, whole and of these shapes [C, h, w]."""
+        if mode != "r" and self._open_maps(shapes) is None:
+            return None  # opened for writing, a file that was cut off would be filled up with zeros
+        try:
+            paths = [_layer(self.folder, i) for i in range(len(shapes))]
+            maps = [np.load(path, mmap_mode=mode, allow_pickle=False) for path in paths]
+        except (OSError, ValueError, EOFError):
+            return None
+        fits = all(m.shape == shape and m.dtype == self.dtype for m, shape in zip(maps, self._shapes(shapes)))
+        return maps if fits else None
 
 
 def room(device: torch.device) -> int:
@@ -185,22 +216,10 @@ def _layer(folder: Path, number: int) -> Path:
     return folder / f"layer{number:02d}.npy"
 
 
-def _open_maps(folder: Path, shapes, count: int, mode: str = "r") -> list[np.ndarray] | None:
-    """The layers' files, mapped; None unless all are there, whole and of these shapes."""
-    if mode != "r" and _open_maps(folder, shapes, count) is None:
-        return None  # opened for writing, a file that was cut off would be filled up with zeros
-    try:
-        maps = [np.load(_layer(folder, i), mmap_mode=mode, allow_pickle=False) for i in range(len(shapes))]
-    except (OSError, ValueError, EOFError):
-        return None
-    fits = all(m.shape == (count, *shape) and m.dtype == np.float32 for m, shape in zip(maps, shapes))
-    return maps if fits else None
-
-
-def _new_map(path: Path, shape: tuple[int, ...]) -> np.ndarray:
+def _new_map(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     """A file of zeros whose blocks are the disk's: a full one is told now, not by a signal on some later write."""
     path.unlink(missing_ok=True)
-    stored = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+    stored = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
     if hasattr(os, "posix_fallocate"):
         with open(path, "r+b") as file:
             os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
