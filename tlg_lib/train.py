@@ -45,7 +45,7 @@ from .machine.paths import read_json, read_sealed, write_json, write_sealed
 from .machine.progress import track
 from .model import TLG, build_model
 from .prototypes import Consensus, base_consensus
-from .trust import DEFAULT, agreement, choose, keeps_threshold, trust_from
+from .trust import DEFAULT, agreement, choose, trust_from
 
 LOOK = 20  # steps between two looks at the losses
 CHOICE_EPISODES = 200  # held-out base episodes on which share and trust are chosen
@@ -426,7 +426,7 @@ def _end_epoch(run: _Run) -> None:
     judged: Any = run.make
     if run.consensus is not None and config.supervision == "image":
         judged = judged_by_labels(run.make, run.consensus, model.levels)
-    thresholds: tuple[float, ...] = (config.threshold, *THRESHOLDS)
+    thresholds: tuple[float, ...] = (config.threshold, *(() if config.trusted_vote else THRESHOLDS))
     for name, episodes, make, classes in (  # base classes first: they choose a threshold for the test classes
         ("base", run.experiment.base_episodes(one, count), judged, len(data.classes) - hidden),
         ("test", run.experiment.test_episodes(one, count), run.make, hidden),
@@ -435,7 +435,7 @@ def _end_epoch(run: _Run) -> None:
         row[name] = round(counts.scores(0).miou, 4)
         if name == "test":
             row["test_chosen"] = round(counts.scores(1).miou, 4)
-        thresholds = (config.threshold, config.threshold if keeps_threshold(config) else counts.best_threshold())
+        thresholds = (config.threshold, counts.best_threshold())
         row[f"{name}_remarks"] = "; ".join(counts.remarks(0, classes) + shots_remark(episodes))
         if row[name] > about["best"].get(name, {}).get("miou", -1):
             about["best"][name] = {"epoch": row["epoch"], "step": row["step"], "miou": row[name]}

@@ -15,7 +15,7 @@ from tlg_lib.evaluate import Counts
 from tlg_lib.experiment import open_experiment
 from tlg_lib.prototypes import prototype_probability, query_mask_alone
 from tlg_lib.runs.jobs import run_study_jobs
-from tlg_lib.runs.study import Row, Study, row_config, table_rows
+from tlg_lib.runs.study import Row, Study, items, row_config, table_rows
 
 from conftest import SMALL
 
@@ -97,15 +97,19 @@ def test_study_end_to_end(tiny_voc, tmp_path, own_home, request):
 
 
 @pytest.mark.slow
-def test_with_image_labels_a_vote_keeps_its_threshold(tiny_voc, tmp_path, own_home, jobs_here):
-    """Masks put right, the only judge there, are worse than good masks; the network alone is judged by them still."""
-    config = make_config("smoke", data=str(tiny_voc), **TINY, supervision="image")
-    study = Study(tmp_path / "study", config, folds=(0,), rows=(Row("a", "A"),), shots=(1,))
+@pytest.mark.parametrize("supervision", ["pixel", "image"])
+def test_a_vote_keeps_its_threshold(tiny_voc, tmp_path, own_home, jobs_here, supervision):
+    """Whoever drew the targets; the network alone, and what takes no vote, is cut where base classes say."""
+    config = make_config("smoke", data=str(tiny_voc), **TINY, supervision=supervision)
+    rows = (Row("a", "A", wrong=True), Row("b", "B", items({"trusted_vote": False})))
+    study = Study(tmp_path / "study", config, folds=(0,), rows=rows, shots=(1,))
     study.train(workers=1, progress=False)
-    chosen = {r["row"]: r["threshold"] for r in study.evaluate(1, False) if r["threshold_from"] == "base classes"}
-    assert chosen["a"] == 0.5
-    assert set(chosen) > {"a", "a-alone", "query pseudo mask"}
-    assert any(value != 0.5 for value in chosen.values())
+    records = [r for r in study.evaluate(1, False) if r["threshold_from"] == "base classes"]
+    assert {r["threshold"] for r in records if r["row"] == "a"} == {0.5}
+    assert {r["control"] for r in records if r["row"] == "a"} == {"", "wrong support"}
+    chosen = {r["row"]: r["threshold"] for r in records}
+    assert set(chosen) > {"a", "a-alone", "b", "query pseudo mask"}
+    assert chosen["a-alone"] != 0.5 and chosen["b"] != 0.5
 
 
 def _assert_split(record, counts, config):

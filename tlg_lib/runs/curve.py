@@ -98,8 +98,9 @@ def curve_table(records: list[dict], strength: str, supervision: str) -> pd.Data
 
 
 def curve_figure(table: pd.DataFrame):
-    """mIoU of each row, cut where base classes chose, against that of the masks (means over folds and seeds), with the
-    diagonal of no gain; one panel a supervision. At 0.5 what cross-entropy alone has trained marks next to nothing."""
+    """mIoU of each row against that of the masks (means over folds and seeds), with the diagonal of no gain; one panel
+    a supervision. The vote is cut at 0.5, the others where base classes chose: at 0.5 what cross-entropy alone has
+    trained marks next to nothing."""
     from matplotlib.figure import Figure
 
     from ..look.figures import GREY, method_colour, styled
@@ -123,7 +124,7 @@ def curve_figure(table: pd.DataFrame):
             axis.set_title(f"targets: {supervision}", fontsize=10)
         figure.axes[0].set_ylabel("mIoU of unseen classes, percent")
         figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
-        figure.suptitle("Better than its mask? Each row at the threshold of base classes", fontsize=11)
+        figure.suptitle("Better than its mask? The vote cut at 0.5, the others where base classes chose", fontsize=11)
         return figure
 
     return draw()

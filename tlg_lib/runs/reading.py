@@ -49,7 +49,8 @@ def has(run, method: str, shots: int = 1) -> bool:
 def compare(run, first: str, second: str, shots: tuple[int, int] = (1, 1), resamples: int = 2000) -> Comparison:
     """First method minus second, in mIoU points over the run's folds, on the episodes that both answered.
 
-    Each is cut at the threshold that base classes chose for it: at 0.5 a network that was trained briefly marks little.
+    Each is cut at the threshold that base classes chose for it, as at 0.5 a network that was trained briefly marks
+    little; a vote with the mask keeps its own.
     The list of queries wraps round, so the same picture is asked several times: its episodes, of all seeds, are drawn
     together (statistics.paired_bootstrap). Where one method was scored on fewer episodes, the other's first ones are
     taken; supports of 1 and 5 shots are nested, so the queries are the same. shots: of the first and of the second.

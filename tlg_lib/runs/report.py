@@ -156,7 +156,8 @@ def verdict(results: dict) -> str:
 
 
 def _cut(row: dict) -> str:
-    return ", cut where base classes chose" if row["threshold_from"] == "base classes" else ""
+    chosen = row["threshold_from"] == "base classes"
+    return ", each row cut where base classes chose, a vote with the mask where it is even" if chosen else ""
 
 
 def _chips(results: dict) -> list[str]:

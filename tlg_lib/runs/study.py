@@ -369,15 +369,12 @@ class _Scorer:
         return config, episodes, count_answers(answers, episodes, self.make, thresholds, batch)
 
     def _choose_thresholds(self, answers: Answers, kinds: tuple[bool, ...]) -> None:
-        """For each kind the best threshold of base-class images, or the vote's own where it keeps it."""
-        from ..trust import keeps_threshold
-
-        keeps = keeps_threshold(self.config)
-        if keeps and kinds == (VOTED,):
+        """For each kind the best threshold of base-class images; a vote with the mask keeps its own (trust.py)."""
+        if self.config.trusted_vote:
             self.thresholds[VOTED] = self.config.threshold
-            return
-        for kind, counts in zip(kinds, self.on_base(answers, len(kinds))):
-            self.thresholds[kind] = self.config.threshold if keeps and kind == VOTED else counts.best_threshold()
+        if not self.thresholds.keys() >= set(kinds):
+            for kind, counts in zip(kinds, self.on_base(answers, len(kinds))):
+                self.thresholds.setdefault(kind, counts.best_threshold())
 
     def score(
         self,
