@@ -5,12 +5,11 @@ FewShotPredictor``: what most programs need. Each name is loaded when it is firs
 """
 
 import importlib
-import os
 from typing import TYPE_CHECKING
 
-# Large CPU tensors in 2 MB pages: a fresh 100 MB tensor costs half as much to fill (Linux; read by PyTorch at its
-# first large allocation, so it is set before torch is imported).
-os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+from .machine.memory import keep_freed_memory
+
+keep_freed_memory()
 
 __version__ = "0.1.0"
 
