@@ -174,7 +174,7 @@ class FeatureStore:
     def _fill_batch(self, maps: list[np.ndarray], start: int) -> list[int]:
         """Compute and store one batch, always the same images together; returns their checksums."""
         ids = self.data.image_ids[start : start + self.batch]
-        computed = [maps_of_layer.cpu().numpy().astype(self.dtype) for maps_of_layer in self._compute(ids)]
+        computed = [maps_of_layer.cpu().numpy().astype(self.dtype, copy=False) for maps_of_layer in self._compute(ids)]
         for stored, new in zip(maps, computed):
             stored[start : start + len(ids)] = new
         return [_sum(computed, i) for i in range(len(ids))]
