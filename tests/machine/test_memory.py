@@ -7,7 +7,7 @@ import sys
 import pytest
 
 FAULTS = """
-import resource, sys
+import resource
 {first}
 import numpy as np
 faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -28,7 +28,7 @@ def faults_of_a_second_tensor(first, **environment):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator alone is told")
-def test_a_second_large_tensor_asks_the_system_for_nothing(tmp_path):
+def test_a_second_large_tensor_asks_the_system_for_nothing():
     kept = faults_of_a_second_tensor("import tlg_lib")
     plain = faults_of_a_second_tensor("")
     theirs = faults_of_a_second_tensor("import tlg_lib", MALLOC_TRIM_THRESHOLD_="131072")

@@ -1,7 +1,7 @@
 """What large tensors give back is kept for the next ones.
 
 By default glibc fetches every large block from the system and returns it at once, and the system clears each page that
-it hands out: on a virtual machine a forward pass at 400 pixels spent more time on that than on arithmetic
+it hands out: on a virtual machine the 4D encoder at 400 pixels spent as much time on that as on arithmetic
 (docs/performance.md).
 """
 

@@ -369,7 +369,8 @@ class _Scorer:
         return config, episodes, count_answers(answers, episodes, self.make, thresholds, batch)
 
     def _choose_thresholds(self, answers: Answers, kinds: tuple[bool, ...]) -> None:
-        """For each kind the best threshold of base-class images; a vote with the mask keeps its own (trust.py)."""
+        """For each kind that has none yet the best threshold of base-class images; a vote with the mask keeps its own
+        (trust.py)."""
         if self.config.trusted_vote:
             self.thresholds[VOTED] = self.config.threshold
         if not self.thresholds.keys() >= set(kinds):
@@ -389,8 +390,7 @@ class _Scorer:
 
         kinds: what each answer is; ALONE is a row of its own with its own threshold.
         """
-        if not self.thresholds.keys() >= set(kinds):
-            self._choose_thresholds(answers, kinds)
+        self._choose_thresholds(answers, kinds)
         thresholds = [(self.config.threshold, self.thresholds[kind]) for kind in kinds]
         config, episodes, found = self.on_test(answers, thresholds, shots, control)
         for kind, counts in zip(kinds, found):
