@@ -21,6 +21,7 @@ from matplotlib.patches import FancyArrowPatch
 from ..data.images import tint
 from ..errors import TLGError
 from ..machine.paths import atomic
+from ..metrics import signed
 
 MAKER = "tlg_lib"  # in the header of every picture, by which ours are known
 
@@ -448,7 +449,7 @@ def dumbbells(
     for line, label in enumerate(labels):
         first, second = pairs[label]
         axes.plot([first, second], [line, line], color=PALE, lw=5, solid_capstyle="round", zorder=1)
-        axes.text(max(first, second), line, f"   {second - first:+.1f}", va="center", fontsize=9, color=INK)
+        axes.text(max(first, second), line, f"   {signed(second - first)}", va="center", fontsize=9, color=INK)
     for index, (colour, marker) in enumerate(((BLUE, "o"), (ORANGE, "D"))):
         axes.scatter(
             [pairs[name][index] for name in labels], range(len(labels)), color=colour, marker=marker, s=60, zorder=3,
@@ -481,7 +482,7 @@ def interval_rows(
         colour = GREY if low <= 0 <= high else BLUE if low > 0 else VERMILLION
         axes.plot([low, high], [line, line], color=colour, lw=3, solid_capstyle="butt")
         axes.plot(middle, line, "o", color=colour, ms=8, markeredgecolor="white")
-        axes.text(high, line, f"  {middle:+.1f}", va="center", fontsize=9)
+        axes.text(high, line, f"  {signed(middle)}", va="center", fontsize=9)
     axes.set_yticks(range(len(labels)), labels)
     axes.set(xlabel=f"{unit} (bar: 95% interval)", ylim=(-0.6, len(labels) - 0.4))
     axes.margins(x=0.12)

@@ -14,6 +14,7 @@ import numpy as np
 
 from ..errors import TLGError
 from ..evaluate import Counts
+from ..metrics import signed
 from .notebook import SMOKE_NOTE
 from .records import Interval, mean_interval
 from .statistics import Comparison, paired_bootstrap
@@ -134,7 +135,7 @@ class Belief:
         middle = getattr(self.difference, "difference", None)
         middle = self.difference.mean if middle is None else middle
         low, high = self.difference.low, self.difference.high
-        return f"{middle:+.1f}" + ("" if np.isnan(low) else f" [{low:+.1f}, {high:+.1f}]")
+        return signed(middle) + ("" if np.isnan(low) else f" [{signed(low)}, {signed(high)}]")
 
 
 def believed(beliefs: Sequence[Belief], smoke: bool = False) -> str:

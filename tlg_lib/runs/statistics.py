@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..errors import TLGError
+from ..metrics import signed
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Comparison:
 
     def __str__(self) -> str:
         return (
-            f"{self.difference:+.2f} mIoU, 95% interval [{self.low:+.2f}, {self.high:+.2f}], "
+            f"{signed(self.difference, 2)} mIoU, 95% interval [{signed(self.low, 2)}, {signed(self.high, 2)}], "
             f"p = {self.p_value:.3g} ({self.episodes} episodes)"
         )
 

@@ -18,6 +18,7 @@ from ..episodes import load_episodes
 from ..errors import TLGError
 from ..machine.paths import atomic, read_sealed
 from ..machine.terminal import shown
+from ..metrics import signed
 from .jobs import read_status
 from .records import FOLDS, mean_interval, remarks_of, seed_means
 from .spec import Spec
@@ -281,7 +282,8 @@ def _draw(spec: Spec, folder: Path, rows: list[dict], summary: list[dict], compa
         files.append(save_figure(score_dots(table, title, errors=errors), folder / f"scores-{shots}shot.png", alt))
     if compared:
         alt = "; ".join(
-            f"{c['a']} minus {c['b']}, fold {c['folds']}: {c['difference']:+.1f} ({c['low']:+.1f} to {c['high']:+.1f})"
+            f"{c['a']} minus {c['b']}, fold {c['folds']}: {signed(c['difference'])} "
+            f"({signed(c['low'])} to {signed(c['high'])})"
             for c in compared
         )
         files.append(

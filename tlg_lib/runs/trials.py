@@ -9,6 +9,7 @@ import numpy as np
 from ..config import Config
 from ..errors import TLGError
 from ..machine.paths import read_json, write_json
+from ..metrics import signed
 from .notebook import SMOKE_NOTE
 
 LONGEST, SEEDS = 2000, (0, 1, 2)  # optimizer steps of a short training, its seeds
@@ -85,11 +86,6 @@ class ScoreCard:
         return paired_dots(self.scores, title=title)
 
 
-def _signed(points: float) -> str:
-    """One decimal with its sign; what rounds to zero has no minus."""
-    return f"{round(points, 1) + 0.0:+.1f}"
-
-
 def verdict(scores: Mapping[str, Sequence[float]], smoke: bool = False) -> str:
     """One line: the last setting minus the first, seed by seed, with the interval of that difference.
 
@@ -102,8 +98,8 @@ def verdict(scores: Mapping[str, Sequence[float]], smoke: bool = False) -> str:
     first, last = (np.asarray(scores[label], dtype=float) for label in (labels[0], labels[-1]))
     gain = mean_interval(last - first)
     line = (
-        f"{labels[-1]} minus {labels[0]}: {_signed(gain.mean)} points [{_signed(gain.low)}, {_signed(gain.high)}] "
-        f"(by seed {', '.join(map(_signed, last - first))})"
+        f"{labels[-1]} minus {labels[0]}: {signed(gain.mean)} points [{signed(gain.low)}, {signed(gain.high)}] "
+        f"(by seed {', '.join(map(signed, last - first))})"
     )
     if min(first.min(), last.min()) < 1:
         line += "; a score near 0 is a training that does not yet mark anything"
