@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from tlg_lib.look import figures as f
-from tlg_lib.look.figures_inside import spread_curve
+from tlg_lib.look.figures_inside import paired_dots, spread_curve
 
 GENERATOR = np.random.default_rng(0)
 IMAGE = GENERATOR.integers(0, 255, (32, 32, 3), dtype=np.uint8)
@@ -97,6 +97,13 @@ def test_mean_bar_only_with_four_folds():
     axes = f.score_dots(SCORES, "t").axes[0]
     means = [t.get_text() for t in axes.texts if "." in t.get_text()]
     assert means == ["51.2"]  # of the four folds of the first method; the second has two folds and no mean
+
+
+@pytest.mark.parametrize("scores, joined", [({"a": [50.0], "b": [40.0]}, 0), ({"a": [50.0, 51.0], "b": [40.0]}, 2)])
+def test_only_several_seeds_are_joined(scores, joined):
+    axes = paired_dots(scores).axes[0]
+    assert sum(line.get_color() == f.PALE for line in axes.lines) == joined
+    assert [t.get_text() for t in axes.texts] == [f"{np.mean(v):.1f}" for v in scores.values()]
 
 
 def _seen(colour, kind):

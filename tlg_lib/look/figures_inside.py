@@ -228,7 +228,7 @@ def heat_row(
 
 @styled
 def paired_dots(scores: Mapping[str, Sequence[float]], metric: str = "mIoU, percent", title: str = "") -> Figure:
-    """Runs that differ only in the seed: a dot each, their mean as a bar, one line per setting; seeds are joined.
+    """Runs that differ only in the seed: a dot each, their mean as a bar, a row per setting; several seeds are joined.
 
     scores: label -> one score per seed, in the same order of seeds; a row may have fewer.
     """
@@ -236,7 +236,8 @@ def paired_dots(scores: Mapping[str, Sequence[float]], metric: str = "mIoU, perc
     figure = Figure(figsize=(7.4, 0.62 * len(labels) + 1.25), layout="constrained")
     axes = figure.subplots()
     lines = {label: len(labels) - 1 - i for i, label in enumerate(labels)}  # the first on top
-    for seed in range(max(map(len, scores.values()))):
+    seeds = max(map(len, scores.values()))
+    for seed in range(seeds) if seeds > 1 else ():  # of a single one a line would only look like a trend
         joined = [(scores[label][seed], line) for label, line in lines.items() if len(scores[label]) > seed]
         axes.plot(*zip(*joined), color=PALE, lw=2, zorder=1)
     colours = itertools.cycle((GREY, BLUE, ORANGE, VERMILLION, GREEN, PURPLE))
