@@ -80,11 +80,6 @@ def scores(intersection: np.ndarray, union: np.ndarray, class_ids: np.ndarray) -
     return Scores(float(np.mean(list(per_class.values()))), 100.0 * float(pooled.mean()), per_class, len(class_ids))
 
 
-def signed(difference: float, digits: int = 1) -> str:
-    """A difference of scores as text, with its sign; what rounds to zero is +0.0, never -0.0."""
-    return f"{round(difference, digits) + 0.0:+.{digits}f}"
-
-
 def vote(predictions: Tensor) -> Tensor:
     """HSNet's K-shot rule: votes divided by the largest vote count (at least 1), foreground from 0.5 on.
 

@@ -6,7 +6,7 @@ import torch
 from torchmetrics.classification import BinaryJaccardIndex
 
 from tlg_lib.errors import TLGError
-from tlg_lib.metrics import intersection_union, scores, signed, vote
+from tlg_lib.metrics import intersection_union, scores, vote
 
 
 def slow_counts(prediction, truth):
@@ -75,9 +75,3 @@ def test_one_shot_vote_is_the_prediction_and_identical_shots_change_nothing():
     prediction = torch.rand(3, 1, 8, 8) < 0.5
     assert torch.equal(vote(prediction), prediction[:, 0])
     assert torch.equal(vote(prediction.expand(-1, 5, -1, -1)), prediction[:, 0])
-
-
-@pytest.mark.parametrize("points, text", [(0.0, "+0.0"), (-0.04, "+0.0"), (-0.06, "-0.1"), (-12, "-12.0")])
-def test_a_difference_that_rounds_to_zero_has_no_minus(points, text):
-    assert signed(points) == text
-    assert signed(np.float64(-0.004), 2) == "+0.00" and signed(float("nan")) == "+nan"

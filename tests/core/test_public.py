@@ -31,6 +31,12 @@ def test_every_public_name_is_there_and_import_alone_loads_no_torch():
     assert subprocess.run([sys.executable, "-c", script]).returncode == 0
 
 
+def test_tables_and_figures_of_records_load_no_torch():
+    script = "import sys, tlg_lib.runs.tables, tlg_lib.runs.trials, tlg_lib.look.figures_inside\n"
+    script += "raise SystemExit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script]).returncode == 0
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_episodes_plug_into_a_dataloader(tmp_path, workers):
     """Against the masks that the training loop is given, and whatever the number of workers."""

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from tlg_lib.cli import main
-from tlg_lib.machine.terminal import Guarded, Plain, console, plain, shown
+from tlg_lib.machine.terminal import Guarded, Plain, console, plain, shown, signed
 
 EVIL = "a\x1b[2J\x07\x9b31m\u202ecod\r\x08b"  # clears the screen, rings, turns what follows round, goes back
 SPELT = r"a\x1b[2J\x07\x9b31m\u202ecod\r\x08b"
@@ -74,3 +74,9 @@ def test_commands_print_no_control_character_of_names_settings_and_files(tmp_pat
     ]
     assert all(told) and [controls(text) for text in told] == [[]] * len(told)
     assert sum(r"\x1b[2J" in text for text in told) >= 9
+
+
+@pytest.mark.parametrize("points, text", [(0.0, "+0.0"), (-0.04, "+0.0"), (-0.06, "-0.1"), (-12, "-12.0")])
+def test_a_difference_that_rounds_to_zero_has_no_minus(points, text):
+    assert signed(points) == text
+    assert signed(np.float64(-0.004), 2) == "+0.00" and signed(float("nan")) == "+nan"

@@ -21,7 +21,7 @@ from matplotlib.patches import FancyArrowPatch
 from ..data.images import tint
 from ..errors import TLGError
 from ..machine.paths import atomic
-from ..metrics import signed
+from ..machine.terminal import signed
 
 MAKER = "tlg_lib"  # in the header of every picture, by which ours are known
 

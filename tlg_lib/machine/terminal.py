@@ -1,4 +1,4 @@
-"""What may reach a terminal: text as it reads, never the control characters that a file name or a log may hold."""
+"""What may reach a reader: text as it reads, never the control characters that a file name or a log may hold."""
 
 from __future__ import annotations
 
@@ -18,6 +18,11 @@ def plain(text: str, line: bool = False) -> str:
     """``text`` with control characters written out (``\\x1b``); with ``line`` its line breaks become spaces."""
     text = _BREAKS.sub(" ", str(text)) if line else str(text)
     return _CONTROLS.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+def signed(difference: float, digits: int = 1) -> str:
+    """A difference of scores as text, with its sign; what rounds to zero is +0.0, never -0.0."""
+    return f"{round(difference, digits) + 0.0:+.{digits}f}"
 
 
 class Guarded:

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..errors import TLGError
 from ..evaluate import Counts
-from ..metrics import signed
+from ..machine.terminal import signed
 from .notebook import SMOKE_NOTE
 from .records import Interval, mean_interval
 from .statistics import Comparison, paired_bootstrap

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..errors import TLGError
-from ..metrics import signed
+from ..machine.terminal import signed
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,7 @@ import pandas as pd
 from ..episodes import load_episodes
 from ..errors import TLGError
 from ..machine.paths import atomic, read_sealed
-from ..machine.terminal import shown
-from ..metrics import signed
+from ..machine.terminal import shown, signed
 from .jobs import read_status
 from .records import FOLDS, mean_interval, remarks_of, seed_means
 from .spec import Spec

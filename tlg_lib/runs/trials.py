@@ -9,7 +9,7 @@ import numpy as np
 from ..config import Config
 from ..errors import TLGError
 from ..machine.paths import read_json, write_json
-from ..metrics import signed
+from ..machine.terminal import signed
 from .notebook import SMOKE_NOTE
 
 LONGEST, SEEDS = 2000, (0, 1, 2)  # optimizer steps of a short training, its seeds
